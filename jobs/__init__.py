@@ -1,0 +1,1 @@
+"""The command line, one thin wrapper for each stage, and the only floor that starts Spark."""

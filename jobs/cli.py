@@ -1,0 +1,108 @@
+"""The command `cuvee`."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from pipeline.errors import CuveeError
+
+STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
+
+EPILOG = """\
+exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong
+
+  cuvee run experiments/demo.yaml                       the whole road; run it again and it does nothing
+  cuvee run experiments/demo.yaml --until decide --set filters.clip_top.top_fraction=0.5
+  cuvee funnel build/demo/store                         what came in, what stayed, why the rest went
+  cuvee trace build/demo/store KEY                      a pair's whole life, by uid, URL or SHA-256
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    top = argparse.ArgumentParser(
+        prog="cuvee",
+        description="Which web sources, filtered how and mixed in what shares, give a model that stays accurate when "
+        "the images change? Ingest, score, decide, blend, export, train, evaluate, report; every pair traceable.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="the whole road, or up to a stage; resumes where it was stopped")
+    run.add_argument("--until", choices=STAGES, default="report", metavar="STAGE", help=f"one of {', '.join(STAGES)}")
+    _experiment(run)
+    for stage in STAGES:
+        one = commands.add_parser(stage, help=f"up to {stage}: what is missing before it is done first")
+        one.set_defaults(until=stage)
+        _experiment(one)
+    for name, text in (
+        ("funnel", "what came in, what stayed, why the rest went"),
+        (
+            "trace",
+            "a pair's whole life: published row, fetches, shard, signals, decisions, mixtures, trainings",
+        ),
+        ("verify", "recount and rehash everything; exit 1 on any difference"),
+    ):
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("store", help="the store's folder, such as build/demo/store")
+        if name == "trace":
+            one.add_argument("key", help="a uid, a URL, or the SHA-256 of an image as fetched or as stored")
+        if name == "verify":
+            one.add_argument("--prune", action="store_true", help="remove files that no finished job owns")
+        one.add_argument("--json", action="store_true", help="print JSON for programs")
+    return top
+
+
+def _experiment(one: argparse.ArgumentParser) -> None:
+    one.add_argument("experiment", type=Path, help="the experiment file, such as experiments/demo.yaml")
+    one.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a key of the experiment file, such as filters.clip_top.top_fraction=0.5; may be given again",
+    )
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    if arguments.command in ("funnel", "trace", "verify"):
+        from jobs.ask import answer
+
+        return answer(arguments)
+    from jobs.experiment import load
+    from jobs.run import execute
+    from pipeline.progress import Display
+
+    experiment = load(arguments.experiment, arguments.set)
+    run = execute(experiment, arguments.until, Display())
+    if arguments.until == "report":
+        from jobs.report import report_path
+
+        print(run.store.uri(report_path(run)))  # noqa: T201 - the command's answer
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit code. Errors for a person are one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    arguments = parser().parse_args(argv)
+    try:
+        return _dispatch(arguments)
+    except CuveeError as error:
+        sys.stderr.write(f"cuvee: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("cuvee: interrupted; the same command resumes\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

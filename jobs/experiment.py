@@ -1,0 +1,169 @@
+"""The experiment file bound to the registries: everything it names exists before anything runs."""
+
+import glob
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filters.registry import SignalSpec, signal_spec
+from filters.rules import Rule, parse_rule
+from pipeline.config import ExperimentFile, build, override, read_yaml
+from pipeline.errors import InputError, unknown
+from pipeline.evaluation_sets import EvaluationSet, open_set
+from pipeline.models import check_folder
+from pipeline.store import Store
+from pipeline.training import check_flags
+from sources.registry import source_format
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment: the file as written, its signals and rules as objects."""
+
+    path: Path
+    file: ExperimentFile
+    signals: dict[str, SignalSpec]
+    rules: dict[str, Rule]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name: the file's, without its suffix."""
+        return self.path.stem
+
+    @cached_property
+    def store(self) -> Store:
+        """The store it works in."""
+        return Store(self.file.store)
+
+    def source_files(self, source: str) -> list[str]:
+        """Return a source's published files, sorted; raise InputError where a pattern matches none."""
+        found: list[str] = []
+        for pattern in self.file.sources[source].files:
+            matches = sorted(glob.glob(pattern)) if "://" not in pattern else [pattern]
+            if not matches:
+                raise InputError(f"{self.path}: sources.{source}.files: no file matches {pattern}")
+            found.extend(matches)
+        return found
+
+    def evaluation_sets(self) -> dict[str, EvaluationSet]:
+        """Return the evaluation sets, opened; raise InputError where one is not in CLIP_benchmark's layout."""
+        return {name: open_set(name, Path(folder)) for name, folder in self.file.evaluation.sets.items()}
+
+    def mixture_sources(self, name: str) -> list[str]:
+        """Return the sources that a mixture draws on."""
+        mixture = self.file.mixtures[name]
+        return list(mixture.shares) or list(mixture.sources) or list(self.file.sources)
+
+
+def load(path: Path, settings: list[str]) -> Experiment:
+    """Return the experiment of a file with `--set` settings; raise InputError at the first thing that is wrong."""
+    data = override(read_yaml(path), settings)
+    file: ExperimentFile = build(ExperimentFile, data, str(path))
+    try:
+        signals = {name: signal_spec(name, given) for name, given in file.signals.items()}
+        rules = {name: parse_rule(name, given) for name, given in file.filters.items()}
+        experiment = Experiment(path, file, signals, rules)
+        for check in (_sources, _signals, _filters, _mixtures, _models, _training):
+            check(experiment)
+    except InputError as error:
+        message = str(error)
+        raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
+    return experiment
+
+
+def _known(where: str, what: str, found: str, known: Any) -> None:
+    if found not in known:
+        raise InputError(f"{where}: {unknown(what, found, known)}")
+
+
+def _sources(experiment: Experiment) -> None:
+    for name, source in experiment.file.sources.items():
+        try:
+            source_format(source.format)
+        except InputError as error:
+            raise InputError(f"sources.{name}.format: {error}") from None
+        if experiment.file.web is None:
+            experiment.source_files(name)
+
+
+def _signals(experiment: Experiment) -> None:
+    for name, spec in experiment.signals.items():
+        for wanted in spec.inputs():
+            _known(f"signals.{name}", "signal", wanted, experiment.signals)
+        if "model" in spec.settings:
+            _known(f"signals.{name}.model", "model", spec.settings["model"], experiment.file.models)
+
+
+def _filters(experiment: Experiment) -> None:
+    for name, rule in experiment.rules.items():
+        for other in rule.filters():
+            _known(f"filters.{name}", "filter", other, experiment.rules)
+        for signal, columns in rule.signals().items():
+            _known(f"filters.{name}", "signal", signal, experiment.signals)
+            for column in columns:
+                present = experiment.signals[signal].column_names()
+                _known(f"filters.{name}", f"column of {signal}", column, present)
+    for name in experiment.rules:
+        _no_circle(experiment, name, ())
+
+
+def _no_circle(experiment: Experiment, name: str, seen: tuple[str, ...]) -> None:
+    if name in seen:
+        raise InputError(f"filters.{name}: built on itself: {' -> '.join((*seen, name))}")
+    for other in experiment.rules[name].filters():
+        _no_circle(experiment, other, (*seen, name))
+
+
+def _mixtures(experiment: Experiment) -> None:
+    for name, mixture in experiment.file.mixtures.items():
+        if mixture.filter:
+            _known(f"mixtures.{name}.filter", "filter", mixture.filter, experiment.rules)
+        for source in (*mixture.sources, *mixture.shares):
+            _known(f"mixtures.{name}", "source", source, experiment.file.sources)
+
+
+def _models(experiment: Experiment) -> None:
+    for name, model in experiment.file.models.items():
+        if model.trained is not None:
+            mixture = model.trained.mixture
+            _known(f"models.{name}.trained.mixture", "mixture", mixture, experiment.file.mixtures)
+            needed = models_behind(experiment, mixture)
+            if name in needed:
+                raise InputError(f"models.{name}.trained.mixture: {mixture} is filtered by this very model's signal")
+        if model.folder:
+            check_folder(Path(model.folder), f"models.{name}.folder")
+
+
+def signals_behind(experiment: Experiment, filter_name: str) -> set[str]:
+    """Return every signal that a filter stands on, directly or through others."""
+    found: set[str] = set()
+    todo_filters, todo = [filter_name], list[str]()
+    while todo_filters:
+        rule = experiment.rules[todo_filters.pop()]
+        todo_filters.extend(rule.filters())
+        todo.extend(rule.signals())
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo.extend(experiment.signals[name].inputs())
+    return found
+
+
+def models_behind(experiment: Experiment, mixture: str) -> set[str]:
+    """Return the models whose signals a mixture's filter stands on."""
+    name = experiment.file.mixtures[mixture].filter
+    signals = signals_behind(experiment, name) if name else set()
+    return {experiment.signals[signal].settings.get("model", "") for signal in signals} - {""}
+
+
+def _training(experiment: Experiment) -> None:
+    training = experiment.file.training
+    for name in training.mixtures:
+        _known("training.mixtures", "mixture", name, experiment.file.mixtures)
+    check_folder(Path(training.model), "training.model")
+    check_flags(training.flags, "training.flags")
+    _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
+    if experiment.file.web is None:
+        experiment.evaluation_sets()

@@ -1,0 +1,267 @@
+"""The plan: every job of an experiment with its id, known before anything runs.
+
+A job's id is a digest over its stage and name, its part of the configuration, the digests of the files it reads, its
+code, and the ids of the jobs whose rows it reads. So the same inputs have the same id wherever the store lies, a job
+that is finished is not run again, and a changed threshold touches only what comes after it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jobs.experiment import Experiment
+from pipeline.errors import InputError
+from pipeline.identity import code_digest, digest, stream_sha256
+from pipeline.models import CONFIG_FILE
+
+STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job. `config` shapes its result and is in its id; `local` is how this machine runs it, and is not."""
+
+    stage: str
+    name: str
+    config: dict[str, Any]
+    needs: "tuple[Job, ...]"
+    code: str
+    local: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def id(self) -> str:
+        """The job's id, 64 hex digits."""
+        inputs = sorted(job.id for job in self.needs)
+        return digest([self.stage, self.name, self.config, inputs, self.code])
+
+    @property
+    def short(self) -> str:
+        """The id's first 16 digits, which name its folders."""
+        return self.id[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+def file_digests(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Return name, SHA-256 and size in bytes of each file; the folder is left out, as it shapes nothing."""
+    import fsspec
+
+    found = []
+    for path in paths:
+        try:
+            with fsspec.open(path, "rb") as stream:
+                sha256, size = stream_sha256(stream)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        found.append({"file": path.rpartition("/")[2], "sha256": sha256, "bytes": size})
+    return found
+
+
+def folder_digest(folder: Path) -> str:
+    """Return SHA-256 over the names and digests of the files in a folder."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as stream:
+                lines.append(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Plan:
+    """The jobs of an experiment; each is built once, with those it needs."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def ingest(self, source: str) -> Job:
+        """The job that ingests a source."""
+        return self._once(("ingest", source), lambda: self._ingest(source))  # type: ignore[no-any-return]
+
+    def _ingest(self, source: str) -> Job:
+        given = self.experiment.file.sources[source]
+        paths = self.experiment.source_files(source)
+        fetch = self.experiment.file.ingest.model_dump(mode="json", exclude={"hosts", "concurrency", "malformed_rows"})
+        about = given.model_dump(mode="json", exclude={"files"})
+        config = {"source": source, "files": file_digests(paths), "fetch": fetch, "about": about}
+        return Job("ingest", source, config, (), code_digest("jobs.ingest"), {"paths": paths})
+
+    def ingests(self) -> tuple[Job, ...]:
+        """The ingest jobs of all sources."""
+        return tuple(self.ingest(source) for source in self.experiment.file.sources)
+
+    def signal(self, name: str) -> tuple[Job, ...]:
+        """The jobs that compute a signal: one for each source, or one for all where it looks at the whole corpus."""
+        return self._once(("signal", name), lambda: tuple(self._signal(name)))  # type: ignore[no-any-return]
+
+    def _signal(self, name: str) -> Iterable[Job]:
+        spec = self.experiment.signals[name]
+        config: dict[str, Any] = {"signal": name, "kind": spec.kind, "settings": spec.settings}
+        local: dict[str, Any] = {}
+        needs: tuple[Job, ...] = ()
+        if "model" in spec.settings:
+            model, needs, local = self.model(spec.settings["model"])
+            config["model"] = model
+        if spec.scope == "shard":
+            for source in self.experiment.file.sources:
+                yield Job(
+                    "score",
+                    f"{name}/{source}",
+                    config,
+                    (self.ingest(source), *needs),
+                    code_digest("jobs.score", spec.module),
+                    local | {"source": source},
+                )
+            return
+        inputs = tuple(job for other in spec.inputs() for job in self.signal(other))
+        if "clip" in spec.settings:
+            config["evaluation_sets"] = self.evaluation_digests()
+            clip = self.experiment.signals[spec.settings["clip"]]
+            model, needs, local = self.model(clip.settings["model"])
+            config["model"] = model
+        code = code_digest("jobs.score_corpus", spec.module)
+        yield Job("score", name, config, (*inputs, *self.ingests(), *needs), code, local)
+
+    def evaluation_digests(self) -> dict[str, str]:
+        """The digest of each evaluation set."""
+        return self._once(  # type: ignore[no-any-return]
+            ("sets",), lambda: {name: one.digest() for name, one in self.experiment.evaluation_sets().items()}
+        )
+
+    def model(self, name: str) -> tuple[Any, tuple[Job, ...], dict[str, Any]]:
+        """A model's part of a job's configuration, the jobs it stands on, and how to find it here."""
+        given = self.experiment.file.models[name]
+        if given.trained is not None:
+            job = self.train(given.trained.mixture, self.experiment.file.training.seeds[0], given.trained.samples_seen)
+            return {"trained": True}, (job,), {"model": f"store:trainings/{job.short}/model"}
+        if given.folder:
+            return {"folder": folder_digest(Path(given.folder))}, (), {"model": f"local-dir:{given.folder}"}
+        weights = {"name": given.name, "pretrained": given.pretrained}
+        return weights, (), {"model": f"{given.name}::{given.pretrained}"}
+
+    def decide(self, name: str) -> Job:
+        """The job that decides by a filter."""
+        return self._once(("decide", name), lambda: self._decide(name))  # type: ignore[no-any-return]
+
+    def _decide(self, name: str) -> Job:
+        rule = self.experiment.rules[name]
+        signals = [job for signal in sorted(rule.signals()) for job in self.signal(signal)]
+        parts = [self.decide(other) for other in rule.filters()]
+        needs = (*parts, *signals, *(self.ingests() if not parts else ()))
+        return Job("decide", name, dict(self.experiment.file.filters[name]), needs, code_digest("jobs.decide"))
+
+    def blend(self, name: str) -> Job:
+        """The job that draws up a mixture."""
+        return self._once(("blend", name), lambda: self._blend(name))  # type: ignore[no-any-return]
+
+    def _blend(self, name: str) -> Job:
+        given = self.experiment.file.mixtures[name]
+        sources = self.experiment.mixture_sources(name)
+        config = given.model_dump(mode="json") | {"seed": self.experiment.file.seed, "of": sources}
+        ingests = tuple(self.ingest(source) for source in sources)
+        decided = (self.decide(given.filter),) if given.filter else ()
+        return Job("blend", name, config, (*decided, *ingests), code_digest("jobs.blend"))
+
+    def export(self, name: str) -> Job:
+        """The job that exports a mixture."""
+        return self._once(("export", name), lambda: self._export(name))  # type: ignore[no-any-return]
+
+    def _export(self, name: str) -> Job:
+        config = self.experiment.file.export.model_dump(mode="json") | {"seed": self.experiment.file.seed}
+        ingests = tuple(self.ingest(source) for source in self.experiment.mixture_sources(name))
+        return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
+
+    def train(self, mixture: str, seed: int, samples_seen: int) -> Job:
+        """The job that trains on a mixture."""
+        key = ("train", mixture, seed, samples_seen)
+        return self._once(key, lambda: self._train(mixture, seed, samples_seen))  # type: ignore[no-any-return]
+
+    def _train(self, mixture: str, seed: int, samples_seen: int) -> Job:
+        given = self.experiment.file.training
+        recipe = given.model_dump(mode="json", exclude={"mixtures", "seeds", "parallel", "samples_seen", "model"})
+        architecture = file_digests([f"{given.model.rstrip('/')}/{CONFIG_FILE}"])[0]["sha256"]
+        config = recipe | {"seed": seed, "samples_seen": samples_seen, "model": architecture}
+        local = {"model": given.model, "mixture": mixture}
+        return Job("train", f"{mixture}/{seed}", config, (self.export(mixture),), code_digest("jobs.train"), local)
+
+    def grid(self) -> list[Job]:
+        """The trainings that are compared: every mixture with every seed."""
+        given = self.experiment.file.training
+        return [self.train(name, seed, given.samples_seen) for name in given.mixtures for seed in given.seeds]
+
+    def evaluate(self, training: Job) -> list[Job]:
+        """The jobs that evaluate a training: one for each set."""
+        return self._once(  # type: ignore[no-any-return]
+            ("evaluate", training.id), lambda: list(self._evaluate(training))
+        )
+
+    def _evaluate(self, training: Job) -> Iterable[Job]:
+        for name, sha256 in self.evaluation_digests().items():
+            local = {"set": name, "mixture": training.local["mixture"], "training": training.short}
+            config = {"set": name, "sha256": sha256}
+            yield Job(
+                "evaluate",
+                f"{training.name}/{name}",
+                config,
+                (training,),
+                code_digest("jobs.evaluate"),
+                local,
+            )
+
+    def report(self) -> Job:
+        """The report's job; it needs all others."""
+        return self._once(("report",), self._report)  # type: ignore[no-any-return]
+
+    def _report(self) -> Job:
+        file = self.experiment.file
+        config = file.report.model_dump(mode="json") | {"title": file.title, "question": file.question}
+        needs = [job for stage in STAGES[:-1] for job in self.targets(stage)]
+        return Job("report", self.experiment.name, config, tuple(needs), code_digest("jobs.report"))
+
+    def targets(self, stage: str) -> list[Job]:
+        """The jobs that are a stage's own aim, without those they need."""
+        file = self.experiment.file
+        if stage == "ingest":
+            return list(self.ingests())
+        if stage == "score":
+            return [job for name in self.experiment.signals for job in self.signal(name)]
+        if stage == "decide":
+            return [self.decide(name) for name in self.experiment.rules]
+        if stage == "blend":
+            return [self.blend(name) for name in file.mixtures]
+        if stage == "export":
+            return [self.export(name) for name in file.mixtures]
+        if stage == "train":
+            return self.grid()
+        if stage == "evaluate":
+            return [job for training in self.grid() for job in self.evaluate(training)]
+        return [self.report()]
+
+    def until(self, stage: str) -> list[Job]:
+        """All jobs up to a stage and all that they need, each after those it needs."""
+        ordered: dict[str, Job] = {}
+
+        def visit(job: Job) -> None:
+            if job.id not in ordered:
+                for other in job.needs:
+                    visit(other)
+                ordered[job.id] = job
+
+        for name in STAGES[: STAGES.index(stage) + 1]:
+            for job in self.targets(name):
+                visit(job)
+        return list(ordered.values())
+
+
+def of_stage(job: Job, stage: str) -> list[Job]:
+    """Return the jobs of a stage that a job needs directly."""
+    return [other for other in job.needs if other.stage == stage]

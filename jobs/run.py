@@ -1,0 +1,152 @@
+"""Runs a plan: job after job, each once, resuming where an earlier run ended."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.experiment import Experiment
+from jobs.plan import STAGES, Job, Plan
+from pipeline.errors import StageFailed
+from pipeline.ledger import DataFile, JobRow, Ledger
+from pipeline.lineage import complete_event
+from pipeline.progress import Display, Task
+from pipeline.schemas import TABLES
+
+SHAPING = (
+    "pyspark",
+    "webdataset",
+    "img2dataset",
+    "open_clip_torch",
+    "pyarrow",
+    "faiss-cpu",
+    "torch",
+    "deltalake",
+    "pdqhash",
+)
+"""Packages whose versions shape results; they are kept with every job."""
+
+
+class Run:
+    """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
+
+    def __init__(self, experiment: Experiment, display: Display) -> None:
+        self.experiment = experiment
+        self.plan = Plan(experiment)
+        self.store = experiment.store
+        self.ledger = Ledger(self.store)
+        self.display = display
+        self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
+        self._exit = ExitStack()
+
+    @cached_property
+    def spark(self) -> Any:
+        """The Spark session, started at the first use."""
+        from jobs.spark import start
+
+        self.display.say("  starting Spark")
+        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}")
+        self._exit.callback(session.stop)
+        return session
+
+    def task(self, label: str, unit: str) -> Task:
+        """Return a progress task."""
+        return self.display.task(label, unit)
+
+    def close(self) -> None:
+        """Stop Spark if it was started."""
+        self._exit.close()
+
+    def schema(self, table: str) -> pa.Schema:
+        """Return a table's schema; a signal's is uid, source and its columns."""
+        if table in TABLES:
+            return TABLES[table]
+        columns = self.experiment.signals[table.removeprefix("signals_")].target().columns
+        return pa.schema([pa.field("uid", pa.string()), pa.field("source", pa.string()), *columns])
+
+    def finish(
+        self,
+        made: Sequence[tuple[Job, Sequence[DataFile], dict[str, Any]]],
+        started: datetime,
+        staging: Sequence[str] = (),
+    ) -> None:
+        """Commit jobs' files, a Delta commit for each table, and then their rows in `jobs`, all in one commit.
+
+        `staging` names the passes whose completion records are no longer needed after that.
+        """
+        rows = []
+        for job, files, facts in made:
+            tables: dict[str, list[DataFile]] = {}
+            for file in files:
+                tables.setdefault(file.table, []).append(file)
+            for table, parts in sorted(tables.items()):
+                self.ledger.commit(job.id, table, self.schema(table), parts)
+            counts = {table: sum(part.rows for part in parts) for table, parts in tables.items()}
+            rows.append(_row(job, started, counts, facts))
+        self.ledger.finish(rows)
+        for row in rows:
+            named = {job.id: f"{job.stage}.{job.name}" for one, _, _ in made for job in one.needs}
+            inputs = [named.get(other, other) for other in row.inputs]
+            event = complete_event(
+                self.store.root, row.job, row.stage, row.name, row.finished, inputs, sorted(row.rows)
+            )
+            self.store.write(f"lineage/{row.job}.json", event.encode())
+        for group in staging:
+            self.store.remove(f"staging/{group}")
+
+
+def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, Any]) -> JobRow:
+    return JobRow(
+        job=job.id,
+        stage=job.stage,
+        name=job.name,
+        started=started,
+        finished=datetime.now(UTC),
+        rows=counts,
+        config=job.config,
+        inputs=sorted(other.id for other in job.needs),
+        code=job.code,
+        versions={name: version(name) for name in SHAPING},
+        facts=facts,
+    )
+
+
+def _batches(run: Run, jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
+    """Yield (stage, jobs that can run now) until all are finished: the earliest stage that has any goes first."""
+    while pending := [job for job in jobs if run.ledger.finished(job.id) is None]:
+        unfinished = {job.id for job in pending}
+        ready = [job for job in pending if not any(other.id in unfinished for other in job.needs)]
+        stage = min((job.stage for job in ready), key=STAGES.index)
+        yield stage, [job for job in ready if job.stage == stage]
+
+
+def execute(experiment: Experiment, until: str, display: Display) -> Run:
+    """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing."""
+    experiment.store.check_writable()
+    run = Run(experiment, display)
+    try:
+        if experiment.file.web is not None:
+            from jobs.web import publish
+
+            publish(experiment.file.web, display)
+        jobs = run.plan.until(until)
+        had = sum(run.ledger.finished(job.id) is not None for job in jobs)
+        if had == len(jobs):
+            display.say(f"nothing to do: all {len(jobs)} jobs are finished")
+        elif had:
+            display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
+        for stage, ready in _batches(run, jobs):
+            names = ", ".join(sorted({job.name for job in ready}))
+            about = names if len(names) <= 100 else f"{len(ready)} jobs"
+            with display.stage(stage, about):
+                importlib.import_module(f"jobs.{stage}").execute(run, ready)
+            if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
+                raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")
+    finally:
+        run.close()
+    return run

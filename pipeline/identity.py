@@ -1,0 +1,137 @@
+"""Identity is computed, never assigned: uids of pairs, digests of configurations, of files and of code."""
+
+import ast
+import hashlib
+import json
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import parse_qsl, urlsplit
+
+SEPARATOR = "\x1f"
+"""U+001F, the unit separator: it stands between the four parts of a uid and in none of them (`clean`)."""
+
+FLOORS = ("pipeline", "sources", "filters", "jobs")
+
+
+def clean(text: str) -> str:
+    """Return `text` with the separator and NUL replaced by spaces, so that no two rows can share a joined form."""
+    return text.replace(SEPARATOR, " ").replace("\0", " ")
+
+
+def uid(source: str, record_id: str, url: str, caption: str) -> str:
+    """Return the pair's uid: the first 32 hex digits of SHA-256 over the four parts joined by U+001F.
+
+    `uid_sql` is the same value in Spark SQL; 128-bit hex is what DataComp's subset tools read.
+    """
+    joined = SEPARATOR.join((source, record_id, url, caption))
+    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def uid_sql(source: str, record_id: str, url: str, caption: str) -> str:
+    """Return the Spark SQL expression of `uid` over four column expressions, none of which may be null."""
+    return f"substr(sha2(concat_ws('\\u001F', {source}, {record_id}, {url}, {caption}), 256), 1, 32)"
+
+
+def digest(value: Any) -> str:
+    """Return SHA-256 (64 hex digits) over `value` as canonical JSON: sorted keys, no spaces, no NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stream_sha256(stream: BinaryIO) -> tuple[str, int]:
+    """Return (SHA-256 as 64 hex digits, length in bytes) of what is left in `stream`, read in blocks of 1 MiB."""
+    state, size = hashlib.sha256(), 0
+    while block := stream.read(1 << 20):
+        state.update(block)
+        size += len(block)
+    return state.hexdigest(), size
+
+
+_SECRET_QUERY_KEYS = frozenset(
+    [
+        "signature",
+        "sig",
+        "x-amz-signature",
+        "x-amz-credential",
+        "x-amz-security-token",
+        "x-goog-signature",
+        "x-goog-credential",
+        "awsaccesskeyid",
+        "access_token",
+        "token",
+        "auth",
+        "apikey",
+        "api_key",
+        "key-pair-id",
+        "policy",
+        "password",
+        "secret",
+        "sv",
+        "se",
+        "sp",
+    ]
+)
+
+
+def holds_secret(url: str) -> bool:
+    """Tell whether `url` carries a credential: user:password@, or a query field by which signed URLs are known.
+
+    Such a URL is never written to a ledger, log or report; `without_secret` is what is kept in its place.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    if "@" in parts.netloc:
+        return True
+    return any(key.lower() in _SECRET_QUERY_KEYS for key, _ in parse_qsl(parts.query, keep_blank_values=True))
+
+
+def without_secret(url: str) -> str:
+    """Return `url` without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the dotted names that the module at `path` imports from Cuvée's own floors."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in found if name.split(".")[0] in FLOORS}
+
+
+@cache
+def _module_file(name: str) -> Path | None:
+    """Return the file of one of Cuvée's modules, or None if `name` is not a module (a function, say)."""
+    try:
+        spec = find_spec(name)
+    except (ModuleNotFoundError, AttributeError):
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Return SHA-256 over the source of `modules` and of every module of Cuvée that they import, directly or not.
+
+    It is part of a job's id: a job whose code changed is a new job, and a change to the report retrains nothing.
+    """
+    todo, files = list(modules), {}
+    while todo:
+        name = todo.pop()
+        path = _module_file(name)
+        if path is None or name in files:
+            continue
+        files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        todo.extend(_imports(path))
+    if not files:
+        raise ModuleNotFoundError(f"none of {modules} is on sys.path ({sys.path[0]} …)")
+    return digest(files)

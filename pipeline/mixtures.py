@@ -1,0 +1,85 @@
+"""Mixtures: shares apportioned exactly; pairs chosen by a hash, so that a smaller mixture is a part of a larger."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import InputError
+
+
+def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
+    """Return whole numbers that sum to `total`, in proportion to `shares`, by Hamilton's method.
+
+    Each gets its quota rounded down; what is left goes to the largest remainders, ties to the first name.
+    """
+    whole = sum(shares.values())
+    quotas = {name: total * share / whole for name, share in shares.items()}
+    counts = {name: int(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: (counts[name] - quotas[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def rank_sql(seed: int, uid: str = "uid") -> str:
+    """Return the Spark SQL expression of a pair's rank: SHA-256 over seed and uid, never a generator."""
+    return f"sha2(concat('{seed}', ':', {uid}), 256)"
+
+
+def rank_key(seed: int, uid: str) -> str:
+    """Return what `rank_sql` computes, for one uid."""
+    return hashlib.sha256(f"{seed}:{uid}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a mixture takes from one source: `pairs` in all, over `available` distinct ones."""
+
+    pairs: int
+    available: int
+
+    def times(self, rank: int) -> int:
+        """Return how often the pair of this rank (from 0) is taken: whole rounds over all, then the first ranks."""
+        rounds, rest = divmod(self.pairs, self.available)
+        return rounds + (1 if rank < rest else 0)
+
+
+def _largest_total(shares: Mapping[str, float], available: Mapping[str, int], repeat: int) -> int:
+    """Return the largest total whose apportionment no source falls short of."""
+    whole = sum(shares.values())
+    bound = min(int(repeat * available[name] * whole / share) + 1 for name, share in shares.items())
+    while bound > 0 and any(count > repeat * available[name] for name, count in apportion(shares, bound).items()):
+        bound -= 1
+    return bound
+
+
+def quotas(
+    name: str,
+    shares: Mapping[str, float],
+    total: int | None,
+    available: Mapping[str, int],
+    shortage: str,
+    repeat: int,
+) -> dict[str, Quota]:
+    """Return each source's quota for mixture `name`. `total` None means as many as there are.
+
+    Without shares, every source gives all it has, or its part of `total` in proportion to what it has. On a shortage:
+    "fail" raises InputError, "shrink" takes the largest total that the shares allow, "repeat" takes pairs up to
+    `repeat` times and fails beyond.
+    """
+    most = repeat if shortage == "repeat" else 1
+    if not shares:
+        shares = {source: float(count) for source, count in available.items() if count}
+    if not shares or any(available[source] == 0 for source in shares):
+        empty = [source for source in shares if available[source] == 0] or list(available)
+        raise InputError(f"mixtures.{name}: no pair is left of {', '.join(empty)} after its filter")
+    largest = _largest_total(shares, available, most)
+    if total is None or (total > largest and shortage == "shrink"):
+        total = largest
+    if total > largest:
+        have = ", ".join(f"{source} {available[source]}" for source in shares)
+        raise InputError(
+            f"mixtures.{name}.total: found {total}, expected at most {largest} with these shares and shortage: "
+            f"{shortage} (available: {have})"
+        )
+    return {source: Quota(count, available[source]) for source, count in apportion(shares, total).items() if count}

@@ -1,0 +1,191 @@
+"""The report's figures: stacked bars, accuracies with intervals, and shift against reference on probit axes.
+
+Each function takes numbers that `funnel` and `accuracy` have arranged and returns inline SVG. Sizes are CSS
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from pipeline.report.svg import draw, marker, paint, series, shorten
+
+_PERCENT_TICKS = (
+    0.001,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.999,
+)
+_DOTS, _SCATTER = 290.0, 400.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One stacked bar: `segments` are (colour token, count) from the left, drawn as shares of `whole`.
+
+    `note` stands at its right end, `brief` in its stead where there is little room.
+    """
+
+    label: str
+    note: str
+    brief: str
+    whole: int
+    segments: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """One accuracy (fraction) with its interval; its mixture's `position` gives the colour."""
+
+    label: str
+    position: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mixture in a scatter: (value, low, high) on either axis, fractions strictly between 0 and 1."""
+
+    position: int
+    reference: tuple[float, float, float]
+    shift: tuple[float, float, float]
+
+
+def probit(fraction: float) -> float:
+    """The standard normal quantile of a fraction; raises statistics.StatisticsError outside ]0, 1[."""
+    return NormalDist().inv_cdf(fraction)
+
+
+def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
+    """Horizontal bars of shares, one for each source or mixture, `width` pixels wide."""
+    narrow = width < 600
+    pitch, label_limit = 32.0, 14 if narrow else 22
+
+    def onto(axes: Axes) -> None:
+        for row, bar in enumerate(bars):
+            left = 0.0
+            for token, count in bar.segments:
+                share = 100 * count / bar.whole if bar.whole else 0.0
+                axes.barh(row, share, left=left, height=0.62, color=paint(token))
+                left += share
+            axes.text(-1.5, row, shorten(bar.label, label_limit), ha="right", va="center")
+            axes.text(
+                max(left, 100) + 1.5,
+                row,
+                bar.brief if narrow else bar.note,
+                ha="left",
+                va="center",
+                color=paint("muted"),
+            )
+        axes.set_xlim(0, 100)
+        axes.set_ylim(len(bars) - 0.5, -0.5)
+        _bare(axes, [(0, "0"), (25, "25"), (50, "50"), (75, "75"), (100, "100 %")])
+
+    margins = (100.0, 46.0, 4.0, 26.0) if narrow else (140.0, 104.0, 4.0, 26.0)
+    return draw(name, title, (width, pitch * len(bars) + 30), margins, onto)
+
+
+def intervals(name: str, title: str, rows: Sequence[Whisker], chance: float, top: float) -> Markup:
+    """Dots with 95 % whiskers, a row for each mixture, from 0 to `top`; `chance` is dotted (fractions)."""
+
+    def onto(axes: Axes) -> None:
+        axes.axvline(100 * chance, color=paint("muted"), linestyle=(0, (2, 3)), linewidth=1.2)
+        for row, point in enumerate(rows):
+            colour = paint(series(point.position))
+            axes.plot([100 * point.low, 100 * point.high], [row, row], color=colour, linewidth=2)
+            axes.plot([100 * point.value], [row], marker(point.position), color=colour, markersize=7.5)
+            axes.text(-5 * top, row, shorten(point.label, 15), ha="right", va="center")
+            axes.text(103 * top, row, f"{100 * point.value:.1f}", ha="left", va="center", color=paint("muted"))
+        axes.set_xlim(0, 100 * top)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        step = 0.1 if top <= 0.5 else 0.2
+        ticks = [index * step for index in range(int(top / step + 1e-9) + 1)]
+        _bare(axes, [(100 * tick, f"{100 * tick:.0f}") for tick in ticks])
+
+    return draw(name, title, (_DOTS, 27.0 * len(rows) + 30), (106.0, 36.0, 4.0, 26.0), onto)
+
+
+def scatter(
+    name: str,
+    title: str,
+    points: Sequence[Point],
+    line: tuple[float, float] | None,
+    limits: tuple[float, float],
+) -> Markup:
+    """Shift accuracy against reference accuracy, both through the probit, with y = x dashed.
+
+    `line` is slope and intercept of the fitted line in probit units; `limits` are the ends of both axes, as
+    fractions.
+    """
+    low, high = probit(limits[0]), probit(limits[1])
+
+    def onto(axes: Axes) -> None:
+        axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
+        if line is not None:
+            ends = [line[0] * x + line[1] for x in (low, high)]
+            axes.plot([low, high], ends, color=paint("ink"), linewidth=1.4)
+        for point in points:
+            _cross(axes, point)
+        ticks = _spaced(limits, apart=(high - low) / 9)
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        labels = [f"{100 * tick:g}" for tick in ticks]
+        axes.set_xticks([probit(tick) for tick in ticks], labels=labels)
+        axes.set_yticks([probit(tick) for tick in ticks], labels=labels)
+        axes.tick_params(length=0, pad=6)
+        axes.grid(linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel("accuracy on the reference, %")
+        axes.set_ylabel("accuracy on the shift, %")
+
+    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+
+
+def _cross(axes: Axes, point: Point) -> None:
+    colour = paint(series(point.position))
+    x, x_low, x_high = map(probit, point.reference)
+    y, y_low, y_high = map(probit, point.shift)
+    axes.plot([x_low, x_high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
+    axes.plot([x, x], [y_low, y_high], color=colour, linewidth=1.2, alpha=0.6)
+    axes.plot([x], [y], marker(point.position), color=colour, markersize=8, clip_on=False)
+
+
+def _spaced(limits: tuple[float, float], apart: float) -> list[float]:
+    """The round percentages inside the limits that lie at least `apart` probit units from the one before."""
+    kept: list[float] = []
+    for tick in _PERCENT_TICKS:
+        far = not kept or probit(tick) - probit(kept[-1]) >= apart
+        if limits[0] <= tick <= limits[1] and far:
+            kept.append(tick)
+    return kept
+
+
+def _bare(axes: Axes, ticks: Sequence[tuple[float, str]]) -> None:
+    """Leave of the frame only faint vertical lines at the labelled ticks."""
+    axes.set_xticks([value for value, _ in ticks], labels=[label for _, label in ticks])
+    axes.set_yticks([])
+    axes.tick_params(length=0, pad=6)
+    axes.grid(axis="x", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)

@@ -1,0 +1,201 @@
+"""The report as one self-contained HTML page.
+
+Captions, reasons and names come from the web and are hostile until escaped: jinja2 escapes every value,
+thumbnails must be JPEG data URLs, and the page's Content-Security-Policy allows one style block by its hash
+and `data:` images, nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report import accuracy, figures, funnel
+from pipeline.report.shape import Report
+from pipeline.report.svg import marker, series
+
+_THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]*={0,2}")
+# What XML and HTML cannot carry: control characters, halves of surrogate pairs, non-characters.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_WIDE, _NARROW = 900.0, 350.0
+
+
+def render(report: Report) -> str:
+    """The whole page. The same report gives the same bytes.
+
+    Raises ValueError for a thumbnail that is not a JPEG data URL.
+    """
+    clean = cast(Report, _printable(report))
+    _check_thumbnails(clean)
+    environment = _environment()
+    css = _stylesheet(environment)
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        report=clean,
+        css=css,
+        css_hash=f"sha256-{digest}",
+        tiles=funnel.tiles(clean),
+        evaluation_digests=[(each["name"], each["sha256"]) for each in clean["provenance"]["evaluation_sets"]],
+        **_pairs(clean),
+        **_funnel(clean),
+        **_mixtures(clean),
+        **_evaluation(clean),
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=PackageLoader("pipeline.report"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=lambda number: f"{number:,}",
+        percent=lambda fraction: f"{100 * fraction:.1f}",
+        points=lambda fraction: f"{100 * fraction:+.1f}".replace("-", "−"),  # noqa: RUF001 - a typeset minus
+        score=_score,
+        duration=_duration,
+        size=_size,
+        moment=_moment,
+        series=series,
+        marker=marker,
+        ranked=funnel.ranked,
+    )
+    return environment
+
+
+def _stylesheet(environment: Environment) -> Markup:
+    assert environment.loader is not None
+    source, _, _ = environment.loader.get_source(environment, "report.css")
+    return Markup(f"\n{source}")  # noqa: S704 - our own file, never a value
+
+
+def _printable(value: Any) -> Any:
+    """The same JSON with every unprintable character replaced by U+FFFD."""
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\ufffd", value.replace("\r\n", "\n").replace("\r", "\n"))
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(each) for each in value]
+    return value
+
+
+def _check_thumbnails(report: Report) -> None:
+    for example in report["examples"]:
+        resembles = example["resembles"]
+        for thumbnail in [example["thumbnail"]] + ([resembles["thumbnail"]] if resembles else []):
+            if not _THUMBNAIL.fullmatch(thumbnail):
+                raise ValueError(
+                    f"example {example['uid']}: thumbnail starts with {thumbnail[:40]!r}, "
+                    "expected data:image/jpeg;base64, and base64 after it"
+                )
+
+
+def _pairs(report: Report) -> dict[str, Any]:
+    """Examples, kept ones first; dropped ones side by side where they share a reason."""
+    kept = [example for example in report["examples"] if example["kept"]]
+    dropped = [example for example in report["examples"] if not example["kept"]]
+    return {"kept_pairs": kept, "dropped_pairs": sorted(dropped, key=lambda example: example["reason"])}
+
+
+def _funnel(report: Report) -> dict[str, Any]:
+    sources, bars = funnel.rows(report["funnel"]), funnel.bars(report["funnel"])
+    faults = [f"{row.source}, {stage.stage}: {stage.fault}" for row in sources for stage in row.stages if stage.fault]
+    title = "What became of each source's published pairs, in percent"
+    return {
+        "sources": sources,
+        "faults": faults,
+        "funnel_legend": bars.legend,
+        "funnel_figures": _both_widths("funnel", title, bars),
+    }
+
+
+def _mixtures(report: Report) -> dict[str, Any]:
+    bars = funnel.mixture_bars(report)
+    title = "Share of each source in each mixture, in percent"
+    return {"share_legend": bars.legend, "share_figures": _both_widths("shares", title, bars)}
+
+
+def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Markup]]:
+    """The same bars drawn for a desk and for a telephone; the style sheet shows one of them."""
+    if not bars.bars:
+        return []
+    widths = (("wide", _WIDE), ("narrow", _NARROW))
+    return [(kind, figures.stacked(f"{name}-{kind}", title, bars.bars, width)) for kind, width in widths]
+
+
+def _evaluation(report: Report) -> dict[str, Any]:
+    table, panels = accuracy.matrix(report), accuracy.panels(report)
+    top, limits = accuracy.upper_end(table), accuracy.limits(panels)
+    dots = [
+        (
+            each,
+            figures.intervals(
+                f"accuracy-{place}", f"Accuracy on {each['name']}, in percent", rows, each["chance"], top
+            ),
+        )
+        for place, each in enumerate(table.sets)
+        if (rows := accuracy.whiskers(table, place))
+    ]
+    scatters = []
+    for place, panel in enumerate(panels):
+        slope, intercept = panel.shift["slope"], panel.shift["intercept"]
+        line = (slope, intercept) if slope is not None and intercept is not None else None
+        title = f"Accuracy on {panel.shift['set']} against accuracy on the reference"
+        scatters.append((panel, figures.scatter(f"shift-{place}", title, panel.points, line, limits)))
+    effective = {
+        shift["set"]: {point["mixture"]: point["effective"] for point in shift["points"]}
+        for shift in report["robustness"]
+    }
+    return {
+        "accuracy": table,
+        "accuracy_figures": dots,
+        "scatters": scatters,
+        "effective": effective,
+        "positions": accuracy.positions(report),
+    }
+
+
+def _score(value: float | str | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _size(size: float) -> str:
+    """Bytes as a person reads them, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _moment(stamp: str) -> str:
+    """An ISO 8601 time as "24 November 2026, 01:59 UTC"; what is not one stays as it is."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        return stamp
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".rstrip()

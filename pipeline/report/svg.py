@@ -1,0 +1,161 @@
+"""Matplotlib figures as inline SVG that belongs to the page around it.
+
+A figure is drawn in stand-in colours, one for each CSS variable in `TOKENS`. Afterwards its `style`
+attributes become presentation attributes and the stand-ins become `var(--token)`: so it follows the page's
+light and dark colours, and a policy that allows one hashed style block allows the figure too. Text stays
+text, in the page's font.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: The CSS variables a figure may use; `templates/report.css` gives each a light and a dark value.
+TOKENS = (
+    *("ink", "muted", "line", "kept"),
+    *("i1", "i2", "i3", "i4", "i5"),  # reasons at ingest
+    *("f1", "f2", "f3", "f4", "f5"),  # reasons at a filter
+    *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),  # sources and mixtures
+)
+MARKERS: tuple[Literal["o", "s", "^", "D", "v", "P", "X", "p"], ...] = (
+    "o",
+    "s",
+    "^",
+    "D",
+    "v",
+    "P",
+    "X",
+    "p",
+)
+_STAND_INS = {f"#0000{number:02x}": f"var(--{token})" for number, token in enumerate(TOKENS, start=1)}
+_PRESENTATION = frozenset(
+    ("fill", "stroke", "opacity", "fill-opacity", "stroke-opacity", "text-anchor", "font-size", "font-weight")
+) | frozenset(f"stroke-{part}" for part in ("width", "dasharray", "dashoffset", "linecap", "linejoin", "miterlimit"))
+_NAMESPACE = re.compile(r"^\{[^}]*\}")
+_POINTERS = ("href", "clip-path")
+
+
+def paint(token: str) -> str:
+    """The stand-in colour of a CSS variable; raises ValueError for a name that is not in `TOKENS`."""
+    return f"#0000{TOKENS.index(token) + 1:02x}"
+
+
+def series(position: int) -> str:
+    """The colour of the mixture or source at this position, counted from 0; they come round again after 8."""
+    return f"m{position % 8 + 1}"
+
+
+def marker(position: int) -> Literal["o", "s", "^", "D", "v", "P", "X", "p"]:
+    """The marker of the mixture at this position, counted from 0; they come round again after 8."""
+    return MARKERS[position % len(MARKERS)]
+
+
+def shorten(text: str, limit: int = 18) -> str:
+    """The text on one line of at most `limit` characters, for a figure whose table shows it whole."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def draw(
+    name: str,
+    title: str,
+    size: tuple[float, float],
+    margins: tuple[float, float, float, float],
+    onto: Callable[[Axes], None],
+) -> Markup:
+    """One figure as inline SVG, the same bytes for the same input.
+
+    `name` is unique on the page: ids are prefixed with it. `size` is width and height, `margins` are left,
+    right, top and bottom, all in CSS pixels at natural size. `onto` draws on the axes, in data of its own
+    choice.
+    """
+    width, height = size
+    left, right, top, bottom = margins
+    with _settings(name):
+        figure = Figure(figsize=(width / 72, height / 72))
+        figure.patch.set_visible(False)
+        box = (
+            left / width,
+            bottom / height,
+            (width - left - right) / width,
+            (height - top - bottom) / height,
+        )
+        axes = figure.add_axes(box)
+        axes.patch.set_visible(False)
+        onto(axes)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return _inline(drawn.getvalue(), name, title)
+
+
+@contextmanager
+def _settings(name: str) -> Iterator[None]:
+    """Matplotlib's own defaults whatever the user's matplotlibrc says; text is never read as a formula."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # the browser's fonts draw the text, not ours
+        mpl.rcdefaults()
+        mpl.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": name,
+                "text.parse_math": False,
+                "axes.unicode_minus": False,
+                "font.size": 13,
+                "text.color": paint("ink"),
+                "axes.edgecolor": paint("line"),
+                "axes.labelcolor": paint("muted"),
+                "xtick.color": paint("line"),
+                "ytick.color": paint("line"),
+                "xtick.labelcolor": paint("muted"),
+                "ytick.labelcolor": paint("muted"),
+                "grid.color": paint("line"),
+            }
+        )
+        yield
+
+
+def _inline(drawn: str, name: str, title: str) -> Markup:
+    root = ElementTree.fromstring(drawn)  # noqa: S314 - what matplotlib has just written
+    for element in list(root.iter()):
+        for child in [child for child in element if _local(child.tag) in ("metadata", "style")]:
+            element.remove(child)
+    elements = [(element, _attributes(element)) for element in root.iter()]
+    used = {found[key].partition("#")[2].rstrip(")") for _, found in elements for key in _POINTERS if key in found}
+    for element, attributes in elements:
+        element.tag = _local(element.tag)
+        element.attrib = {}
+        for key, value in sorted(attributes.items()):
+            if key in _POINTERS:
+                element.set(key, value.replace("#", f"#{name}-"))
+            elif key != "id":
+                element.set(key, _STAND_INS.get(value, value))
+            elif value in used:
+                element.set(key, f"{name}-{value}")
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": title}
+    label = ElementTree.Element("title")
+    label.text = title
+    root.insert(0, label)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - serialised, so escaped
+
+
+def _attributes(element: ElementTree.Element) -> dict[str, str]:
+    """The element's attributes without namespaces, with the declarations of its `style` among them."""
+    plain = {_local(key): value for key, value in element.attrib.items() if key != "style"}
+    pairs = (part.partition(":") for part in element.get("style", "").split(";"))
+    declared = {key.strip(): value.strip() for key, _, value in pairs}
+    return plain | {key: value for key, value in declared.items() if key in _PRESENTATION}
+
+
+def _local(tag: str) -> str:
+    return _NAMESPACE.sub("", tag)

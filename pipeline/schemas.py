@@ -1,0 +1,90 @@
+"""The schema of every table in a store. All but `jobs` are partitioned by `job`, the id of what wrote the rows.
+
+Delta knows neither float16 nor fixed-size lists, so an embedding is a `binary` of little-endian float16.
+"""
+
+import pyarrow as pa
+
+S, I32, I64, F32, F64, B, BIN = (
+    pa.string(),
+    pa.int32(),
+    pa.int64(),
+    pa.float32(),
+    pa.float64(),
+    pa.bool_(),
+    pa.binary(),
+)
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
+
+
+TABLES: dict[str, pa.Schema] = {
+    # One row for each published row. `problem` is empty, or why the row is no pair (malformed, repeated_row, …);
+    # `published` is JSON of the other columns the source publishes, such as its own similarity.
+    "pairs": _schema(
+        uid=S, source=S, record_id=S, url=S, caption=S, file=S, line=I64, problem=S, detail=S, published=S
+    ),
+    # One row for each attempt to fetch a pair; `final` marks the one whose outcome is the pair's.
+    "fetches": _schema(uid=S, source=S, attempt=I32, final=B, outcome=S, status=I32, detail=S, bytes=I64, seconds=F64),
+    # One row for each stored pair: where its bytes lie. `offset` and `size` span its members in the tar;
+    # the image's bytes start at offset + 512. Sizes of images are in pixels.
+    "samples": _schema(
+        uid=S,
+        source=S,
+        shard=S,
+        offset=I64,
+        size=I64,
+        jpg_bytes=I64,
+        jpg_sha256=S,
+        raw_bytes=I64,
+        raw_sha256=S,
+        width=I32,
+        height=I32,
+        original_width=I32,
+        original_height=I32,
+    ),
+    "decisions": _schema(uid=S, source=S, filter=S, keep=B, reason=S),
+    # One row for each chosen pair, `times` = how often it is in the mixture, `rank` = its place by seeded hash.
+    "mixtures": _schema(mixture=S, uid=S, source=S, times=I32, rank=I64),
+    "exports": _schema(mixture=S, tar=S, pairs=I64, bytes=I64, sha256=S),
+    "export_members": _schema(mixture=S, uid=S, tar=S, offset=I64, size=I64),
+    "trainings": _schema(
+        training=S,
+        mixture=S,
+        seed=I32,
+        model=S,
+        outcome=S,
+        samples_seen=I64,
+        seconds=F64,
+        checkpoint=S,
+        checkpoint_sha256=S,
+        arguments=S,
+        host=S,
+        loss=F64,
+    ),
+    # One row for each evaluation image and training; `logits` is a float16 for each class, in class order.
+    "predictions": _schema(training=S, mixture=S, evaluation_set=S, key=S, label=I32, predicted=I32, logits=BIN),
+    "evaluations": _schema(
+        training=S, mixture=S, evaluation_set=S, n=I64, correct=I64, top1=F64, low=F64, high=F64, chance=F64
+    ),
+    "jobs": _schema(
+        job=S,
+        stage=S,
+        name=S,
+        started=pa.timestamp("us", tz="UTC"),
+        finished=pa.timestamp("us", tz="UTC"),
+        rows=S,
+        config=S,
+        inputs=S,
+        code=S,
+        versions=S,
+        facts=S,
+    ),
+}
+
+
+def signal_table(name: str) -> str:
+    """Return the table of a signal."""
+    return f"signals_{name}"

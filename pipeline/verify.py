@@ -1,0 +1,118 @@
+"""Verification: everything in a store is recounted and rehashed against the ledger, and what nobody owns is found."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.funnel import faults, funnel
+from pipeline.ledger import Ledger
+from pipeline.models import WEIGHTS_FILE
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A difference between the store and its ledger. `leftover` marks what no finished job owns: untidy, not wrong."""
+
+    what: str
+    leftover: bool = False
+
+
+Progress = Callable[[int, int], None]
+
+
+def _sha256(store: Store, path: str) -> str:
+    with store.open(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _data_files(ledger: Ledger, table: str) -> Iterator[Finding]:
+    """Compare each file of a snapshot with the rows the commit said it has."""
+    delta = ledger.open(table)
+    if delta is None:
+        return
+    actions = pa.table(delta.get_add_actions(flatten=True)).to_pylist()
+    for action in actions:
+        path = f"tables/{table}/{action['path']}"
+        try:
+            with ledger.store.open(path) as stream:
+                rows = pq.ParquetFile(stream).metadata.num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            yield Finding(f"{path}: cannot be read: {error}")
+            continue
+        if rows != action["num_records"]:
+            yield Finding(f"{path}: holds {rows} rows, the ledger says {action['num_records']}")
+
+
+def _hashed(store: Store, path: str, expected: str, size: int | None = None) -> Iterator[Finding]:
+    if not store.exists(path):
+        yield Finding(f"{path}: missing; the ledger says SHA-256 {expected[:12]}…")
+    elif size is not None and store.size(path) != size:
+        yield Finding(f"{path}: {store.size(path)} bytes, the ledger says {size}")
+    elif (found := _sha256(store, path)) != expected:
+        yield Finding(f"{path}: SHA-256 is {found[:12]}…, the ledger says {expected[:12]}…")
+
+
+def _owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
+    """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
+    owned: dict[str, tuple[str, int | None]] = {}
+    for job in ledger.jobs():
+        owned[f"lineage/{job.job}.json"] = ("", None)
+        for shard in job.facts.get("shards", []):
+            owned[shard["shard"]] = (shard["sha256"], shard["bytes"])
+        for name, sha256 in job.facts.get("files", {}).items():
+            owned[name] = (sha256, None)
+    folders = {job.job: job.facts["folder"] for job in ledger.jobs() if "folder" in job.facts}
+    for row in ledger.read("exports").to_pylist():
+        if row["job"] in folders:
+            owned[f"{folders[row['job']]}/{row['tar']}"] = (row["sha256"], row["bytes"])
+    for row in ledger.read("trainings").to_pylist():
+        if ledger.finished(row["job"]) is not None:
+            owned[f"{row['checkpoint']}/{WEIGHTS_FILE}"] = (row["checkpoint_sha256"], None)
+    return owned
+
+
+def _table_files(ledger: Ledger) -> set[str]:
+    """Return the data files of every table's newest snapshot."""
+    return {path for table in ledger.tables() for _, path in ledger.snapshot(table)}
+
+
+def _unowned(ledger: Ledger, owned: dict[str, Any]) -> Iterator[str]:
+    """Yield the files that no finished job owns, in the order of their paths."""
+    known, trainings = _table_files(ledger), {path.split("/")[1] for path in owned if path.startswith("trainings/")}
+    for top in ("tables", "shards", "exports", "staging", "lineage", "trainings"):
+        for path in ledger.store.files(top):
+            parts = path.split("/")
+            if top == "tables" and (path in known or "_delta_log" in parts):
+                continue
+            if path in owned or (top == "trainings" and parts[1] in trainings):
+                continue
+            yield path
+
+
+def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
+    """Return every difference; with `prune`, remove what no finished job owns. Nothing else is changed.
+
+    A row whose job has no row in `jobs` is a job that was not finished: its files are leftovers of a kill between two
+    commits, and a new run finishes it.
+    """
+    owned = _owned(ledger)
+    findings: list[Finding] = []
+    for number, (path, (sha256, size)) in enumerate(sorted(owned.items())):
+        on_progress(number, len(owned))
+        if sha256:
+            findings.extend(_hashed(ledger.store, path, sha256, size))
+    on_progress(len(owned), len(owned))
+    for table in ledger.tables():
+        findings.extend(_data_files(ledger, table))
+    if ledger.jobs():
+        findings.extend(Finding(f"the counts do not add up: {line}") for line in faults(funnel(ledger)))
+    for path in _unowned(ledger, owned):
+        findings.append(Finding(f"{path}: no finished job owns it{'; removed' if prune else ''}", leftover=True))
+        if prune:
+            ledger.store.remove(path)
+    return findings

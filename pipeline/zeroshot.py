@@ -1,0 +1,73 @@
+"""Zero-shot classification with prompt ensembles: predict once, measure often."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.evaluation_sets import EvaluationSet
+from pipeline.models import Embedder
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """For each image of a set: its key, its label (n,) int32, and a logit for each class (n, classes) float32.
+
+    A logit is the cosine of image and class vector; the order of the classes is the set's.
+    """
+
+    keys: list[str]
+    labels: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int32]:
+        """The class of the largest logit, the first where several are."""
+        best: npt.NDArray[np.int32] = self.logits.argmax(axis=1).astype(np.int32)
+        return best
+
+    @property
+    def correct(self) -> int:
+        """How many predictions are the label."""
+        return int((self.predicted == self.labels).sum())
+
+
+def class_vectors(model: Embedder, evaluation: EvaluationSet, batch_size: int = 256) -> npt.NDArray[np.float32]:
+    """Return (classes, d) unit vectors: the mean of each class's prompts' unit vectors (Radford et al. 2021, 3.1.4)."""
+    prompts = [prompt for name in evaluation.classes for prompt in evaluation.prompts(name)]
+    texts = model.embed_texts(prompts, batch_size)
+    means = texts.reshape(len(evaluation.classes), len(evaluation.templates), -1).mean(axis=1)
+    unit: npt.NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """Return an RGB image; raise InputError where the bytes are none."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{where}: not an image: {type(error).__name__}") from None
+
+
+def predict(model: Embedder, evaluation: EvaluationSet, batch_size: int = 128) -> Predictions:
+    """Return the model's predictions on every image of the set."""
+    classes = class_vectors(model, evaluation)
+    keys: list[str] = []
+    labels: list[int] = []
+    parts: list[npt.NDArray[np.float32]] = []
+    waiting: list[Image.Image] = []
+    for image in evaluation.images():
+        keys.append(image.key)
+        labels.append(image.label)
+        waiting.append(open_image(image.data, f"evaluation set {evaluation.name}: {image.key}"))
+        if len(waiting) == batch_size:
+            parts.append(model.embed_images(waiting, batch_size) @ classes.T)
+            waiting = []
+    if waiting:
+        parts.append(model.embed_images(waiting, batch_size) @ classes.T)
+    if not parts:
+        raise InputError(f"evaluation set {evaluation.name}: no images")
+    return Predictions(keys, np.array(labels, np.int32), np.concatenate(parts))

@@ -1,0 +1,64 @@
+"""WIT (Srinivasan et al. 2021): `wit_v1.train.all-*.tsv.gz`, 17 columns with a header."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pipeline.records import PublishedRow, malformed
+from sources.lines import MAX_LINE, decompressed
+
+COLUMNS = [
+    "language",
+    "page_url",
+    "image_url",
+    "page_title",
+    "section_title",
+    "hierarchical_section_title",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "mime_type",
+    "original_height",
+    "original_width",
+    "is_main_image",
+    "attribution_passes_lang_id",
+    "page_changed_recently",
+    "context_page_description",
+    "context_section_description",
+]
+CAPTIONS = (
+    "caption_reference_description",
+    "caption_alt_text_description",
+    "caption_attribution_description",
+)
+"""Where the caption is looked for, in this order: reference, then alt text, then attribution."""
+KEPT = ("language", "page_url", "page_title", "mime_type", "original_height", "original_width")
+
+
+class Wit:
+    """One row for each image on each page; the page's URL is the row's id, as WIT publishes no other."""
+
+    name = "wit"
+    pattern = "wit_v1.*.tsv.gz"
+
+    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
+        """Yield every row; `line` is the file's line on which the row ends (a quoted cell may hold line ends)."""
+        csv.field_size_limit(MAX_LINE)
+        text = io.TextIOWrapper(decompressed(stream), "utf-8", "replace", newline="")
+        reader = csv.reader(text, dialect="excel-tab")
+        try:
+            header = next(reader, [])
+            if missing := [name for name in COLUMNS if name not in header]:
+                yield malformed(1, f"columns {', '.join(missing)}", ", ".join(header))
+                return
+            for cells in reader:
+                if len(cells) != len(header):
+                    yield malformed(reader.line_num, f"{len(header)} columns", f"{len(cells)}: {cells[:3]}")
+                    continue
+                row = dict(zip(header, cells, strict=True))
+                caption = next((row[name].strip() for name in CAPTIONS if row[name].strip()), "")
+                published = {name: row[name] for name in KEPT if row[name]}
+                yield PublishedRow(reader.line_num, row["page_url"], row["image_url"], caption, published=published)
+        except (csv.Error, EOFError, OSError) as error:
+            yield malformed(reader.line_num + 1, "a whole gzipped TSV", str(error))

@@ -1,0 +1,246 @@
+"""Which rows the web publishes: captions, addresses, mishaps and planted copies, settled before anything is
+drawn.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from sources.world.captions import Caption, caption, tricky
+from sources.world.catalogue import SOURCES, SourceSettings
+from sources.world.evaluation import evaluation_pictures
+from sources.world.pictures import Alteration, Picture
+from sources.world.shapes import CLASSES
+
+# Every mishap and every kind of copy needs its row, and copies need plain rows to be copies of.
+LEAST_PAIRS = 32
+
+_OVERSIZED_BYTES = 5 * 2**20
+
+# What `X-Robots-Tag` says: header values, one header line each. The first list refuses us, the second does
+# not.
+_REFUSALS = (
+    ("noai",),
+    ("noindex, noai",),
+    ("noai, noimageai",),
+    ("max-snippet: 10", "noai"),
+    ("cuvee: noai",),
+    ("NoAI",),
+)
+_CONTROLS = (("otherbot: noai, noindex",), ("max-image-preview: large",), ("all",))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published row and what is behind its address.
+
+    `behaviour` is the truth's word for how its request ends; `response` what the server is told for the path
+    of `url` (empty: serve the file). `stored_at`: "host/path" of the bytes, "" if none are kept.
+    `plant_group`: -1, or shared by an original and its planted copies.
+    """
+
+    source: str
+    index: int
+    url: str
+    caption: Caption
+    class_name: str
+    style: str
+    stored_at: str
+    behaviour: str = "ok"
+    response: dict[str, object] = field(default_factory=dict)
+    plant: str = "none"
+    plant_group: int = -1
+    evaluation_set: str = ""
+    evaluation_key: str = ""
+    picture: Picture | None = None
+    alteration: Alteration | None = None
+
+
+def site_key(url: str) -> str:
+    """ "host/path" of a URL, percent-decoded and without its query: how the server finds it."""
+    parts = urlsplit(url)
+    return f"{parts.netloc}{unquote(parts.path)}"
+
+
+def _count(share: float, rows: int) -> int:
+    return max(1, round(share * rows)) if share else 0
+
+
+def _choose(rng: np.random.Generator, shares: dict[str, float]) -> str:
+    return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+
+
+def address(settings: SourceSettings, index: int, form: str, rng: np.random.Generator) -> str:
+    """A URL as the source's sites write them, unique by `index`."""
+    host = settings.hosts[int(rng.integers(len(settings.hosts)))]
+    number = 10_000 + index * 17
+    if settings.name == "yfcc":
+        path = f"{65535 - index % 7}/53{number:08d}_{int(rng.integers(2**40)):010x}_o.{form}"
+    elif settings.name == "laion":
+        path = f"media/{int(rng.integers(100)):02d}/{number}.{form}" + ("?width=400&v=2" if rng.random() < 0.3 else "")
+    elif settings.name == "wit":
+        # Parentheses travel percent-encoded there: whoever fetches must neither decode nor encode them twice.
+        path = f"wikipedia/commons/{number % 16:x}/{number % 256:02x}/Motif_%28{number}%29.{form}"
+    elif settings.name == "redcaps":
+        path = f"{int(rng.integers(36**4)):06d}{number:x}.{form}" + (
+            "?auto=webp&s=1f" if host.startswith("preview") else ""
+        )
+    elif settings.name == "shutterstock":
+        path = f"image-photo/stock-260nw-{number}.{form}"
+    else:
+        path = f"wp-content/uploads/{2010 + index % 9}/{1 + index % 12:02d}/img-{number}.{form}"
+    return f"http://{host}/{path}"
+
+
+def _caption(settings: SourceSettings, rng: np.random.Generator, class_name: str, style: str, kind: str) -> Caption:
+    written = caption(rng, class_name, style, kind, settings.voice)
+    if kind == "right" and rng.random() < settings.details:
+        detail = caption(rng, class_name, style, "right", "plain").title
+        written = replace(written, detail=detail[0].upper() + detail[1:] + ".")
+    if kind in ("right", "wrong", "title") and rng.random() < settings.tricky:
+        written = replace(written, title=tricky(rng, written.title, breaks=settings.breaks))
+    # RedCaps publishes its captions in lower case, beside the raw ones.
+    return replace(written, title=written.title.lower()) if settings.name == "redcaps" else written
+
+
+def _mishaps(settings: SourceSettings, pairs: int) -> list[tuple[str, str]]:
+    """The (behaviour, way) of each row that does not simply succeed."""
+    noise = settings.noise
+    listed: list[tuple[str, str]] = []
+    for name in ("http_404", "error_once", "slow", "html", "truncated", "noai"):
+        listed += [(name, name)] * _count(getattr(noise, name), pairs)
+    listed += [("ok", "control")] * _count(noise.control, pairs) + [("ok", "redirect")] * _count(noise.redirect, pairs)
+    return listed + [("oversized", "oversized")] * noise.oversized + [("pixels", "pixels")] * noise.pixels
+
+
+def _own_row(
+    settings: SourceSettings,
+    number: int,
+    seed: int,
+    index: int,
+    class_name: str,
+    mishap: tuple[str, str],
+    turn: int,
+) -> Row:
+    """A row that is nobody's copy; `turn` counts the rows of one mishap, so that its variants all occur."""
+    rng = np.random.default_rng((seed, 3, number, index))
+    behaviour, way = mishap
+    style = _choose(rng, settings.styles)
+    form = {"pixels": "png"}.get(way, "jpg") if behaviour != "ok" else settings.forms.get(style, "jpg")
+    url = address(settings, index, form, rng)
+    written = _caption(settings, rng, class_name, style, _choose(rng, settings.captions))
+    key = site_key(url)
+    response: dict[str, object] = {}
+    stored_at = "" if way in ("http_404", "html", "oversized") else key
+    if way in ("http_404", "error_once", "slow", "html"):
+        response = {"behaviour": way}
+    elif way == "oversized":
+        # Every second one is sent in chunks without a Content-Length: a limit must hold while reading, too.
+        response = {"behaviour": way, "bytes": _OVERSIZED_BYTES, "chunked": turn % 2 == 1}
+    elif way in ("noai", "control"):
+        choices = _REFUSALS if way == "noai" else _CONTROLS
+        response = {"behaviour": "headers", "robots": list(choices[(turn + number) % len(choices)])}
+    elif way == "redirect":
+        host, _, path = key.partition("/")
+        stored_at = f"{host}/moved/{path}"
+        # Written relative to the host every second time, as servers do.
+        location = f"/moved{urlsplit(url).path}" if turn % 2 else f"http://{host}/moved{urlsplit(url).path}"
+        response = {"behaviour": "redirect", "location": location}
+    picture = Picture((seed, 1, number, index), class_name, style, form) if stored_at and way != "pixels" else None
+    return Row(settings.name, index, url, written, class_name, style, stored_at, behaviour, response, picture=picture)
+
+
+def _copy_row(settings: SourceSettings, number: int, seed: int, index: int, original: Row, plant: str) -> Row:
+    """A row whose image is a copy of `original`'s, at its own address and under a caption of its own for the
+    same class.
+    """
+    rng = np.random.default_rng((seed, 4, number, index))
+    exact = plant in ("exact_duplicate", "evaluation_copy")
+    assert original.picture is not None
+    url = address(settings, index, original.picture.form if exact else "jpg", rng)
+    written = _caption(settings, rng, original.class_name, original.style, "right")
+    alteration = None if exact else Alteration((seed, 5, number, index), cropped=plant == "near_duplicate")
+    return replace(
+        original,
+        source=settings.name,
+        index=index,
+        url=url,
+        caption=written,
+        stored_at=site_key(url),
+        plant=plant,
+        alteration=alteration,
+    )
+
+
+def _copy_plants(settings: SourceSettings, pairs: int) -> list[str]:
+    copies = settings.copies
+    shares = {
+        "exact_duplicate": copies.exact,
+        "near_duplicate": copies.near,
+        "evaluation_copy": copies.evaluation,
+        "evaluation_near_copy": copies.evaluation_near,
+    }
+    return [plant for plant, share in shares.items() for _ in range(_count(share, pairs))]
+
+
+def _donors(seed: int, evaluation_images: int) -> Iterable[Row]:
+    """Every evaluation image once, in random order, as if it were a row: no two rows copy the same one."""
+    pool = [(style, *item) for style, items in evaluation_pictures(seed, evaluation_images).items() for item in items]
+    for index in np.random.default_rng((seed, 6)).permutation(len(pool)).tolist():
+        style, key, picture = pool[index]
+        yield Row(
+            "",
+            0,
+            "",
+            Caption("", "right"),
+            picture.class_name,
+            style,
+            "",
+            evaluation_set=style,
+            evaluation_key=key,
+            picture=picture,
+        )
+
+
+def plan(seed: int, pairs: int, evaluation_images: int) -> list[Row]:
+    """All rows of the six sources, by source and index. Raises ValueError where the web would be too small
+    for its plants.
+    """
+    if pairs < LEAST_PAIRS:
+        raise ValueError(f"pairs: {pairs} found, at least {LEAST_PAIRS} expected")
+    donors = iter(_donors(seed, evaluation_images))
+    rows: dict[tuple[str, int], Row] = {}
+    waiting: list[tuple[int, int, str]] = []
+    plain: list[list[tuple[str, int]]] = []
+    for number, settings in enumerate(SOURCES):
+        order = np.random.default_rng((seed, 0, number)).permutation(pairs).tolist()
+        classes = np.random.default_rng((seed, 7, number)).permutation(pairs) % len(CLASSES)
+        plants, mishaps = _copy_plants(settings, pairs), _mishaps(settings, pairs)
+        waiting += [(number, order.pop(), plant) for plant in plants]
+        turns: dict[str, int] = {}
+        for mishap in mishaps + [("ok", "plain")] * (len(order) - len(mishaps)):
+            index = order.pop()
+            turn = turns[mishap[1]] = turns.get(mishap[1], -1) + 1
+            rows[settings.name, index] = _own_row(settings, number, seed, index, CLASSES[classes[index]], mishap, turn)
+            if mishap[1] == "plain":
+                plain.append([]) if len(plain) == number else None
+                plain[number].append((settings.name, index))
+    groups: dict[tuple[str, int], int] = {}
+    for number, index, plant in waiting:
+        settings = SOURCES[number]
+        if plant.startswith("evaluation"):
+            donor = next(donors, None)
+            if donor is None:
+                raise ValueError(f"evaluation_images: {evaluation_images} found, too few for {pairs} pairs' copies")
+            rows[settings.name, index] = _copy_row(settings, number, seed, index, donor, plant)
+            continue
+        rng = np.random.default_rng((seed, 8, number, index))
+        # Half of the copies stay within their source, half cross over.
+        other = number if rng.random() < 0.5 else int(rng.integers(len(SOURCES)))
+        original = plain[other][int(rng.integers(len(plain[other])))]
+        group = groups.setdefault(original, len(groups))
+        rows[original] = replace(rows[original], plant_group=group)
+        rows[settings.name, index] = _copy_row(settings, number, seed, index, rows[original], plant)
+    return [rows[settings.name, index] for settings in SOURCES for index in range(pairs)]
