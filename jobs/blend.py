@@ -59,7 +59,7 @@ def _blend(run: Run, job: Job) -> None:
     ranked = eligible.withColumn("rank", F.expr(order).cast("bigint"))
     taken = ranked.withColumn("times", F.expr(times_column(chosen)).cast("int")).filter("times > 0")
     rows = taken.select(F.lit(job.name).alias("mixture"), "uid", "source", "times", "rank")
-    record = write_frame(rows, run.store, job.id, "mixtures")
+    record = write_frame(rows, run.store, job.id, "mixtures", TABLES["mixtures"])
     eligible.unpersist()
     files = record.files[job.id]
     written = pa.concat_tables([_read(run, file.path) for file in files])

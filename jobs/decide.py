@@ -37,7 +37,7 @@ def _decide(run: Run, job: Job) -> None:
     decided = reasons.select(
         "uid", "source", F.lit(job.name).alias("filter"), (F.col("reason") == KEEP).alias("keep"), "reason"
     )
-    record = write_frame(decided, run.store, job.id, "decisions")
+    record = write_frame(decided, run.store, job.id, "decisions", TABLES["decisions"])
     run.spark.catalog.dropTempView(name)
     files = record.files[job.id]
     expected = _stored(run)

@@ -1,8 +1,9 @@
 """Runs a plan: job after job, each once, resuming where an earlier run ended."""
 
 import importlib
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -125,6 +126,20 @@ def _batches(run: Run, jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
         yield stage, [job for job in ready if job.stage == stage]
 
 
+@contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Turn what Spark wraps into one line that names the stage; the whole account goes to the log, at level DEBUG."""
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except PySparkException as error:
+        from jobs.spark import cause
+
+        logging.getLogger(__name__).debug("%s failed", stage, exc_info=True)
+        raise StageFailed(f"{stage}: {cause(error)}") from error
+
+
 def execute(experiment: Experiment, until: str, display: Display) -> Run:
     """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing."""
     experiment.store.check_writable()
@@ -143,7 +158,7 @@ def execute(experiment: Experiment, until: str, display: Display) -> Run:
         for stage, ready in _batches(run, jobs):
             names = ", ".join(sorted({job.name for job in ready}))
             about = names if len(names) <= 100 else f"{len(ready)} jobs"
-            with display.stage(stage, about):
+            with display.stage(stage, about), _named(stage):
                 importlib.import_module(f"jobs.{stage}").execute(run, ready)
             if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
                 raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")

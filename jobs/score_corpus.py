@@ -162,7 +162,7 @@ def _nearest(run: Run, job: Job, signal: Nearest) -> dict[str, Any]:
     clips = _frame(run, signal.clip, ["uid", "image_embedding"])
     rows = prints.join(clips, "uid").select("uid", "source", "pdq", "image_embedding")
     found = rows.mapInArrow(partial(_search, signal, run.store, folder, list(sets)), _ddl(run, job))
-    record = write_frame(found, run.store, job.id, signal_table(job.name))
+    record = write_frame(found, run.store, job.id, signal_table(job.name), run.schema(signal_table(job.name)))
     return {"files": record.files[job.id], "evaluation_sets": sorted(sets)}
 
 

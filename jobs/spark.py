@@ -153,7 +153,7 @@ def run_units(
             task = partial(_run_partition, store, group, work)
             spark.sparkContext.parallelize(todo, len(todo)).mapPartitions(task).collect()
         except Exception as error:
-            raise StageFailed(f"{store.root}: {_cause(error)}") from error
+            raise StageFailed(f"{store.root}: {cause(error)}") from error
         finally:
             stop.set()
             watcher.join()
@@ -166,25 +166,27 @@ def _run_partition(store: Store, group: str, work: Work, units: Any) -> list[str
     return [run_unit(store, group, name, partial(work, payload)).unit for name, payload in units]
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Return the line that says what went wrong in a task, out of Spark's long account of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     python = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Failed|Tar|Refused)\b.*: ", line)]
     return (python[-1] if python else lines[0] if lines else type(error).__name__)[:400]
 
 
-def _write_partition(store: Store, job: str, table: str, batches: Any) -> Any:
+def _write_partition(store: Store, job: str, table: str, schema: pa.Schema, batches: Any) -> Any:
     parts = [batch for batch in batches if batch.num_rows]
     if parts:
-        file = write_rows(store, job, table, pa.Table.from_batches(parts))
+        rows = pa.Table.from_batches(parts)
+        # Spark marks literals as never null; the table's own schema says what is stored
+        file = write_rows(store, job, table, pa.Table.from_arrays(rows.columns, schema=schema))
         yield pa.RecordBatch.from_pydict({"file": [json.dumps(file.__dict__)]})
 
 
-def write_frame(frame: DataFrame, store: Store, job: str, table: str, unit: str = "all") -> Record:
+def write_frame(frame: DataFrame, store: Store, job: str, table: str, schema: pa.Schema, unit: str = "all") -> Record:
     """Write a DataFrame as Parquet files of `table`, one for each partition, and the unit's completion record."""
     if store.exists(record_path(job, unit)):
         return finished_units(store, job)[unit]
-    rows = frame.mapInArrow(partial(_write_partition, store, job, table), "file string").collect()
+    rows = frame.mapInArrow(partial(_write_partition, store, job, table, schema), "file string").collect()
     files = [DataFile(**json.loads(row["file"])) for row in rows]
     record = Record(unit, {job: files}, {})
     store.write(record_path(job, unit), record.to_json().encode())

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import io
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from functools import cache
 from typing import Any
 
 import aiohttp
+import cv2
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -43,6 +46,7 @@ class Picture:
 
 @cache
 def _resizer(rules: ImageRules) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
     from img2dataset.resizer import Resizer
 
     return Resizer(
@@ -63,19 +67,39 @@ def _cut(body: bytes) -> bool:
     return body.startswith(b"\xff\xd8") and body.rfind(b"\xff\xd9") < body.rfind(b"\xff\xda")
 
 
+_EIGHT_BIT = frozenset({"JPEG", "MPO", "WEBP", "GIF", "BMP"})
+"""Formats, by Pillow's name, whose samples are never deeper than 8 bits."""
+
+
+def _eight_bit(body: bytes, kind: str) -> bytes:
+    """Return `body`, or a PNG of it with 8 bits a sample: the Resizer's encoder turns what is deeper to white."""
+    if kind in _EIGHT_BIT or (kind == "PNG" and body[24:25] != b"\x10"):  # a PNG's depth is the header's 9th byte
+        return body
+    data = np.frombuffer(body, np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if image is None or image.dtype == np.uint8:
+            return body
+        # a PNG's range is all of 16 bits; of other formats OpenCV alone knows it, and says so only without alpha
+        image = (image >> 8).astype(np.uint8) if kind == "PNG" else cv2.imdecode(data, cv2.IMREAD_ANYCOLOR)
+        return bytes(cv2.imencode(".png", image)[1])
+    except cv2.error:
+        return body
+
+
 def to_picture(body: bytes, rules: ImageRules) -> Picture | Attempt:
     """Return the image to store, or the outcome where the body is none; pixels are checked by header first."""
     try:
         with Image.open(io.BytesIO(body)) as header:
-            width, height = header.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            (width, height), kind = header.size, header.format or ""
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers raise anything, and one image must not end a shard
         outcome = "too_many_pixels" if isinstance(error, Image.DecompressionBombError) else "not_an_image"
         return Attempt(outcome, 200, str(error)[:200] if outcome == "too_many_pixels" else type(error).__name__)
     if width * height > rules.max_pixels:
         return Attempt("too_many_pixels", 200, f"{width} x {height}, expected at most {rules.max_pixels} pixels")
     if _cut(body):
         return Attempt("truncated_image", 200, f"{len(body)} bytes without an end of image")
-    jpg, new_width, new_height, old_width, old_height, fault = _resizer(rules)(io.BytesIO(body))
+    jpg, new_width, new_height, old_width, old_height, fault = _resizer(rules)(io.BytesIO(_eight_bit(body, kind)))
     if fault is not None:
         outcome = "image_too_small" if fault == "image too small" else "undecodable_image"
         return Attempt(outcome, 200, str(fault)[:200])
@@ -135,11 +159,17 @@ def _store(row: dict[str, Any], body: bytes, picture: Picture, writer: ShardWrit
 async def _in_order(
     client: aiohttp.ClientSession, rules: WebRules, rows: Iterator[dict[str, Any]]
 ) -> AsyncIterator[tuple[dict[str, Any], list[Attempt]]]:
-    """Yield rows with their attempts in the rows' order, at most twice `concurrency` of them in flight or waiting."""
+    """Yield rows with their attempts in the rows' order, at most `concurrency` in flight and as many waiting."""
+    gate = asyncio.Semaphore(rules.concurrency)  # not the connector's limit: aiohttp's clock runs while one waits there
+
+    async def attempts(url: str) -> list[Attempt]:
+        async with gate:
+            return await fetch(client, rules, url)
+
     waiting: deque[tuple[dict[str, Any], asyncio.Task[list[Attempt]]]] = deque()
     try:
         for row in rows:
-            waiting.append((row, asyncio.create_task(fetch(client, rules, row["url"]))))
+            waiting.append((row, asyncio.create_task(attempts(row["url"]))))
             if len(waiting) >= 2 * rules.concurrency:
                 first, task = waiting.popleft()
                 yield first, await task

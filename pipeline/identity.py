@@ -3,12 +3,13 @@
 import ast
 import hashlib
 import json
+import re
 import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 SEPARATOR = "\x1f"
 """U+001F, the unit separator: it stands between the four parts of a uid and in none of them (`clean`)."""
@@ -17,8 +18,11 @@ FLOORS = ("pipeline", "sources", "filters", "jobs")
 
 
 def clean(text: str) -> str:
-    """Return `text` with the separator and NUL replaced by spaces, so that no two rows can share a joined form."""
-    return text.replace(SEPARATOR, " ").replace("\0", " ")
+    """Return `text` with the separator and NUL replaced by spaces, so that no two rows can share a joined form.
+
+    A lone surrogate (JSON's "\\ud800") becomes "?": no table and no file could hold it.
+    """
+    return text.replace(SEPARATOR, " ").replace("\0", " ").encode("utf-8", "replace").decode()
 
 
 def uid(source: str, record_id: str, url: str, caption: str) -> str:
@@ -76,24 +80,36 @@ _SECRET_QUERY_KEYS = frozenset(
 )
 
 
+_URL_PARTS = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
+"""RFC 3986, appendix B: scheme, authority, path, query of any text; `urlsplit` raises for some that hold a secret."""
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+
+
+def _url_parts(url: str) -> tuple[str, str, str, str]:
+    found = _URL_PARTS.fullmatch(url)
+    return tuple(part or "" for part in found.groups()) if found else ("", "", "", "")  # type: ignore[return-value]
+
+
 def holds_secret(url: str) -> bool:
     """Tell whether `url` carries a credential: user:password@, or a query field by which signed URLs are known.
 
     Such a URL is never written to a ledger, log or report; `without_secret` is what is kept in its place.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    if "@" in parts.netloc:
+    _, authority, _, query = _url_parts(url)
+    if "@" in authority:
         return True
-    return any(key.lower() in _SECRET_QUERY_KEYS for key, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return any(key.lower() in _SECRET_QUERY_KEYS for key, _ in parse_qsl(query, keep_blank_values=True))
 
 
 def without_secret(url: str) -> str:
     """Return `url` without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, authority, path, _ = _url_parts(url)
+    return f"{scheme}://{authority.rpartition('@')[2]}{path}"
+
+
+def redacted(text: str) -> str:
+    """Return `text` with every URL in it that holds a secret replaced by what `without_secret` leaves of it."""
+    return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)
 
 
 def _imports(path: Path) -> set[str]:

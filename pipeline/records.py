@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.identity import clean, holds_secret, without_secret
+from pipeline.identity import clean, holds_secret, redacted, without_secret
 
 MALFORMED = "malformed"
 EMPTY_CAPTION = "empty_caption"
@@ -59,13 +59,13 @@ ROW_SCHEMA = pa.schema(
 
 
 def malformed(line: int, expected: str, found: str) -> PublishedRow:
-    """Return the row that stands for one that could not be read; `found` is cut to 80 characters."""
-    return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {found[:80]}")
+    """Return the row that stands for one that could not be read; `found` is cut to 80 characters, without secrets."""
+    return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {redacted(found)[:80]}")
 
 
 def checked(row: PublishedRow) -> PublishedRow:
     """Return `row` with its text made safe to join and its problem named, if it has one that every source shares."""
-    url, caption = clean(row.url.strip()), clean(row.caption.strip())
+    url, caption = clean(row.url).strip(), clean(row.caption).strip()
     problem, detail = row.problem, row.detail
     if not problem and not url:
         problem, detail = MALFORMED, "expected a URL, found none"
@@ -75,7 +75,9 @@ def checked(row: PublishedRow) -> PublishedRow:
         problem = EMPTY_CAPTION
     if problem == SECRET_IN_URL:
         url = without_secret(url)
-    return PublishedRow(row.line, clean(row.record_id), url, caption, problem, clean(detail), row.published)
+    record_id = redacted(clean(row.record_id))  # WIT's is a URL
+    published = {name: redacted(value) if isinstance(value, str) else value for name, value in row.published.items()}
+    return PublishedRow(row.line, record_id, url, caption, problem, clean(detail), published)
 
 
 def to_batches(rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096) -> Iterator[pa.RecordBatch]:

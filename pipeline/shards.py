@@ -82,7 +82,7 @@ class StoredPair:
 
 
 def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, bytes, int]]:
-    """Yield (key, suffix, data, offset of the header) of each member, in order, from a tar that is not trusted.
+    """Yield (key, suffix, data, offset of the data) of each member, in order, from a tar that is not trusted.
 
     Raises BadTar at a member that is no regular file, lies in a folder, has another suffix, or is larger than
     `MAX_MEMBER`, and at a tar that is cut inside a member.
@@ -99,20 +99,29 @@ def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[
                 content = data.read() if data else b""
                 if len(content) != info.size:
                     raise BadTar(f"member {info.name!r}: cut after {len(content)} of {info.size} bytes")
-                yield key, suffix, content, info.offset
-    except tarfile.TarError as error:
+                yield key, suffix, content, info.offset_data
+    except BadTar:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: numbers in a hostile header
         raise BadTar(str(error)) from None
 
 
 def read_pairs(stream: BinaryIO) -> Iterator[StoredPair]:
     """Yield the pairs of one of our own tars; raise BadTar where it is not built as `pair_bytes` builds it."""
-    members = read_members(stream, SUFFIXES)
+    members, end = read_members(stream, SUFFIXES), 0
     while (first := next(members, None)) is not None:
-        key, suffix, jpg, offset = first
-        parts = [next(members, ("", "", b"", 0)) for _ in SUFFIXES[1:]]
-        found = [(key, suffix), *((part[0], part[1]) for part in parts)]
+        parts = [first, *(next(members, ("", "", b"", 0)) for _ in SUFFIXES[1:])]
+        key, offset = first[0], end
+        found = [part[:2] for part in parts]
         if not _KEY.fullmatch(key) or found != [(key, wanted) for wanted in SUFFIXES]:
             raise BadTar(f"at byte {offset}: found members {found}, expected <uid>.jpg, .txt, .json of one uid")
-        text, meta = parts[0][2], parts[1][2]
-        size = sum(BLOCK + padded(len(data)) for data in (jpg, text, meta))
-        yield StoredPair(key, jpg, text.decode("utf-8", "replace"), json.loads(meta), offset, size)
+        for _, suffix, data, place in parts:
+            if place != end + BLOCK:  # a pax header, a long name or a sparse map: the ranges would be wrong
+                raise BadTar(f"{key}.{suffix}: data at byte {place}, expected {end + BLOCK}, behind one plain header")
+            end = place + padded(len(data))
+        jpg, text, meta = (part[2] for part in parts)
+        try:
+            fields = json.loads(meta)
+        except (ValueError, RecursionError) as error:
+            raise BadTar(f"{key}.json: expected JSON: {error}") from None
+        yield StoredPair(key, jpg, text.decode("utf-8", "replace"), fields, offset, end - offset)

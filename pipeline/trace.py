@@ -12,10 +12,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def _where(ledger: Ledger, table: str, column: str, values: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of finished jobs whose `column` is one of `values`; only the files that may hold one are read whole."""
+    """Return the rows of finished jobs whose `column` is one of `values`."""
     import pyarrow.parquet as pq
 
-    wanted, found = sorted(set(values)), []
+    wanted: list[str] = sorted(set(values))
+    found: list[dict[str, Any]] = []
     for job, path in ledger.snapshot(table):
         if ledger.finished(job) is None:
             continue

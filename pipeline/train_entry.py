@@ -27,7 +27,8 @@ def _seeded_shuffle(data: Iterable[Any], bufsize: int = 1000, initial: int = 100
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # the descriptor, not sys.stdin, whose lock a forked loader would find taken
+        pass
     os._exit(1)
 
 

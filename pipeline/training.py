@@ -89,9 +89,15 @@ def _flag(name: str, value: Any) -> list[str]:
     return [] if value is False else [f"--{name}", *str(value).split()]
 
 
-def scan_export(folder: Path) -> list[Path]:
-    """Return an export's tars; raise StageFailed where one differs from the manifest or holds what no pair holds."""
+def scan_export(folder: Path, batch_size: int) -> list[Path]:
+    """Return an export's tars; raise StageFailed where one differs from the manifest or holds what no pair holds.
+
+    It must hold a whole batch: open_clip_train's loader drops each pass's last, partial batch, and with nothing but
+    that it would wait for ever.
+    """
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    if manifest["pairs"] < batch_size:
+        raise StageFailed(f"{folder}: holds {manifest['pairs']} pairs, expected at least a batch of {batch_size}")
     for name, said in manifest["tars"].items():
         path = folder / name
         try:
@@ -173,7 +179,7 @@ def train(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = folder / "train.log"
-    argv = arguments(recipe, scan_export(export), model.resolve(), folder)
+    argv = arguments(recipe, scan_export(export, recipe.batch_size), model.resolve(), folder)
     command = [sys.executable, "-m", "pipeline.train_entry", *argv]
     started = time.monotonic()
     with log.open("wb") as output:

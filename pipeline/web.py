@@ -6,6 +6,7 @@ name and no redirect leads inside. A body is read to a limit. A refusal is an ou
 
 import asyncio
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -55,8 +56,23 @@ class WebRules:
         """Tell whether a connection to an address may be opened."""
         if f"{address}:{port}" in set(self.hosts.values()):
             return True
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        return ip.is_global and not ip.is_multicast
+        return _outside(ipaddress.ip_address(address.partition("%")[0]))
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def _outside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Tell whether an address is globally routable, and so is the IPv4 address that it may wrap (6to4, NAT64)."""
+    if isinstance(ip, ipaddress.IPv6Address):
+        wrapped = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if wrapped is not None:
+            return _outside(wrapped)
+        if ip.is_site_local or int(ip) >> 32 == 0:
+            return False
+    return ip.is_global and not ip.is_multicast
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,11 @@ class _Resolver(AbstractResolver):
         """Return the addresses to connect to."""
         target = self._rules.mapped(host)
         if target is None:
-            return await self._system.resolve(host, port, family)
+            found = await self._system.resolve(host, port, family)
+            outside = [result for result in found if self._rules.allows(result["host"], result["port"])]
+            if found and not outside:
+                raise AddressRefused(f"{host} is {found[0]['host']}, which is not globally routable")
+            return outside
         address, mapped_port = target
         return [ResolveResult(hostname=host, host=address, port=mapped_port, family=family, proto=0, flags=0)]
 
@@ -121,26 +141,34 @@ def session(rules: WebRules) -> aiohttp.ClientSession:
     )
 
 
+_AGENT = re.compile(r"\*|[a-z][\w./-]*")
+_WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+"""Directives that have a colon of their own."""
+
+
 def refusal(values: list[str], agent: str, refuse: frozenset[str]) -> str:
     """Return the `X-Robots-Tag` value that refuses us, verbatim, or "".
 
-    A value is "[agent:] directive, directive"; one with an agent counts only if that is ours (its first word before
-    any "/"), https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag.
+    A value is "[agent:] directive, directive", or several of these joined by commas; directives behind an agent count
+    only if that is ours (its first word before any "/"). "none" says "noindex, nofollow".
+    https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
     """
-    ours = agent.split("/")[0].strip().lower()
+    ours = (agent.split("/")[0].strip().lower(), "*")
     for value in values:
-        head, colon, tail = value.partition(":")
-        named = bool(colon) and "," not in head and head.strip().lower() != "unavailable_after"
-        if named and head.strip().lower() not in (ours, "*"):
-            continue
-        directives = {part.strip().lower() for part in (tail if named else value).split(",")}
-        if directives & refuse:
-            return value
+        meant = True
+        for part in value.lower().split(","):
+            head, colon, tail = part.partition(":")
+            if colon and _AGENT.fullmatch(head.strip()) and head.strip() not in _WITH_VALUE:
+                meant, part = head.strip() in ours, tail
+            said = {part.strip(), "noindex", "nofollow"} if part.strip() == "none" else {part.strip()}
+            if meant and said & refuse:
+                return value
     return ""
 
 
 async def _attempt(client: aiohttp.ClientSession, rules: WebRules, url: str) -> Attempt:
-    async with client.get(url, max_redirects=rules.max_redirects) as reply:
+    # aiohttp counts to the redirect that it refuses, and reads 0 as no limit
+    async with client.get(url, max_redirects=rules.max_redirects + 1) as reply:
         if reply.status != 200:
             return Attempt(f"http_{reply.status}", reply.status, reply.reason or "")
         if cause := refusal(reply.headers.getall("X-Robots-Tag", []), rules.user_agent, rules.refuse):
@@ -194,7 +222,8 @@ async def fetch(client: aiohttp.ClientSession, rules: WebRules, url: str) -> lis
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 found = _named(error)
         seconds = time.monotonic() - started
-        attempts.append(Attempt(found.outcome, found.status, found.detail, found.body, seconds))
+        detail = found.detail[:200].encode("utf-8", "replace").decode()  # headers may hold bytes that are no text
+        attempts.append(Attempt(found.outcome, found.status, detail, found.body, seconds))
         if found.outcome not in TRANSIENT:
             break
     return attempts

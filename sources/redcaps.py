@@ -18,8 +18,10 @@ class RedCaps:
     def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         """Yield every annotation; a file that is not such JSON is one malformed row."""
         try:
-            annotations = json.load(stream)["annotations"]
-        except (ValueError, KeyError, TypeError) as error:
+            annotations = json.load(stream, parse_constant=lambda _: None)["annotations"]  # NaN is no JSON
+            if not isinstance(annotations, list):
+                raise TypeError(f"annotations is of type {type(annotations).__name__}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             yield malformed(1, "JSON with a list 'annotations'", f"{type(error).__name__}: {error}")
             return
         for number, row in enumerate(annotations, start=1):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import numbered_lines
+from sources.lines import numbered_lines, whole
 
 
 class CC12M:
@@ -15,6 +15,9 @@ class CC12M:
 
     def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         """Yield every line; one without exactly one tab is malformed."""
+        return whole(self._rows(stream))
+
+    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         for number, line in numbered_lines(stream):
             url, tab, caption = line.partition("\t")
             if not tab or "\t" in caption:

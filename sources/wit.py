@@ -3,10 +3,11 @@
 import csv
 import io
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import MAX_LINE, decompressed
+from sources.lines import DAMAGE, MAX_LINE, decompressed, whole
 
 COLUMNS = [
     "language",
@@ -44,21 +45,30 @@ class Wit:
 
     def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         """Yield every row; `line` is the file's line on which the row ends (a quoted cell may hold line ends)."""
+        return whole(self._rows(stream), damage=(*DAMAGE, csv.Error))
+
+    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         csv.field_size_limit(MAX_LINE)
         text = io.TextIOWrapper(decompressed(stream), "utf-8", "replace", newline="")
-        reader = csv.reader(text, dialect="excel-tab")
-        try:
-            header = next(reader, [])
-            if missing := [name for name in COLUMNS if name not in header]:
-                yield malformed(1, f"columns {', '.join(missing)}", ", ".join(header))
+        lines = iter(partial(text.readline, MAX_LINE), "")  # a longer line becomes several, all of them malformed
+        reader = csv.reader(lines, dialect="excel-tab")
+        header = next(reader, [])
+        if missing := [name for name in COLUMNS if name not in header]:
+            yield malformed(1, f"columns {', '.join(missing)}", ", ".join(header))
+            return
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
                 return
-            for cells in reader:
-                if len(cells) != len(header):
-                    yield malformed(reader.line_num, f"{len(header)} columns", f"{len(cells)}: {cells[:3]}")
-                    continue
-                row = dict(zip(header, cells, strict=True))
-                caption = next((row[name].strip() for name in CAPTIONS if row[name].strip()), "")
-                published = {name: row[name] for name in KEPT if row[name]}
-                yield PublishedRow(reader.line_num, row["page_url"], row["image_url"], caption, published=published)
-        except (csv.Error, EOFError, OSError) as error:
-            yield malformed(reader.line_num + 1, "a whole gzipped TSV", str(error))
+            except csv.Error as error:
+                # a quote that is not closed swallows lines up to the limit; what follows it is read
+                yield malformed(reader.line_num, "a row of TSV", str(error))
+                continue
+            if len(cells) != len(header):
+                yield malformed(reader.line_num, f"{len(header)} columns", f"{len(cells)}: {cells[:3]}")
+                continue
+            row = dict(zip(header, cells, strict=True))
+            caption = next((row[name].strip() for name in CAPTIONS if row[name].strip()), "")
+            published = {name: row[name] for name in KEPT if row[name]}
+            yield PublishedRow(reader.line_num, row["page_url"], row["image_url"], caption, published=published)

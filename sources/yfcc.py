@@ -5,7 +5,7 @@ from typing import BinaryIO
 from urllib.parse import unquote_plus
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import numbered_lines
+from sources.lines import numbered_lines, whole
 
 COLUMNS = [
     "line",
@@ -53,6 +53,9 @@ class Yfcc:
 
     def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         """Yield every line; one without 25 columns is malformed."""
+        return whole(self._rows(stream))
+
+    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         for number, line in numbered_lines(stream):
             cells = line.split("\t")
             if len(cells) != len(COLUMNS):

@@ -1,0 +1,165 @@
+"""Pairs to look at: some for each reason of a filter, and some that it kept, with what they resemble."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from jobs.run import Run
+from pipeline.mixtures import rank_key
+from pipeline.report.shape import Example, Resemblance
+from pipeline.schemas import signal_table
+from pipeline.shards import BLOCK
+
+SIDE = 112
+"""The longer side of a thumbnail, in pixels."""
+
+Rows = dict[str, dict[str, Any]]
+
+
+def thumbnail(data: bytes) -> str:
+    """Return an image as a small JPEG data URL."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def choose(decisions: Iterable[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
+    """Return about `count` decisions: a third kept, the rest spread evenly over the reasons, by hash."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(decisions, key=lambda row: rank_key(seed, row["uid"])):
+        by_reason.setdefault("" if row["keep"] else row["reason"], []).append(row)
+    kept = by_reason.pop("", [])[: count // 3]
+    each = max(1, (count - len(kept)) // max(1, len(by_reason)))
+    return [row for reason in sorted(by_reason) for row in by_reason[reason][:each]] + kept
+
+
+def _jpg(run: Run, sample: dict[str, Any]) -> bytes:
+    with run.store.open(sample["shard"]) as stream:
+        stream.seek(sample["offset"] + BLOCK)
+        return stream.read(sample["jpg_bytes"])
+
+
+def _signals(run: Run, uids: Sequence[str]) -> dict[str, Rows]:
+    """Return by signal and uid the rows of the chosen pairs."""
+    wanted, found = set(uids), dict[str, Rows]()
+    for name, spec in run.experiment.signals.items():
+        columns = ["uid", *(field.name for field in spec.target().columns if str(field.type) != "binary")]
+        rows = run.ledger.read(signal_table(name), columns, [job.id for job in run.plan.signal(name)]).to_pylist()
+        found[name] = {row["uid"]: row for row in rows if row["uid"] in wanted}
+    return found
+
+
+SHOWN = {
+    "clip": ("similarity",),
+    "caption": ("words",),
+    "image": ("short_side", "aspect"),
+    "nearest": ("pdq_distance", "cosine"),
+    "duplicates": ("exact_size", "near_size"),
+}
+"""The columns of each kind of signal that stand beside an example."""
+
+
+def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | str | None]:
+    scores: dict[str, float | str | None] = {}
+    for name, rows in signals.items():
+        for column in SHOWN.get(run.experiment.signals[name].kind, ()):
+            scores[f"{name}.{column}"] = rows.get(uid, {}).get(column)
+    return scores
+
+
+def _evaluation_images(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return thumbnails of evaluation images by (set, key)."""
+    found = {}
+    for name, one in run.experiment.evaluation_sets().items():
+        if any(name == named for named, _ in wanted):
+            found.update(
+                {(name, image.key): thumbnail(image.data) for image in one.images() if (name, image.key) in wanted}
+            )
+    return found
+
+
+def _nearest(signals: dict[str, Rows], run: Run, uid: str) -> dict[str, Any]:
+    rows = [found.get(uid, {}) for name, found in signals.items() if run.experiment.signals[name].kind == "nearest"]
+    return rows[0] if rows else {}
+
+
+def _group(signals: dict[str, Rows], run: Run, row: dict[str, Any]) -> str:
+    """Return the uid that names the group a duplicate belongs to, or ""."""
+    column = {"exact_duplicate": "exact_group", "near_duplicate": "near_group"}.get(row["reason"], "")
+    for name, found in signals.items():
+        if column and run.experiment.signals[name].kind == "duplicates":
+            return str(found.get(row["uid"], {}).get(column, ""))
+    return ""
+
+
+def examples(run: Run, filter_name: str, count: int) -> list[Example]:
+    """Return the examples of one filter's decisions, dropped ones first, by reason."""
+    job = run.plan.decide(filter_name).id
+    chosen = choose(run.ledger.read("decisions", ["uid", "source", "keep", "reason"], [job]).to_pylist(), count, 0)
+    uids = [row["uid"] for row in chosen]
+    signals = _signals(run, uids)
+    kept_of = _kept_of_groups(run, job, {_group(signals, run, row) for row in chosen} - {""})
+    ingests = [one.id for one in run.plan.ingests()]
+    needed = {*uids, *kept_of.values()}
+    samples = {
+        row["uid"]: row
+        for row in run.ledger.read("samples", ["uid", "shard", "offset", "jpg_bytes"], ingests).to_pylist()
+        if row["uid"] in needed
+    }
+    captions = {
+        row["uid"]: row["caption"]
+        for row in run.ledger.read("pairs", ["uid", "caption"], ingests).to_pylist()
+        if row["uid"] in needed
+    }
+    near = {row["uid"]: _nearest(signals, run, row["uid"]) for row in chosen if row["reason"].startswith("evaluation")}
+    images = _evaluation_images(run, {(one["pdq_set"], one["pdq_key"]) for one in near.values() if one})
+    result: list[Example] = []
+    for row in chosen:
+        uid = row["uid"]
+        like: Resemblance | None = None
+        if near.get(uid):
+            at = (near[uid]["pdq_set"], near[uid]["pdq_key"])
+            like = {"what": f"evaluation image {at[0]}/{at[1]}", "thumbnail": images[at]}
+        elif (other := kept_of.get(_group(signals, run, row))) and other != uid:
+            like = {"what": f"pair {other[:8]}…, kept by its group", "thumbnail": thumbnail(_jpg(run, samples[other]))}
+        result.append(
+            {
+                "uid": uid,
+                "source": row["source"],
+                "caption": captions[uid],
+                "kept": row["keep"],
+                "reason": row["reason"],
+                "scores": _scores(run, signals, uid),
+                "thumbnail": thumbnail(_jpg(run, samples[uid])),
+                "resembles": like,
+            }
+        )
+    return result
+
+
+def _kept_of_groups(run: Run, job: str, groups: set[str]) -> dict[str, str]:
+    """Return for each duplicate group the member that the unique filters let stay."""
+    if not groups:
+        return {}
+    found: dict[str, str] = {}
+    parts = [run.plan.decide(name) for name, rule in run.experiment.rules.items() if type(rule).__name__ == "Unique"]
+    stays = {
+        row["uid"]
+        for row in run.ledger.read("decisions", ["uid", "keep"], [part.id for part in parts]).to_pylist()
+        if row["keep"]
+    }
+    for name, spec in run.experiment.signals.items():
+        if spec.kind == "duplicates":
+            rows = run.ledger.read(
+                signal_table(name), ["uid", "exact_group", "near_group"], [one.id for one in run.plan.signal(name)]
+            )
+            for row in rows.to_pylist():
+                for column in ("exact_group", "near_group"):
+                    if row[column] in groups and row["uid"] in stays:
+                        found.setdefault(row[column], row["uid"])
+    return found

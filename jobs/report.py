@@ -1,0 +1,200 @@
+"""Report: everything that was found, as one HTML page and one JSON file."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from jobs.examples import examples
+from jobs.plan import STAGES, Job
+from jobs.run import Run
+from jobs.self_check import self_check
+from pipeline.answer import answer
+from pipeline.errors import StageFailed
+from pipeline.funnel import faults, funnel
+from pipeline.report.page import render
+from pipeline.report.shape import (
+    Evaluation,
+    FilterRule,
+    Mixture,
+    Provenance,
+    Report,
+    Robustness,
+    RobustnessPoint,
+    SourceFunnel,
+)
+from pipeline.robustness import fit_line, probit
+
+
+def report_path(run: Run) -> str:
+    """Return where the page lies in the store."""
+    return f"reports/{run.experiment.name}/index.html"
+
+
+def execute(run: Run, jobs: Sequence[Job]) -> None:
+    """Write the report."""
+    for job in jobs:
+        started = datetime.now(UTC)
+        report = collect(run, started)
+        page, data = render(report).encode(), (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
+        path = report_path(run)
+        beside = path.replace("index.html", "report.json")
+        run.store.write(path, page)
+        run.store.write(beside, data)
+        digests = {path: hashlib.sha256(page).hexdigest(), beside: hashlib.sha256(data).hexdigest()}
+        run.finish([(job, [], {"files": digests})], started)
+
+
+def collect(run: Run, made_at: datetime) -> Report:
+    """Return the report's numbers; raise StageFailed where the funnel does not add up."""
+    file = run.experiment.file
+    main = file.report.filter
+    chosen = {
+        "ingest": {job.name: job.id for job in run.plan.ingests()},
+        "decide": {main: run.plan.decide(main).id},
+        "blend": dict[str, str](),
+    }
+    funnels = funnel(run.ledger, chosen)
+    if lines := faults(funnels):
+        raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(lines)}")
+    evaluation = _evaluation(run)
+    robustness = _robustness(evaluation)
+    checks = self_check(run)
+    return {
+        "experiment": run.experiment.name,
+        "title": file.title,
+        "made_at": made_at.isoformat(timespec="seconds"),
+        "question": file.question,
+        "answer": answer(evaluation, robustness),
+        "funnel": cast("list[SourceFunnel]", [one.plain() for one in funnels]),
+        "filters": _filters(run),
+        "examples": examples(run, main, file.report.examples),
+        "mixtures": [_mixture(run, name) for name in file.mixtures],
+        "evaluation": evaluation,
+        "robustness": robustness,
+        "self_check": checks,
+        "provenance": _provenance(run),
+    }
+
+
+def _filters(run: Run) -> list[FilterRule]:
+    found: list[FilterRule] = []
+    for name, rule in run.experiment.rules.items():
+        keeps = run.ledger.read("decisions", ["keep"], [run.plan.decide(name).id])["keep"].to_pylist()
+        found.append({"name": name, "rule": rule.text(), "kept": sum(keeps), "dropped": len(keeps) - sum(keeps)})
+    return found
+
+
+def _label(run: Run, mixture: str, seed: int) -> str:
+    return mixture if len(run.experiment.file.training.seeds) == 1 else f"{mixture} (seed {seed})"
+
+
+def _mixture(run: Run, name: str) -> Mixture:
+    rows = run.ledger.read("mixtures", ["source", "times"], [run.plan.blend(name).id]).to_pylist()
+    by_source: dict[str, int] = {}
+    for row in rows:
+        by_source[row["source"]] = by_source.get(row["source"], 0) + row["times"]
+    exported = run.ledger.finished(run.plan.export(name).id)
+    trainings = [job for job in _trainings(run) if job.local["mixture"] == name]
+    trained = run.ledger.read("trainings", jobs=[job.id for job in trainings]).to_pylist()
+    first = min(trained, key=lambda row: row["seed"]) if trained else None
+    return {
+        "name": name,
+        "pairs": sum(by_source.values()),
+        "distinct": len(rows),
+        "by_source": dict(sorted(by_source.items())),
+        "export_digest": exported.facts["digest"] if exported else "",
+        "training": None
+        if first is None
+        else {
+            "id": first["training"],
+            "samples_seen": first["samples_seen"],
+            "seconds": first["seconds"],
+            "checkpoint_sha256": first["checkpoint_sha256"],
+            "model": first["model"],
+            "outcome": first["outcome"],
+        },
+    }
+
+
+def _trainings(run: Run) -> list[Job]:
+    return [job for job in run.plan.until("report") if job.stage == "train"]
+
+
+def _evaluation(run: Run) -> Evaluation:
+    file = run.experiment.file
+    grid = run.plan.grid()
+    results: Any = []
+    for training in grid:
+        rows = run.ledger.read("evaluations", jobs=[job.id for job in run.plan.evaluate(training)]).to_pylist()
+        by_set = {row["evaluation_set"]: row for row in rows}
+        label = _label(run, training.local["mixture"], training.config["seed"])
+        for name in file.evaluation.sets:
+            row = by_set[name]
+            numbers = {key: row[key] for key in ("n", "correct", "top1", "low", "high")}
+            results.append({"mixture": label, "set": name, **numbers})
+    counts = {one["set"]: one["n"] for one in results}
+    sets = run.experiment.evaluation_sets()
+    return {
+        "reference": file.evaluation.reference,
+        "sets": [
+            {"name": name, "images": counts.get(name, 0), "classes": len(one.classes), "chance": one.chance}
+            for name, one in sets.items()
+        ],
+        "results": results,
+    }
+
+
+def _robustness(evaluation: Evaluation) -> list[Robustness]:
+    """Fit each shift's accuracy to the reference's over all models, on probit axes."""
+    at = {(one["mixture"], one["set"]): one for one in evaluation["results"]}
+    models = list(dict.fromkeys(one["mixture"] for one in evaluation["results"]))
+    reference, found = evaluation["reference"], list[Robustness]()
+    for shift in (one["name"] for one in evaluation["sets"] if one["name"] != reference):
+        pairs = [(name, at[name, reference], at[name, shift]) for name in models]
+        x = [probit(ref["top1"], ref["n"]) for _, ref, _ in pairs]
+        line = fit_line(x, [probit(one["top1"], one["n"]) for _, _, one in pairs])
+        points: list[RobustnessPoint] = [
+            {
+                "mixture": name,
+                "reference": ref["top1"],
+                "shift": one["top1"],
+                "effective": one["top1"] - line.predict(place) if line else None,
+            }
+            for (name, ref, one), place in zip(pairs, x, strict=True)
+        ]
+        found.append(
+            {
+                "set": shift,
+                "slope": line.slope if line else None,
+                "intercept": line.intercept if line else None,
+                "r2": line.r2 if line else None,
+                "points": points,
+            }
+        )
+    return found
+
+
+def _provenance(run: Run) -> Provenance:
+    jobs = [run.ledger.finished(job.id) for job in run.plan.until("evaluate")]
+    rows = sorted((row for row in jobs if row), key=lambda row: (STAGES.index(row.stage), row.finished))
+    return {
+        "jobs": [
+            {
+                "stage": f"{row.stage} {row.name}",
+                "job": row.job,
+                "seconds": (row.finished - row.started).total_seconds(),
+                "rows": row.rows,
+                "finished": row.finished.isoformat(timespec="seconds"),
+            }
+            for row in rows
+        ],
+        "versions": rows[0].versions if rows else {},
+        "sources": [
+            {"source": job.name, "files": job.config["files"], "licence": job.config["about"]["licence"]}
+            for job in run.plan.ingests()
+        ],
+        "evaluation_sets": [{"name": name, "sha256": sha} for name, sha in run.plan.evaluation_digests().items()],
+        "tables": run.ledger.versions(),
+    }
