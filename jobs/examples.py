@@ -68,7 +68,7 @@ def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | s
     scores: dict[str, float | str | None] = {}
     for name, rows in signals.items():
         for column in SHOWN.get(run.experiment.signals[name].kind, ()):
-            scores[f"{name}.{column}"] = rows.get(uid, {}).get(column)
+            scores[column if column not in scores else f"{name}.{column}"] = rows.get(uid, {}).get(column)
     return scores
 
 

@@ -1,5 +1,6 @@
 """Export: training tars made of byte ranges of the shards, with manifest, sizes and Croissant."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -70,9 +71,14 @@ def _export(run: Run, job: Job) -> None:
     records = run_units(run.spark, run.store, job.id, units, work, run.task(f"exporting {job.name}", "tars"))
     tars = [record.facts for record in records.values()]
     inputs = {"blend": blend.id, "ingest": ingests, "tables": run.ledger.versions()}
-    licences = {name: source.licence for name, source in run.experiment.file.sources.items()}
-    run.store.write(f"{folder}/manifest.json", manifest(job.name, job.id, inputs, tars))
-    run.store.write(f"{folder}/sizes.json", sizes(tars))
-    run.store.write(f"{folder}/croissant.json", croissant(run.experiment.file.title, job.name, licences, tars))
+    licences = {name: run.experiment.file.sources[name].licence for name in run.experiment.mixture_sources(job.name)}
+    beside = {
+        "manifest.json": manifest(job.name, job.id, inputs, tars),
+        "sizes.json": sizes(tars),
+        "croissant.json": croissant(run.experiment.file.title, job.name, licences, tars),
+    }
+    for name, data in beside.items():
+        run.store.write(f"{folder}/{name}", data)
+    digests = {f"{folder}/{name}": hashlib.sha256(data).hexdigest() for name, data in beside.items()}
     files = [file for record in records.values() for file in record.files[job.id]]
-    run.finish([(job, files, {"folder": folder, "digest": export_digest(tars)})], started, [job.id])
+    run.finish([(job, files, {"folder": folder, "digest": export_digest(tars), "files": digests})], started, [job.id])

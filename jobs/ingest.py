@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.plan import Job
@@ -110,15 +111,16 @@ def image_rules(given: Ingest) -> ImageRules:
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Ingest sources, `AT_ONCE` at a time, so that one's last shard does not leave cores idle."""
+    counts = {job.id: _counted(run, job) for job in jobs}  # all of them before anything is written
     with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(AT_ONCE) as pool:
-        for future in [pool.submit(_ingest, run, job, hosts) for job in jobs]:
+        for future in [pool.submit(_ingest, run, job, counts[job.id], hosts) for job in jobs]:
             future.result()
 
 
-def _ingest(run: Run, job: Job, hosts: dict[str, str]) -> None:
+def _ingest(run: Run, job: Job, count: int, hosts: dict[str, str]) -> None:
     started = datetime.now(UTC)
     given = run.experiment.file.ingest
-    pair_records = _read(run, job)
+    pair_records = _read(run, job, count)
     image, web = image_rules(given), web_rules(given, hosts)
     units = []
     for record in pair_records:
@@ -135,42 +137,56 @@ def _ingest(run: Run, job: Job, hosts: dict[str, str]) -> None:
     run.finish([(job, files, {"shards": shards})], started, [job.id])
 
 
-def _read(run: Run, job: Job) -> list[Record]:
-    """Read a source's published files into `pairs`, a file of it for each shard; return the units' records."""
+def _rows(run: Run, job: Job) -> DataFrame:
+    """Return a source's published rows, read by Spark, with their uids."""
     kind = job.config["about"]["format"]
     paths = run.spark.createDataFrame([(path,) for path in job.local["paths"]], "path string")
     rows = paths.repartition(len(job.local["paths"])).mapInArrow(partial(read_files, job.name, kind), _ddl())
-    rows = rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
+    return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
+
+
+def _counted(run: Run, job: Job) -> int:
+    """Return how many rows a source publishes; raise InputError if there are none, or too many that are malformed."""
     bad = F.col("problem") == MALFORMED
-    counted = rows.agg(
-        F.count("*").alias("rows"),
-        F.count(F.when(bad, 1)).alias("bad"),
-        F.min(F.when(bad, _place())).alias("first"),
-    ).collect()[0]
+    counted = (
+        _rows(run, job)
+        .agg(
+            F.count("*").alias("rows"),
+            F.count(F.when(bad, 1)).alias("bad"),
+            F.min(F.when(bad, F.struct("file", "line", "detail"))).alias("first"),
+        )
+        .collect()[0]
+    )
     if counted["rows"] == 0:
         raise InputError(f"sources.{job.name}: {', '.join(job.local['paths'])}: no rows; expected at least one")
     allowed = run.experiment.file.ingest.malformed_rows
     if counted["bad"] > allowed:
+        first = counted["first"]
         raise InputError(
-            f"sources.{job.name}: {counted['bad']} malformed rows, expected at most {allowed} "
-            f"(ingest.malformed_rows); the first: {counted['first']}"
+            f"sources.{job.name}: {counted['bad']} malformed rows, expected at most {allowed} (ingest.malformed_rows); "
+            f"the first: {first['file']} line {first['line']}: {first['detail']}"
         )
-    shards = -(-counted["rows"] // run.experiment.file.ingest.pairs_per_shard)
-    done = [record for name, record in finished_units(run.store, job.id).items() if name.startswith("pairs-")]
-    if sum(record.files[job.id][0].rows for record in done) != counted["rows"]:
-        numbered = rows.withColumn("shard", F.expr(f"floor(conv(substr(uid, 1, 8), 16, 10) * {shards} / 4294967296L)"))
+    return int(counted["rows"])
+
+
+def _read(run: Run, job: Job, count: int) -> list[Record]:
+    """Read a source's published files into `pairs`, a file of it for each shard; return the units' records."""
+    done = _pair_records(run, job)
+    if sum(record.files[job.id][0].rows for record in done) != count:
+        shards = -(-count // run.experiment.file.ingest.pairs_per_shard)
+        place = F.expr(f"floor(conv(substr(uid, 1, 8), 16, 10) * {shards} / 4294967296L)")
         store, job_id = run.store, job.id
 
         def write(key: tuple[Any, ...], rows: pa.Table) -> pa.Table:  # Spark reads the type hints
             return _write_pairs(store, job_id, key, rows)
 
-        numbered.groupBy("shard").applyInArrow(write, "unit string").collect()
-        done = [record for name, record in finished_units(run.store, job.id).items() if name.startswith("pairs-")]
+        _rows(run, job).withColumn("shard", place).groupBy("shard").applyInArrow(write, "unit string").collect()
+        done = _pair_records(run, job)
     return sorted(done, key=lambda record: record.unit)
 
 
-def _place() -> Any:
-    return F.concat(F.col("file"), F.lit(" line "), F.col("line"), F.lit(": "), F.col("detail"))
+def _pair_records(run: Run, job: Job) -> list[Record]:
+    return [record for name, record in finished_units(run.store, job.id).items() if name.startswith("pairs-")]
 
 
 def _ddl() -> str:

@@ -107,7 +107,6 @@ def start(settings: Spark, name: str) -> SparkSession:
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
         "spark.sql.python.filterPushdown.enabled": "true",
         "spark.sql.ansi.enabled": "true",
-        "spark.log.level": "ERROR",
         **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
     }
     if settings.master.startswith("local"):

@@ -107,11 +107,14 @@ class Store:
         return self.path(relative) if self.local else _copied(self, relative)
 
     def check_writable(self) -> None:
-        """Raise InputError if nothing can be written here; leave nothing behind."""
-        probe = f".probe-{uuid.uuid4().hex}"
+        """Raise InputError if nothing can be written here; leave nothing behind, not even the folder."""
+        place = self.path("").rstrip("/")
+        while self.local and not os.path.lexists(place):
+            place = os.path.dirname(place)
+        probe = f"{place}/.probe-{uuid.uuid4().hex}"
         try:
-            self.write(probe, b"")
-            self.remove(probe)
+            self.fs.pipe_file(probe, b"")
+            self.fs.rm_file(probe)
         except OSError as error:
             raise InputError(f"{self.root}: the store cannot be written ({error.strerror or error})") from None
 

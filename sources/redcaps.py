@@ -18,7 +18,8 @@ class RedCaps:
     def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         """Yield every annotation; a file that is not such JSON is one malformed row."""
         try:
-            annotations = json.load(stream, parse_constant=lambda _: None)["annotations"]  # NaN is no JSON
+            text = stream.read().decode("utf-8-sig", "replace")
+            annotations = json.loads(text, parse_constant=lambda _: None)["annotations"]  # NaN is no JSON
             if not isinstance(annotations, list):
                 raise TypeError(f"annotations is of type {type(annotations).__name__}")
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -66,9 +66,7 @@ class Tab:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
-        await self.call(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-        )
+        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         await self.call("Page.navigate", url=page.as_uri())
         while await self.evaluate("document.readyState") != "complete":
             await asyncio.sleep(0.05)
@@ -109,9 +107,7 @@ def _port(profile: Path, browser: subprocess.Popen[bytes]) -> int:
 async def _with_tab(port: int, steps: Callable[[Tab], Awaitable[None]]) -> None:
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-            address = next(
-                each["webSocketDebuggerUrl"] for each in await answer.json() if each["type"] == "page"
-            )
+            address = next(each["webSocketDebuggerUrl"] for each in await answer.json() if each["type"] == "page")
         async with session.ws_connect(address, max_msg_size=0) as socket:
             await steps(Tab(socket))
 
@@ -165,11 +161,7 @@ def test_policy_lets_the_page_through_and_nothing_is_fetched(page: Path, tmp_pat
         assert await tab.evaluate("getComputedStyle(document.querySelector('.tiles')).display") == "grid"
         logged = [event for event in tab.events if event.get("method") == "Log.entryAdded"]
         assert not logged
-        asked = [
-            e["params"]["request"]["url"]
-            for e in tab.events
-            if e.get("method") == "Network.requestWillBeSent"
-        ]
+        asked = [e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"]
         assert [url for url in asked if not url.startswith("data:image/jpeg;base64,")] == [page.as_uri()]
 
     visit(tmp_path / "profile", look)
@@ -178,9 +170,7 @@ def test_policy_lets_the_page_through_and_nothing_is_fetched(page: Path, tmp_pat
 def test_policy_stops_a_script_that_got_in(page: Path, tmp_path: Path) -> None:
     """The second wall: even if escaping failed somewhere, nothing would run."""
     hostile = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
-    page.write_text(
-        page.read_text(encoding="utf-8").replace("</main>", hostile + "</main>"), encoding="utf-8"
-    )
+    page.write_text(page.read_text(encoding="utf-8").replace("</main>", hostile + "</main>"), encoding="utf-8")
 
     async def look(tab: Tab) -> None:
         await tab.open(page, WIDE)

@@ -69,9 +69,7 @@ def assert_harmless(html: str) -> Page:
     """No script, no handler, no inline style, nothing that leads out of the page."""
     page = Page(html)
     for tag, attributes in page.elements:
-        assert tag not in ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject"), (
-            tag
-        )
+        assert tag not in ("script", "iframe", "object", "embed", "link", "base", "form", "foreignobject"), tag
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             assert name not in ("style", "srcset", "action", "formaction", "srcdoc"), (tag, name)
@@ -91,9 +89,7 @@ def small_report(caption: str = "a boat", reason: str = "kept", mixture: str = "
             "stages": [{"stage": "ingest", "in": 9, "kept": 5, "dropped": {reason: 4}}],
         }
     ]
-    report["examples"] = [
-        report["examples"][0] | {"caption": caption, "reason": reason, "scores": {reason: caption}}
-    ]
+    report["examples"] = [report["examples"][0] | {"caption": caption, "reason": reason, "scores": {reason: caption}}]
     report["mixtures"] = [report["mixtures"][0] | {"name": mixture, "by_source": {mixture: 3600}}]
     evaluation = report["evaluation"]
     evaluation["sets"] = evaluation["sets"][:2]
@@ -264,9 +260,7 @@ def test_source_without_stages_and_stage_without_pairs() -> None:
 
 def test_same_report_same_bytes_whatever_the_user_set_in_matplotlib() -> None:
     first = sample_page()
-    with mpl.rc_context(
-        {"font.size": 31, "svg.fonttype": "path", "axes.facecolor": "red", "svg.hashsalt": None}
-    ):
+    with mpl.rc_context({"font.size": 31, "svg.fonttype": "path", "axes.facecolor": "red", "svg.hashsalt": None}):
         assert render(sample_report()) == first
         assert mpl.rcParams["font.size"] == 31
     assert render(sample_report()) == first
@@ -293,14 +287,10 @@ def test_ids_are_unique_and_every_reference_finds_its_own() -> None:
 
 def test_figures_are_text_in_the_colours_of_the_page() -> None:
     page = Page(sample_page())
-    shown = [
-        attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"
-    ]
+    shown = [attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"]
     assert len(shown) == 4 + 5 + 4
     assert all(attributes["aria-label"] for attributes in shown)
-    colours = {
-        attributes[key] for _, attributes in page.elements for key in ("fill", "stroke") if key in attributes
-    }
+    colours = {attributes[key] for _, attributes in page.elements for key in ("fill", "stroke") if key in attributes}
     assert {colour for colour in colours if not colour.startswith("var(--")} == {"none"}
     assert sum(tag == "text" for tag, _ in page.elements) > 100
     assert not any(tag in ("metadata", "rdf:rdf") for tag, _ in page.elements)
@@ -310,9 +300,7 @@ def test_policy_allows_the_one_style_block_and_nothing_else() -> None:
     html = sample_page()
     style = html.partition("<style>")[2].partition("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policies = [
-        a["content"] for _, a in Page(html).elements if a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    policies = [a["content"] for _, a in Page(html).elements if a.get("http-equiv") == "Content-Security-Policy"]
     (policy,) = policies
     assert policy.split("; ")[:3] == ["default-src 'none'", f"style-src 'sha256-{digest}'", "img-src data:"]
     assert "url(" not in style
@@ -332,9 +320,7 @@ def test_best_of_each_set_is_marked_ties_included() -> None:
 def test_accuracies_of_zero_and_one_are_drawn_inside_and_told_as_they_are() -> None:
     report = small_report()
     for result, top1 in zip(report["evaluation"]["results"], (1.0, 0.0), strict=True):
-        result.update(
-            top1=top1, correct=int(600 * top1), low=max(0.0, top1 - 0.006), high=min(1.0, top1 + 0.006)
-        )
+        result.update(top1=top1, correct=int(600 * top1), low=max(0.0, top1 - 0.006), high=min(1.0, top1 + 0.006))
     report["robustness"][0]["points"][0].update(reference=1.0, shift=0.0)
     html = render(report)
     assert "1 point at 0 or 100 % moved" in html

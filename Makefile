@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all it needs: uv in .tools, the locked packages in .venv.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+UV := .tools/bin/uv
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo domains test check bench lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+
+.tools/ready:
+	@if [ -z "$(PYTHON)" ]; then echo "cuvee: expected python3 3.11 or 3.12, found $$(python3 --version 2>&1); name one with PYTHON=..." >&2; exit 2; fi
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	@touch $@
+
+.venv/ready: requirements.lock pyproject.toml .tools/ready
+	@echo "setting up .venv (about 6 GB of packages, once)"
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" .venv
+	@$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --offline --python $(BIN)/python --editable .
+	@touch $@
+
+demo: .venv/ready  ## the whole road on a small web of its own: about 8 minutes on 2 cores; prints where the report lies
+	@$(BIN)/cuvee run experiments/demo.yaml
+
+domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
+	@$(BIN)/cuvee run experiments/domains.yaml
+
+test: .venv/ready  ## the tests: about 12 minutes on 2 cores
+	@$(BIN)/python -m pytest
+
+check: .venv/ready  ## lint, format, strict types, then the tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json
+	@$(BIN)/python -m benchmarks.run
+
+lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:  ## remove what the commands made, but for .venv and .tools
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

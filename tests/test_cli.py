@@ -1,0 +1,123 @@
+"""Bad input: one line that names the file, the key, what was found and what was expected; exit 2; nothing written."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sources.world.publish import publish_world
+from tests.roads import cuvee, write_experiment
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny web, already published."""
+    folder = tmp_path_factory.mktemp("web")
+    publish_world(folder, seed=11, pairs=32, evaluation_images=24)
+    return folder
+
+
+def _refused(done: Any, *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    last = [line for line in done.stderr.splitlines() if not line.startswith("[")]
+    assert len(last) == 1, done.stderr
+    assert last[0].startswith("cuvee: ")
+    for word in words:
+        assert word in last[0], last[0]
+
+
+WRONG = {
+    "key": ("ingest.timeouts=3", ["ingest.timeouts", "timeout"]),
+    "source": ("mixtures.yfcc_only={sources: [flickr]}", ["mixtures.yfcc_only", "flickr", "shutterstock"]),
+    "format": ("sources.yfcc.format=yfcc200m", ["sources.yfcc.format", "yfcc200m", "did you mean 'yfcc'", "redcaps"]),
+    "filter": ("mixtures.all_filtered={filter: filtred}", ["mixtures.all_filtered", "filtred", "filtered"]),
+    "mixture": ("training.mixtures=[everything]", ["training.mixtures", "everything", "all_filtered"]),
+    "evaluation set": ("evaluation.reference=imagenet", ["evaluation", "imagenet", "photo"]),
+    "signal": ("filters.clip_top.by=clip_v2.similarity", ["filters.clip_top", "clip_v2", "clip_v1"]),
+    "column": ("filters.clip_top.by=clip_v1.cosine", ["filters.clip_top", "cosine", "similarity"]),
+    "predicate": ("filters.basic.drop_when={x: \"reflect('a','b')\"}", ["filters.basic", "reflect"]),
+    "model": ("signals.clip_v1={model: scorr}", ["signals.clip_v1.model", "scorr", "scorer"]),
+    "flag": ("training.flags={learning-rate: 3}", ["training.flags.learning-rate", "open_clip_train"]),
+    "type": ("training.batch_size=many", ["training.batch_size", "many"]),
+    "setting": ("ingest", ["--set ingest", "key.path=value"]),
+}
+
+
+@pytest.mark.parametrize("what", sorted(WRONG))
+def test_what_the_experiment_file_gets_wrong(what: str, web: Path, tmp_path: Path) -> None:
+    setting, words = WRONG[what]
+    store = tmp_path / "store"
+    experiment = write_experiment(tmp_path, store, web)
+    _refused(cuvee("run", str(experiment), "--set", setting), *words)
+    assert not store.exists()
+
+
+def test_a_missing_experiment_file(tmp_path: Path) -> None:
+    _refused(cuvee("run", str(tmp_path / "none.yaml")), "none.yaml", "no such file")
+
+
+def test_a_missing_published_file(web: Path, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, tmp_path / "store", web, web=None)
+    done = cuvee("run", str(experiment), "--set", "web=null", "--set", "sources.yfcc.files=[nowhere/*.tsv]")
+    _refused(done, "sources.yfcc.files", "nowhere/*.tsv")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_missing_evaluation_set(web: Path, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, tmp_path / "store", web)
+    done = cuvee("run", str(experiment), "--set", "web=null", "--set", "evaluation.sets.photo=nowhere")
+    _refused(done, "evaluation.sets.photo", "nowhere/classnames.txt")
+
+
+def test_missing_real_images_are_one_line(tmp_path: Path) -> None:
+    done = cuvee("run", "experiments/domains.yaml", "--set", "web.tars=nowhere", "--set", f"store={tmp_path}/store")
+    _refused(done, "web.tars", "nowhere")
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_unwritable_store(web: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    experiment = write_experiment(tmp_path, tmp_path / "file" / "store", web)
+    _refused(cuvee("run", str(experiment)), str(tmp_path / "file"), "cannot be written")
+
+
+def test_no_store_to_ask(tmp_path: Path) -> None:
+    for asked in (["funnel", str(tmp_path)], ["verify", str(tmp_path)], ["trace", str(tmp_path), "x"]):
+        _refused(cuvee(*asked), str(tmp_path), "no store")
+
+
+@pytest.fixture
+def malformed(web: Path, tmp_path: Path) -> Path:
+    """An experiment whose CC12M file has one line of three columns, line 3."""
+    lines = (web / "published/cc12m/cc12m.tsv").read_text("utf-8").splitlines()
+    bad = tmp_path / "cc12m.tsv"
+    bad.write_text("\n".join([*lines[:2], "http://a.test/1.jpg\tone\ttwo", *lines[2:]]) + "\n", "utf-8")
+    experiment = write_experiment(tmp_path, tmp_path / "store", web)
+    text = re.sub(r"\S*published/cc12m/\*\.tsv", str(bad), experiment.read_text("utf-8"))
+    experiment.write_text(text, "utf-8")
+    return experiment
+
+
+def test_a_malformed_row_names_its_file_and_line_and_nothing_is_written(malformed: Path) -> None:
+    only = ["--set", "ingest.malformed_rows=0", "--until", "ingest"]
+    done = cuvee("run", str(malformed), *only)
+    _refused(done, "sources.cc12m", "cc12m.tsv line 3", "3 columns", "ingest.malformed_rows")
+    tables = malformed.parent / "store" / "tables"
+    assert not any("cc12m" in path.read_text("utf-8", "replace") for path in tables.glob("jobs/_delta_log/*.json"))
+
+
+def test_a_tolerated_malformed_row_is_a_counted_outcome(malformed: Path) -> None:
+    from tests.roads import answered
+
+    assert cuvee("run", str(malformed), "--set", "ingest.malformed_rows=1", "--until", "ingest").returncode == 0
+    [cc12m] = [one for one in answered("funnel", str(malformed.parent / "store")) if one["source"] == "cc12m"]
+    assert cc12m["published"] == 33
+    assert cc12m["stages"][0]["dropped"]["malformed"] == 1
+
+
+def test_help_teaches() -> None:
+    done = cuvee("--help")
+    assert done.returncode == 0
+    for word in ("run", "trace", "funnel", "verify", "exit codes", "experiments/demo.yaml"):
+        assert word in done.stdout
