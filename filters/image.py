@@ -12,14 +12,22 @@ from filters.contract import Columns, PairBatch
 
 def entropy(grey: npt.NDArray[np.uint8]) -> float:
     """Return Shannon's entropy of the 256 grey levels, in bits (0 to 8)."""
-    counts = np.bincount(grey.ravel(), minlength=256)
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
     share = counts[counts > 0] / grey.size
     return float(-(share * np.log2(share)).sum())
 
 
 def sharpness(grey: npt.NDArray[np.uint8]) -> float:
     """Return the variance of the Laplacian, a measure of focus (Pech-Pacheco et al. 2000)."""
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+    deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1]
+    return float(deviation[0, 0] ** 2)
+
+
+def colourfulness(image: npt.NDArray[np.uint8]) -> float:
+    """Return the mean over the pixels of an RGB image of the largest channel minus the smallest, 0 to 255."""
+    red, green, blue = cv2.split(image)
+    spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    return float(cv2.mean(spread)[0])
 
 
 class ImageSignal:
@@ -44,7 +52,7 @@ class ImageSignal:
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns; `short_side` and `aspect` are the original's, the rest is of the stored image.
 
-        `luminance` is the mean grey level (0 to 255); `colourfulness` is the mean of max - min over the channels.
+        `luminance` is the mean grey level (0 to 255); `colourfulness` is as the function of that name says.
         """
         rows: list[dict[str, Any]] = []
         for image, sample, pair in zip(batch.images, batch.samples, batch.pairs, strict=True):
@@ -58,8 +66,8 @@ class ImageSignal:
                     "bytes": len(pair.jpg),
                     "entropy": entropy(grey),
                     "sharpness": sharpness(grey),
-                    "luminance": float(grey.mean()),
-                    "colourfulness": float((image.max(axis=2).astype(np.int16) - image.min(axis=2)).mean()),
+                    "luminance": float(cv2.mean(grey)[0]),
+                    "colourfulness": colourfulness(image),
                 }
             )
         return {name: [row[name] for row in rows] for name in self.columns.names}
