@@ -147,16 +147,13 @@ def _rows(run: Run, job: Job) -> DataFrame:
 
 def _counted(run: Run, job: Job) -> int:
     """Return how many rows a source publishes; raise InputError if there are none, or too many that are malformed."""
+    rows = _rows(run, job)  # starts Spark, which F.col needs
     bad = F.col("problem") == MALFORMED
-    counted = (
-        _rows(run, job)
-        .agg(
-            F.count("*").alias("rows"),
-            F.count(F.when(bad, 1)).alias("bad"),
-            F.min(F.when(bad, F.struct("file", "line", "detail"))).alias("first"),
-        )
-        .collect()[0]
-    )
+    counted = rows.agg(
+        F.count("*").alias("rows"),
+        F.count(F.when(bad, 1)).alias("bad"),
+        F.min(F.when(bad, F.struct("file", "line", "detail"))).alias("first"),
+    ).collect()[0]
     if counted["rows"] == 0:
         raise InputError(f"sources.{job.name}: {', '.join(job.local['paths'])}: no rows; expected at least one")
     allowed = run.experiment.file.ingest.malformed_rows

@@ -96,7 +96,9 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses to connect to."""
+        """Return the addresses to connect to; raise ValueError for what can't be a name (RFC 1035, 2.3.4)."""
+        if len(host) > 253 or any(len(label) > 63 for label in host.split(".")):
+            raise ValueError(f"{host[:80]} is no host name")
         target = self._rules.mapped(host)
         if target is None:
             found = await self._system.resolve(host, port, family)
