@@ -25,11 +25,14 @@ def publish(web: Web, display: Display) -> None:
                     folder,
                     seed=web.seed,
                     pairs=web.pairs,
+                    sizes=web.sizes,
                     evaluation_images=web.evaluation_images,
                     on_progress=task,
                 )
             else:
                 publish_domains(folder, Path(web.tars), seed=web.seed, on_progress=task)
+        except ValueError as error:
+            raise InputError(f"web.{error}") from None
         except FileNotFoundError as error:
             raise InputError(f"web.tars: {error}") from None
         except OSError as error:

@@ -32,12 +32,16 @@ class Spark(Section):
 
 
 class Web(Section):
-    """A small web of our own, published and served on loopback: the demo's drawn world, or real images in tars."""
+    """A small web of our own, published and served on loopback: the demo's drawn world, or real images in tars.
+
+    Of the world: `pairs` rows for each source but for those that `sizes` names.
+    """
 
     kind: Literal["world", "domains"]
     folder: str
     seed: int = 7
     pairs: Count = 600
+    sizes: dict[str, Count] = {}
     evaluation_images: Count = 500
     tars: str = ""
 

@@ -12,18 +12,18 @@ ROOT = Path(__file__).parent.parent
 SETS = ("photo", "clipart", "sketch", "painting", "lowlight", "infrared")
 
 SMALL: dict[str, Any] = {
-    "web": {"kind": "world", "seed": 11, "pairs": 400, "evaluation_images": 60},
+    "web": {"kind": "world", "seed": 11, "pairs": 100, "sizes": {"shutterstock": 1200}, "evaluation_images": 60},
     "training": {
         "model": str(ROOT / "experiments/models/resnet_64px"),
         "mixtures": ["yfcc_only", "all_filtered"],
         "samples_seen": 1280,
     },
     "mixtures": {
-        "clean_slice": {"filter": "basic"},
+        "clean_slice": {"filter": "basic", "sources": ["shutterstock"]},
         "yfcc_only": {"sources": ["yfcc"]},
         "all_filtered": {"filter": "filtered"},
     },
-    "models": {"scorer": {"trained": {"mixture": "clean_slice", "samples_seen": 12800}}},
+    "models": {"scorer": {"trained": {"mixture": "clean_slice", "samples_seen": 16000}}},
     "ingest": {"pairs_per_shard": 150, "timeout": 20},
     "export": {"pairs_per_tar": 150},
     "report": {"examples": 12},

@@ -31,7 +31,7 @@ def test_the_funnel_adds_up_for_every_source_and_stage(road: Road) -> None:
     funnels = answered("funnel", str(road.store))
     assert [one["source"] for one in funnels] == sorted(["yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock"])
     for one in funnels:
-        assert one["stages"][0]["in"] == one["published"] == 100
+        assert one["stages"][0]["in"] == one["published"] == (1200 if one["source"] == "shutterstock" else 100)
         assert {stage["stage"] for stage in one["stages"]} >= {"ingest", "filter:filtered", "mixture:all_filtered"}
         for stage in one["stages"]:
             assert stage["in"] == stage["kept"] + sum(stage["dropped"].values()), (one["source"], stage)
@@ -41,7 +41,7 @@ def test_the_funnel_adds_up_for_every_source_and_stage(road: Road) -> None:
 
 def test_every_row_comes_to_what_the_web_planted_for_it(run: Run) -> None:
     rows = outcomes(run)
-    assert len(rows) == 600
+    assert len(rows) == 1700
     assert rows["behaviour"].notna().all()
     fetched = rows[rows["problem"] == ""]
     wrong = fetched[[out not in OUTCOMES[said] for out, said in zip(fetched.outcome, fetched.behaviour, strict=True)]]
@@ -63,7 +63,7 @@ def test_a_passing_error_is_tried_again_and_both_attempts_are_kept(run: Run) -> 
 def test_a_refusal_keeps_the_header_word_for_word(run: Run) -> None:
     rows = outcomes(run)
     fetches = run.ledger.read("fetches").to_pandas().set_index("uid")
-    for uid in rows[rows["behaviour"] == "noai"]["uid"]:
+    for uid in rows[(rows["behaviour"] == "noai") & (rows["problem"] == "")]["uid"]:
         assert fetches.loc[uid]["detail"].lower().startswith("x-robots-tag: ")
         assert "noai" in fetches.loc[uid]["detail"].lower()
 
@@ -127,7 +127,7 @@ def test_an_export_is_read_by_open_clip_train(road: Road) -> None:
 def test_each_training_saw_what_was_asked(run: Run) -> None:
     rows = run.ledger.read("trainings").to_pylist()
     assert {row["mixture"]: row["samples_seen"] for row in rows} == {
-        "clean_slice": 7680,
+        "clean_slice": 16000,
         "yfcc_only": 1280,
         "all_filtered": 1280,
     }

@@ -2,7 +2,7 @@
 drawn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
@@ -204,20 +204,32 @@ def _donors(seed: int, evaluation_images: int) -> Iterable[Row]:
         )
 
 
-def plan(seed: int, pairs: int, evaluation_images: int) -> list[Row]:
-    """All rows of the six sources, by source and index. Raises ValueError where the web would be too small
-    for its plants.
+def _sizes(pairs: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many rows each source has; raises ValueError for a source that is none and for one that is too small."""
+    names = [settings.name for settings in SOURCES]
+    if unknown := set(sizes) - set(names):
+        raise ValueError(f"sizes: {', '.join(sorted(unknown))} found, expected some of {', '.join(names)}")
+    found = {name: sizes.get(name, pairs) for name in names}
+    for name, size in found.items():
+        if size < LEAST_PAIRS:
+            raise ValueError(f"pairs: {size} found for {name}, at least {LEAST_PAIRS} expected")
+    return found
+
+
+def plan(seed: int, pairs: int, evaluation_images: int, sizes: Mapping[str, int] | None = None) -> list[Row]:
+    """All rows of the six sources, by source and index: `pairs` each, but for those that `sizes` names. Raises
+    ValueError where the web would be too small for its plants.
     """
-    if pairs < LEAST_PAIRS:
-        raise ValueError(f"pairs: {pairs} found, at least {LEAST_PAIRS} expected")
+    rows_of = _sizes(pairs, sizes or {})
     donors = iter(_donors(seed, evaluation_images))
     rows: dict[tuple[str, int], Row] = {}
     waiting: list[tuple[int, int, str]] = []
     plain: list[list[tuple[str, int]]] = []
     for number, settings in enumerate(SOURCES):
-        order = np.random.default_rng((seed, 0, number)).permutation(pairs).tolist()
-        classes = np.random.default_rng((seed, 7, number)).permutation(pairs) % len(CLASSES)
-        plants, mishaps = _copy_plants(settings, pairs), _mishaps(settings, pairs)
+        count = rows_of[settings.name]
+        order = np.random.default_rng((seed, 0, number)).permutation(count).tolist()
+        classes = np.random.default_rng((seed, 7, number)).permutation(count) % len(CLASSES)
+        plants, mishaps = _copy_plants(settings, count), _mishaps(settings, count)
         waiting += [(number, order.pop(), plant) for plant in plants]
         turns: dict[str, int] = {}
         for mishap in mishaps + [("ok", "plain")] * (len(order) - len(mishaps)):
@@ -233,7 +245,7 @@ def plan(seed: int, pairs: int, evaluation_images: int) -> list[Row]:
         if plant.startswith("evaluation"):
             donor = next(donors, None)
             if donor is None:
-                raise ValueError(f"evaluation_images: {evaluation_images} found, too few for {pairs} pairs' copies")
+                raise ValueError(f"evaluation_images: {evaluation_images} found, too few for the copies to plant")
             rows[settings.name, index] = _copy_row(settings, number, seed, index, donor, plant)
             continue
         rng = np.random.default_rng((seed, 8, number, index))
@@ -243,4 +255,4 @@ def plan(seed: int, pairs: int, evaluation_images: int) -> list[Row]:
         group = groups.setdefault(original, len(groups))
         rows[original] = replace(rows[original], plant_group=group)
         rows[settings.name, index] = _copy_row(settings, number, seed, index, rows[original], plant)
-    return [rows[settings.name, index] for settings in SOURCES for index in range(pairs)]
+    return [rows[settings.name, index] for settings in SOURCES for index in range(rows_of[settings.name])]

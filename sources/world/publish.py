@@ -150,20 +150,22 @@ def publish_world(
     seed: int,
     pairs: int,
     evaluation_images: int,
+    sizes: Mapping[str, int] | None = None,
     processes: int = 2,
     on_progress: Progress | None = None,
 ) -> None:
-    """Publish the web into `folder`: `pairs` rows for each of the six sources, `evaluation_images` for each
-    evaluation set.
+    """Publish the web into `folder`: `pairs` rows for each of the six sources but for those that `sizes` names,
+    `evaluation_images` for each evaluation set.
 
     Same arguments, same bytes, whatever `processes` is. Does nothing if that web is already there; any other
     web in `folder` is replaced. `on_progress` is told how many pictures of how many are done. Raises
     ValueError if the web would be too small to hold its plants.
     """
-    arguments = {"kind": "world", "seed": seed, "pairs": pairs, "evaluation_images": evaluation_images}
+    sizes = dict(sizes or {})
+    arguments = {"kind": "world", "seed": seed, "pairs": pairs, "sizes": sizes, "evaluation_images": evaluation_images}
     if is_published(folder, arguments):
         return
-    rows = plan(seed, pairs, evaluation_images)
+    rows = plan(seed, pairs, evaluation_images, sizes)
     sets = evaluation_pictures(seed, evaluation_images)
     drawn = [index for index, row in enumerate(rows) if row.picture is not None]
     total, done = len(drawn) + sum(len(items) for items in sets.values()), 0
@@ -180,14 +182,14 @@ def publish_world(
             row = rows[index]
             assert row.picture is not None
             tasks.append((folder, row.stored_at, row.picture, row.alteration, row.behaviour == "truncated"))
-        sizes = [_UNKNOWN_SIZE] * len(rows)
+        drawn_sizes = [_UNKNOWN_SIZE] * len(rows)
         for index, size in zip(drawn, _in_chunks(pool, _publish_chunk, tasks, report), strict=True):
-            sizes[index] = size
+            drawn_sizes[index] = size
         bomb = pixel_bomb()
         for row in rows:
             if row.behaviour == "pixels":
                 store(folder, row.stored_at, bomb)
-        write_metadata(folder, rows, sizes)
+        write_metadata(folder, rows, drawn_sizes)
         for style, items in sets.items():
             files = _in_chunks(pool, _draw_chunk, [picture for _, picture in items], report)
             images = (
