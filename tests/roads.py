@@ -30,17 +30,17 @@ SMALL: dict[str, Any] = {
 }
 
 
-def write_experiment(folder: Path, store: Path, web: Path, **changes: Any) -> Path:
+def write_experiment(folder: Path, store: Path, web_folder: Path, /, **changes: Any) -> Path:
     """Write a small experiment file, `folder`/road.yaml, with its store and web where it is told; return its path."""
     data = yaml.safe_load((ROOT / "experiments/demo.yaml").read_text("utf-8"))
     for key, value in (SMALL | changes).items():
         merge = isinstance(value, dict) and key in ("web", "training", "ingest", "report")
         data[key] = {**data[key], **value} if merge else value
     data["store"] = str(store)
-    data["web"]["folder"] = str(web)
+    data["web"]["folder"] = str(web_folder)
     for source in data["sources"].values():
-        source["files"] = [pattern.replace("build/demo/web", str(web)) for pattern in source["files"]]
-    data["evaluation"]["sets"] = {name: f"{web}/evaluation/{name}" for name in SETS}
+        source["files"] = [pattern.replace("build/demo/web", str(web_folder)) for pattern in source["files"]]
+    data["evaluation"]["sets"] = {name: f"{web_folder}/evaluation/{name}" for name in SETS}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "road.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")

@@ -10,11 +10,14 @@ from sources.world.publish import publish_world
 from tests.roads import cuvee, write_experiment
 
 
+TINY = {"pairs": 32, "evaluation_images": 24, "sizes": {}}
+
+
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny web, already published."""
     folder = tmp_path_factory.mktemp("web")
-    publish_world(folder, seed=11, pairs=32, evaluation_images=24)
+    publish_world(folder, seed=11, pairs=TINY["pairs"], evaluation_images=TINY["evaluation_images"])
     return folder
 
 
@@ -58,7 +61,7 @@ def test_a_missing_experiment_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_published_file(web: Path, tmp_path: Path) -> None:
-    experiment = write_experiment(tmp_path, tmp_path / "store", web, web=None)
+    experiment = write_experiment(tmp_path, tmp_path / "store", web)
     done = cuvee("run", str(experiment), "--set", "web=null", "--set", "sources.yfcc.files=[nowhere/*.tsv]")
     _refused(done, "sources.yfcc.files", "nowhere/*.tsv")
     assert not (tmp_path / "store").exists()
@@ -93,7 +96,7 @@ def malformed(web: Path, tmp_path: Path) -> Path:
     lines = (web / "published/cc12m/cc12m.tsv").read_text("utf-8").splitlines()
     bad = tmp_path / "cc12m.tsv"
     bad.write_text("\n".join([*lines[:2], "http://a.test/1.jpg\tone\ttwo", *lines[2:]]) + "\n", "utf-8")
-    experiment = write_experiment(tmp_path, tmp_path / "store", web)
+    experiment = write_experiment(tmp_path, tmp_path / "store", web, web={"seed": 11, **TINY})
     text = re.sub(r"\S*published/cc12m/\*\.tsv", str(bad), experiment.read_text("utf-8"))
     experiment.write_text(text, "utf-8")
     return experiment
