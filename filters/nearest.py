@@ -60,11 +60,14 @@ def nearest_by_pdq(
 def nearest_by_cosine(
     queries: npt.NDArray[np.float32], corpus: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return (index into `corpus`, cosine) of the nearest of (m, d) for each of (n, d) unit vectors, float32."""
+    """Return (index into `corpus`, cosine) of the nearest of (m, d) for each of (n, d) unit vectors, float32.
+
+    FAISS's own score varies in its last bit with the batch that a query is in; the cosine is computed anew, in float64.
+    """
     index = faiss.IndexFlatIP(corpus.shape[1])
     index.add(np.ascontiguousarray(corpus, dtype=np.float32))
-    scores, places = index.search(np.ascontiguousarray(queries), 1)
-    return places[:, 0], scores[:, 0]
+    places = index.search(np.ascontiguousarray(queries), 1)[1][:, 0]
+    return places, np.einsum("nd,nd->n", queries.astype(np.float64), corpus[places]).astype(np.float32)
 
 
 @dataclass(frozen=True)

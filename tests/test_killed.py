@@ -14,8 +14,8 @@ from pipeline.store import Store
 from tests.conftest import Road
 from tests.roads import ROOT, command, cuvee
 
-VOLATILE = {"seconds", "host", "arguments"}
-"""Columns that tell of the run and not of its result; a fetch's seconds, a training's host and paths."""
+VOLATILE = {"seconds", "host", "arguments", "job"}
+"""Columns that tell of the run and not of its result (seconds, host, paths), and the job, which is read anyway."""
 
 
 def _kill_when(experiment: Path, settings: list[str], reached: Callable[[], bool]) -> None:
