@@ -11,7 +11,7 @@ from filters.contract import Columns, PairBatch
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _URL = re.compile(r"https?://|www\.", re.IGNORECASE)
-_TAG = re.compile(r"<[a-zA-Z/][^>]*>|&[a-z]+;|&#\d+;")
+_TAG = re.compile(r"<[a-zA-Z/][^<>]*>|&[a-z]+;|&#\d+;")
 _FILE = re.compile(r"^\s*[\w\-. ()]*\.(jpe?g|png|gif|webp|tiff?|bmp|heic)\s*$", re.IGNORECASE)
 _CAMERA = re.compile(r"^\s*(img|dsc|dscn|dscf|pict|p|image|photo|screenshot)[\W_]*\d[\d\W_]*$", re.IGNORECASE)
 

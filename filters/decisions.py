@@ -1,7 +1,5 @@
 """Rules as Spark SQL over a view of signals: each returns a column `reason`, "" for a kept pair."""
 
-import math
-
 from filters.rules import KEEP, DropWhen, NotInEvaluation, Rule, TopFraction, Unique
 
 
@@ -68,8 +66,3 @@ def composed_sql(view: str, parts: tuple[str, ...]) -> str:
     order = " ".join(f"when '{part}' then {number}" for number, part in enumerate(parts))
     first = f"min_by(reason, case filter {order} end) filter (where reason <> '{KEEP}')"
     return f"select uid, any_value(source) as source, coalesce({first}, '{KEEP}') as reason from {view} group by uid"
-
-
-def kept_of(fraction: float, known: int) -> int:
-    """Return how many of `known` pairs a top fraction keeps, the rule that the query states."""
-    return math.ceil(fraction * known)

@@ -14,8 +14,11 @@ from pipeline.errors import InputError, unknown
 KEEP = ""
 """The reason of a kept pair."""
 
-_COLUMN = re.compile(r"\b([a-z][a-z0-9_]*_v\d+)\.([a-z_][a-z0-9_]*)")
-_STRING = re.compile(r"'(?:[^'\\]|\\.)*'")
+_COLUMN = re.compile(r"\b([a-z][a-z0-9_]*_v\d+)\.([a-z_][a-z0-9_]*)\b")
+_STRING = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])")
+_STRANGE = re.compile(r"[^A-Za-z0-9_ \t\r\n.,()\[\]<>=!+*/%&|^~-]|--|/\*")
+_REASON = re.compile(r"[a-z][a-z0-9_]*")
 _CALL = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)\s*\(")
 _WORDS = frozenset(
     [
@@ -106,13 +109,23 @@ def predicate_columns(text: str, where: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for signal, column in _COLUMN.findall(bare):
         found.setdefault(signal, set()).add(column)
-    rest = _CALL.sub(" ", _COLUMN.sub(" ", bare))
+    rest = _CALL.sub(" (", _NUMBER.sub(" ", _COLUMN.sub(" ", bare)))
     for word in re.findall(r"[A-Za-z_]\w*", rest):
-        if word.lower() not in _WORDS and not re.fullmatch(r"[eE]\d*", word):
+        if word.lower() not in _WORDS:
             raise InputError(f"{where}: found '{word}', expected signal columns such as caption_v1.words")
-    if re.search(r"[;`\"$\\]|--|/\*", bare) or not found:
+    # an open string or parenthesis would reach beyond this predicate in the query that holds it
+    if _STRANGE.search(_STRING.sub(" ", text)) or not _balanced(rest) or not found:
         raise InputError(f"{where}: expected a predicate over signal columns, found {text!r}")
     return found
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _merged(parts: list[dict[str, set[str]]]) -> dict[str, set[str]]:
@@ -276,13 +289,16 @@ def parse_rule(name: str, given: Mapping[str, Any]) -> Rule:
         if not isinstance(value, dict) or not value:
             raise InputError(f"{where}.drop_when: expected reason: predicate, found {value!r}")
         for reason, text in value.items():
+            if not _REASON.fullmatch(str(reason)):
+                raise InputError(f"{where}.drop_when: expected a reason such as caption_too_short, found {reason!r}")
             predicate_columns(str(text), f"{where}.drop_when.{reason}")
         return DropWhen(name, {str(reason): str(text) for reason, text in value.items()})
     if kind == "top_fraction":
         by = _column(given.get("by"), f"{where}.by")
-        return TopFraction(
-            name, _number(value, f"{where}.top_fraction", 0, 1), by, bool(given.get("per_source", False))
-        )
+        per_source = given.get("per_source", False)
+        if not isinstance(per_source, bool):
+            raise InputError(f"{where}.per_source: expected true or false, found {per_source!r}")
+        return TopFraction(name, _number(value, f"{where}.top_fraction", 0, 1), by, per_source)
     if kind == "unique_by":
         prefer = _column(given["prefer"], f"{where}.prefer") if "prefer" in given else None
         return Unique(name, _column(value, f"{where}.unique_by"), prefer)
@@ -290,9 +306,9 @@ def parse_rule(name: str, given: Mapping[str, Any]) -> Rule:
         return NotInEvaluation(
             name,
             str(value),
-            int(_number(given.get("pdq_distance", 31), f"{where}.pdq_distance", 0, 256)),
+            _whole(given.get("pdq_distance", 31), f"{where}.pdq_distance", 0, 256),
             _number(given.get("cosine", 1.0), f"{where}.cosine", -1, 2),
-            int(_number(given.get("min_quality", 50), f"{where}.min_quality", 0, 100)),
+            _whole(given.get("min_quality", 50), f"{where}.min_quality", 0, 100),
         )
     if not isinstance(value, list) or not value:
         raise InputError(f"{where}.all: expected a list of filters, found {value!r}")
@@ -303,3 +319,10 @@ def _number(value: Any, where: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InputError(f"{where}: expected a number from {low} to {high}, found {value!r}")
     return float(value)
+
+
+def _whole(value: Any, where: str, low: int, high: int) -> int:
+    number = _number(value, where, low, high)
+    if not number.is_integer():
+        raise InputError(f"{where}: expected a whole number from {low} to {high}, found {value!r}")
+    return int(number)

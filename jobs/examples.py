@@ -68,7 +68,7 @@ def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | s
     scores: dict[str, float | str | None] = {}
     for name, rows in signals.items():
         for column in SHOWN.get(run.experiment.signals[name].kind, ()):
-            scores[column if column not in scores else f"{name}.{column}"] = rows.get(uid, {}).get(column)
+            scores[f"{name}.{column}"] = rows.get(uid, {}).get(column)
     return scores
 
 
@@ -126,7 +126,7 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
             at = (near[uid]["pdq_set"], near[uid]["pdq_key"])
             like = {"what": f"evaluation image {at[0]}/{at[1]}", "thumbnail": images[at]}
         elif (other := kept_of.get(_group(signals, run, row))) and other != uid:
-            like = {"what": f"pair {other[:8]}…, kept by its group", "thumbnail": thumbnail(_jpg(run, samples[other]))}
+            like = {"what": f"kept pair {other[:8]}", "thumbnail": thumbnail(_jpg(run, samples[other]))}
         result.append(
             {
                 "uid": uid,

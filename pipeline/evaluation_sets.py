@@ -10,6 +10,8 @@ from pipeline.errors import InputError
 from pipeline.shards import BadTar, read_members
 
 IMAGE_SUFFIXES = ("jpg", "png", "webp")
+_NUMBER = re.compile(r"[0-9]{1,6}")
+"""What a label or a count of tars may be; a longer one would be asked for as that many files."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class EvaluationSet:
 
     def _image(self, key: str, parts: dict[str, bytes], tar: Path) -> EvaluationImage:
         label = parts.get("cls", b"").decode("ascii", "replace").strip()
-        if "image" not in parts or not re.fullmatch(r"\d+", label) or int(label) >= len(self.classes):
-            raise BadTar(f"{key}: expected an image and a .cls below {len(self.classes)}, found {label!r}")
+        if "image" not in parts or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
+            raise BadTar(f"{key}: expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}")
         return EvaluationImage(key, int(label), parts["image"])
 
     def digest(self) -> str:
@@ -80,6 +82,8 @@ def _lines(path: Path, where: str) -> tuple[str, ...]:
         lines = tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
     except OSError as error:
         raise InputError(f"{where}: {path}: {error.strerror or error}; expected CLIP_benchmark's layout") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: {path}: not UTF-8; expected CLIP_benchmark's layout") from None
     if not lines:
         raise InputError(f"{where}: {path}: no lines; expected at least one")
     return lines
@@ -93,8 +97,8 @@ def open_set(name: str, folder: Path) -> EvaluationSet:
     if faulty := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {faulty[0]!r}")
     count = _lines(folder / "test" / "nshards.txt", where)[0].strip()
-    if not count.isdigit() or int(count) < 1:
-        raise InputError(f"{where}: test/nshards.txt: expected a number of tars, found {count!r}")
+    if not _NUMBER.fullmatch(count) or int(count) < 1:
+        raise InputError(f"{where}: test/nshards.txt: expected a number of tars, found {count[:80]!r}")
     tars = tuple(folder / "test" / f"{number}.tar" for number in range(int(count)))
     if missing := [tar for tar in tars if not tar.is_file()]:
         raise InputError(f"{where}: {missing[0]}: no such file; nshards.txt says {count}")

@@ -115,17 +115,20 @@ class Ledger:
     def read(self, table: str, columns: Sequence[str] | None = None, jobs: Iterable[str] | None = None) -> pa.Table:
         """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent."""
         parts = []
+        kept = None if columns is None else [name for name in columns if name != "job"]
+        if kept is not None and table == "jobs":  # the one table in whose files the job is a column
+            kept.append("job")
         for job, path in self.snapshot(table, jobs):
             with self.store.open(path) as stream:
-                part = pq.read_table(stream, columns=None if columns is None else list(columns))
+                part = pq.read_table(stream, columns=kept)
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             parts.append(part)
         if parts:
             return pa.concat_tables(parts)
         schema = TABLES.get(table, pa.schema([]))
-        kept = [field for field in schema if columns is None or field.name in columns]
-        return pa.schema([*kept, pa.field("job", pa.string())]).empty_table()
+        fields = [field for field in schema if field.name != "job" and (kept is None or field.name in kept)]
+        return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()
 
     def commit(self, job: str, table: str, schema: pa.Schema, files: Sequence[DataFile]) -> bool:
         """Register `files` in one Delta commit that carries `job`; return False if it was committed before."""

@@ -3,8 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 from pipeline.errors import InputError
+
+
+def _exact(shares: Mapping[str, float]) -> dict[str, Fraction]:
+    """Return the shares as the decimals that a person wrote, so that no sum depends on the order."""
+    return {name: Fraction(str(share)) for name, share in shares.items()}
 
 
 def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
@@ -12,8 +18,9 @@ def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
 
     Each gets its quota rounded down; what is left goes to the largest remainders, ties to the first name.
     """
-    whole = sum(shares.values())
-    quotas = {name: total * share / whole for name, share in shares.items()}
+    exact = _exact(shares)
+    whole = sum(exact.values())
+    quotas = {name: total * share / whole for name, share in exact.items()}
     counts = {name: int(quota) for name, quota in quotas.items()}
     by_remainder = sorted(quotas, key=lambda name: (counts[name] - quotas[name], name))
     for name in by_remainder[: total - sum(counts.values())]:
@@ -45,12 +52,10 @@ class Quota:
 
 
 def _largest_total(shares: Mapping[str, float], available: Mapping[str, int], repeat: int) -> int:
-    """Return the largest total whose apportionment no source falls short of."""
-    whole = sum(shares.values())
-    bound = min(int(repeat * available[name] * whole / share) + 1 for name, share in shares.items())
-    while bound > 0 and any(count > repeat * available[name] for name, count in apportion(shares, bound).items()):
-        bound -= 1
-    return bound
+    """Return the largest total of which each source has its whole quota; no smaller one falls short either."""
+    exact = _exact(shares)
+    whole = sum(exact.values())
+    return min(int(repeat * available[name] * whole / share) for name, share in exact.items())
 
 
 def quotas(

@@ -45,7 +45,7 @@ class ClipModel:
     @property
     def temperature(self) -> float:
         """The learned logit scale, by which cosines are multiplied before a softmax."""
-        return float(self._model.logit_scale.exp())
+        return float(self._model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def embed_images(self, images: Sequence[Image.Image], batch_size: int) -> npt.NDArray[np.float32]:

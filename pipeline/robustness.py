@@ -46,4 +46,4 @@ def fit_line(reference: Sequence[float], shift: Sequence[float]) -> Line | None:
         return None
     slope, intercept = np.polyfit(x, y, 1)
     residual, spread = float(((y - slope * x - intercept) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
-    return Line(float(slope), float(intercept), 1 - residual / spread if spread > 0 else 1.0)
+    return Line(float(slope), float(intercept), 1 - residual / spread if np.ptp(y) >= 1e-9 else 1.0)

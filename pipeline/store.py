@@ -75,12 +75,15 @@ class Store:
     def create(self, relative: str) -> Iterator[BinaryIO]:
         """Write a file that appears whole or not at all: under a name of its own first, then renamed.
 
-        On an object store a write is whole by itself, once it is closed.
+        On an object store it is written here first and sent when it is whole: fsspec's streams keep what was written
+        when the writer fails.
         """
         final = self.path(relative)
         if not self.local:
-            with self.fs.open(final, "wb") as stream:
-                yield cast(BinaryIO, stream)
+            with tempfile.NamedTemporaryFile() as whole:
+                yield cast(BinaryIO, whole)
+                whole.flush()
+                self.fs.put_file(whole.name, final)
             return
         os.makedirs(os.path.dirname(final), exist_ok=True)
         draft = f"{final}.{uuid.uuid4().hex}.draft"

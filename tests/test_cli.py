@@ -9,7 +9,6 @@ import pytest
 from sources.world.publish import publish_world
 from tests.roads import cuvee, write_experiment
 
-
 TINY = {"pairs": 32, "evaluation_images": 24, "sizes": {}}
 
 

@@ -1,0 +1,331 @@
+"""Rules: what a filter of the experiment file may say, and that a predicate holds columns and plain functions alone."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from filters.rules import (
+    _FUNCTIONS,
+    _WORDS,
+    AllOf,
+    DropWhen,
+    NotInEvaluation,
+    TopFraction,
+    Unique,
+    parse_rule,
+    predicate_columns,
+)
+from pipeline.errors import InputError
+
+SHORT = "caption_v1.words < 2"
+
+
+def columns(text: str) -> dict[str, set[str]]:
+    return predicate_columns(text, "here")
+
+
+def refusal(given: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        parse_rule("mine", given)
+    message = str(caught.value)
+    assert message.startswith("filters.mine")
+    assert "\n" not in message
+    return message
+
+
+def test_drop_when_reads_the_columns_of_all_its_predicates() -> None:
+    rule = parse_rule("basic", {"drop_when": {"short": SHORT, "ad": "caption_v1.has_url or image_v1.aspect > 3"}})
+    assert rule == DropWhen("basic", {"short": SHORT, "ad": "caption_v1.has_url or image_v1.aspect > 3"})
+    assert rule.signals() == {"caption_v1": {"words", "has_url"}, "image_v1": {"aspect"}}
+    assert rule.text() == f"drop as short when {SHORT}; drop as ad when caption_v1.has_url or image_v1.aspect > 3"
+    assert rule.filters() == []
+
+
+@pytest.mark.parametrize("per_source", [True, False])
+def test_top_fraction_ranks_one_column(per_source: bool) -> None:
+    rule = parse_rule("top", {"top_fraction": 0.3, "by": "clip_v1.similarity", "per_source": per_source})
+    assert rule == TopFraction("top", 0.3, ("clip_v1", "similarity"), per_source)
+    assert rule.signals() == {"clip_v1": {"similarity"}}
+    assert ("of each source" in rule.text()) == per_source
+    assert "30%" in rule.text()
+
+
+def test_unique_names_its_reason_by_its_group() -> None:
+    rule = parse_rule("one", {"unique_by": "duplicates_v1.exact_group", "prefer": "clip_v1.similarity"})
+    assert rule == Unique("one", ("duplicates_v1", "exact_group"), ("clip_v1", "similarity"))
+    assert rule.reason == "exact_duplicate"
+    assert rule.signals() == {"duplicates_v1": {"exact_group"}, "clip_v1": {"similarity"}}
+    same = parse_rule("one", {"unique_by": "duplicates_v1.near_group", "prefer": "duplicates_v1.near_size"})
+    assert same.signals() == {"duplicates_v1": {"near_group", "near_size"}}
+    assert parse_rule("one", {"unique_by": "duplicates_v1.near_group"}).signals() == {"duplicates_v1": {"near_group"}}
+
+
+def test_not_in_evaluation_has_the_thresholds_of_pdq() -> None:
+    assert parse_rule("e", {"not_in_evaluation": "nearest_v1"}) == NotInEvaluation("e", "nearest_v1", 31, 1.0, 50)
+    given = {"not_in_evaluation": "nearest_v2", "pdq_distance": 0, "cosine": 0.9, "min_quality": 100}
+    rule = parse_rule("e", given)
+    assert rule == NotInEvaluation("e", "nearest_v2", 0, 0.9, 100)
+    assert rule.signals() == {"nearest_v2": {"pdq_distance", "pdq_quality", "cosine"}}
+
+
+def test_all_names_its_parts_in_order() -> None:
+    rule = parse_rule("both", {"all": ["b", "a"]})
+    assert rule == AllOf("both", ("b", "a"))
+    assert (rule.filters(), rule.signals()) == (["b", "a"], {})
+    assert rule.text().endswith("b, a")
+
+
+TOP = {"top_fraction": 0.5, "by": "clip_v1.similarity"}
+NEAR = {"not_in_evaluation": "nearest_v1"}
+NO_DROP: list[Any] = ["caption_v1.words < 2", {}, [], None, 3, True]
+NO_FRACTION: list[Any] = [-0.1, 1.1, "0.5", None, True, float("nan"), float("inf"), [0.5]]
+NO_COLUMN: list[Any] = [None, "", "similarity", "clip.similarity", "clip_v1", "clip_v1.a.b", "clip_v1.a; x", 3, "*", []]
+
+
+def test_a_filter_is_of_exactly_one_kind() -> None:
+    assert "found nothing" in refusal({})
+    assert "found by" in refusal({"by": "clip_v1.similarity"})
+    both = refusal({**TOP, "unique_by": "duplicates_v1.exact_group"})
+    assert all(kind in both for kind in ("drop_when", "top_fraction", "unique_by", "not_in_evaluation", "all"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "key", "meant"),
+    [
+        (TOP, "per_sorce", "per_source"),
+        (NEAR, "pdq_distanc", "pdq_distance"),
+        ({"unique_by": "duplicates_v1.exact_group"}, "preferr", "prefer"),
+        ({"drop_when": {"short": SHORT}}, "drop_wen", "drop_when"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_one_that_was_meant(rule: dict[str, Any], key: str, meant: str) -> None:
+    message = refusal({**rule, key: 1})
+    assert message.startswith(f"filters.mine.{key}: ")
+    assert f"did you mean '{meant}'?" in message
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    assert refusal({**NEAR, "by": "clip_v1.similarity"}).startswith("filters.mine.by: unknown key")
+
+
+@pytest.mark.parametrize("value", NO_FRACTION)
+def test_a_fraction_lies_between_none_and_all(value: Any) -> None:
+    assert refusal({**TOP, "top_fraction": value}).startswith("filters.mine.top_fraction: expected a number from 0")
+
+
+@pytest.mark.parametrize("value", NO_COLUMN)
+def test_a_column_is_a_signals_and_nothing_else(value: Any) -> None:
+    assert refusal({**TOP, "by": value}).startswith("filters.mine.by: ")
+    assert refusal({"unique_by": value}).startswith("filters.mine.unique_by: ")
+    prefer = {"unique_by": "duplicates_v1.exact_group", "prefer": value}
+    assert refusal(prefer).startswith("filters.mine.prefer: ")
+
+
+@pytest.mark.parametrize("value", ["false", "no", 0, 1, None, []])
+def test_per_source_is_true_or_false(value: Any) -> None:
+    assert refusal({**TOP, "per_source": value}).startswith("filters.mine.per_source: expected true or false")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("pdq_distance", -1),
+        ("pdq_distance", 257),
+        ("pdq_distance", 30.5),
+        ("pdq_distance", "31"),
+        ("min_quality", 101),
+        ("min_quality", True),
+        ("min_quality", 49.9),
+        ("cosine", -1.1),
+        ("cosine", 2.1),
+        ("cosine", float("nan")),
+        ("cosine", None),
+    ],
+)
+def test_a_threshold_out_of_its_range_is_refused(key: str, value: Any) -> None:
+    assert refusal({**NEAR, key: value}).startswith(f"filters.mine.{key}: expected a ")
+
+
+@pytest.mark.parametrize("value", NO_DROP)
+def test_drop_when_wants_reasons_with_predicates(value: Any) -> None:
+    assert refusal({"drop_when": value}).startswith("filters.mine.drop_when: expected reason: predicate")
+
+
+@pytest.mark.parametrize("reason", ["", " ", "Too short", "x'", "a\nb", "x; y", "é", 3, None, True])
+def test_a_reason_is_a_name_as_an_empty_one_would_keep_what_it_drops(reason: Any) -> None:
+    assert "expected a reason such as" in refusal({"drop_when": {reason: SHORT}})
+
+
+@pytest.mark.parametrize("value", [[], "basic", {}, None, 1])
+def test_all_wants_a_list(value: Any) -> None:
+    assert refusal({"all": value}).startswith("filters.mine.all: expected a list of filters")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (SHORT, {"caption_v1": {"words"}}),
+        ("not image_v1.grey", {"image_v1": {"grey"}}),
+        ("clip_v1.similarity < 1e-3 or clip_v1.similarity >= .5E2", {"clip_v1": {"similarity"}}),
+        ("caption_v1.language NOT IN ('en', 'de')", {"caption_v1": {"language"}}),
+        (r"caption_v1.language = 'it\'s ; reflect(1) -- `x`'", {"caption_v1": {"language"}}),
+        ("caption_v1.language = 'it''s'", {"caption_v1": {"language"}}),
+        ("caption_v1.a = 'sources_v1.b'", {"caption_v1": {"a"}}),
+        ("coalesce(clip_v1.a, 0) < LEAST(image_v10.b, abs (clip_v1.c))", {"clip_v1": {"a", "c"}, "image_v10": {"b"}}),
+        ("case when image_v1.side > 3 then true else false end", {"image_v1": {"side"}}),
+        ("image_v1.side\n  between 3\n  and 4", {"image_v1": {"side"}}),
+        ("array_contains(caption_v1.tags, 'x') or caption_v1.tags[0] = 'y'", {"caption_v1": {"tags"}}),
+    ],
+)
+def test_a_plain_predicate_gives_its_columns(text: str, found: dict[str, set[str]]) -> None:
+    assert columns(text) == found
+
+
+INJECTIONS = [
+    "",
+    "true",
+    "'caption_v1.words' = ''",
+    "reflect('java.lang.Runtime', 'x') = caption_v1.words",
+    "caption_v1.words = java_method('java.lang.System', 'exit', 1)",
+    "caption_v1.words = ReFlect ('a', 'b')",
+    "caption_v1.words = reflect\n('a', 'b')",
+    "caption_v1.words = reflect/**/('a', 'b')",
+    "caption_v1.words = `reflect`('a', 'b')",
+    "caption_v1.words = try_reflect('a', 'b')",
+    "caption_v1.words = builtin.reflect('a', 'b')",
+    "caption_v1.reflect('a', 'b')",
+    "caption_v1.words = identifier('reflect')('a')",
+    "éreflect('a') = caption_v1.words",
+    "caption_v1.words in (select 1)",
+    "exists(select 1) and caption_v1.words > 1",
+    "caption_v1.words in (table secrets)",
+    "caption_v1.words > 1 union values 1",
+    "caption_v1.words > 1; drop table x",
+    "caption_v1.words > 1; ",
+    "caption_v1.words > 1 -- and",
+    "caption_v1.words > 1 --",
+    "caption_v1.words > /* 2 */ 1",
+    "`caption_v1`.words > 1",
+    'caption_v1.words = "x"',
+    "caption_v1.words > ${spark.app.name}",
+    "caption_v1.words > $1",
+    "caption_v1.words > :x",
+    "caption_v1.words > ?",
+    "caption_v1.words > @x",
+    "caption_v1.words::int",
+    "caption_v1.words = 'x",
+    "caption_v1.words = '",
+    r"caption_v1.words = '\'",
+    r"caption_v1.words = 'x\\' or reflect('a')",
+    r"caption_v1.words = r'\' or reflect('a') = ''",
+    r"caption_v1.words = \'x'",
+    "caption_v1.words = 'a\\\n' or reflect('a') = ''",
+    "caption_v1.words < 2), (true",
+    "(caption_v1.words < 2",
+    "caption_v1.words < 2)",
+    ") caption_v1.words (",
+    "caption_v1.words < uid",
+    "source = 'x' and caption_v1.words < 2",
+    "caption_v1.words > e",
+    "caption_v1.words > e5",
+    "caption_v1.wordsE > 1",
+    "caption_v1.* > 1",
+    "caption_v1.words.bytes > 1",
+    "x.caption_v1.words > 1",
+    "CAPTION_v1.words > 1",
+    "caption.words > 1",
+    "caption_v1.words > 1 limit 1",
+    "caption_v1.words > current_user",
+    "caption_v1.words \u0131like 'x'",
+    "caption_v1.words \u017felect 1",
+    "caption_v1.words > 1\u037e drop",
+    "caption_v1.words > 1\0",
+    "caption_v1.words > \uff11",
+]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_what_is_more_than_a_predicate_over_columns_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        columns(text)
+    assert str(caught.value).startswith("here: ")
+    assert "\n" not in str(caught.value)
+    assert refusal({"drop_when": {"bad": text}}).startswith("filters.mine.drop_when.bad: ")
+
+
+def test_a_refused_function_names_the_one_that_was_meant() -> None:
+    with pytest.raises(InputError, match=r"unknown function 'lenght' \(did you mean 'length'\?\)"):
+        columns("lenght(caption_v1.text) > 1")
+
+
+NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True) | st.sampled_from(
+    ["reflect", "java_method", "try_reflect", "assert_true", "raise_error", "read_files", "from_json", "transform"]
+)
+SPACE = st.sampled_from(["", " ", "\n", "\t ", "\r\n"])
+AROUND = st.sampled_from(
+    ["{} = caption_v1.words", "caption_v1.words > 1 and ({})", "abs({}) < image_v1.a", "caption_v1.words in (1, {})"]
+)
+
+
+@given(name=NAME, space=SPACE, around=AROUND, arguments=st.sampled_from(["", "'a', 'b'", "caption_v1.words", "1"]))
+@example("REFLECT", "", "{} = caption_v1.words", "'a'")
+def test_no_call_outside_the_list_passes(name: str, space: str, around: str, arguments: str) -> None:
+    text = around.format(f"{name}{space}({arguments})")
+    if name.lower() in _FUNCTIONS | _WORDS:
+        assert "caption_v1" in columns(text) or "image_v1" in columns(text)
+    else:
+        with pytest.raises(InputError):
+            columns(text)
+
+
+PIECES = [
+    "'",
+    "\\",
+    "''",
+    "\\'",
+    "reflect(",
+    "(",
+    ")",
+    "caption_v1.words",
+    " ",
+    "=",
+    "r",
+    "1",
+    "e",
+    ",",
+    "\n",
+    "--",
+    "/*",
+]
+
+
+def code_outside_strings(text: str) -> str | None:
+    """Return what Spark's lexer sees outside string literals, read letter by letter; None where one stays open."""
+    outside, inside, place = "", False, 0
+    while place < len(text):
+        char = text[place]
+        if inside and char == "\\":
+            place += 1
+        elif char == "'":
+            inside = not inside
+        elif not inside:
+            outside += char
+        place += 1
+    return None if inside else outside
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+@example("caption_v1.words='\\'reflect('")
+def test_no_trick_with_quotes_hides_a_call(text: str) -> None:
+    try:
+        columns(text)
+    except InputError:
+        return
+    outside = code_outside_strings(text)
+    assert outside is not None
+    assert "reflect" not in outside
+    assert outside.count("(") == outside.count(")")
+    assert not re.search(r"--|/\*|\\", outside)
