@@ -24,7 +24,7 @@ def reason_sql(rule: Rule, view: str) -> str:
     if isinstance(rule, TopFraction):
         return _top_fraction(rule, view)
     if isinstance(rule, Unique):
-        group, prefer = ".".join(rule.group), ".".join(rule.prefer) if rule.prefer else "0"
+        group, prefer = ".".join(rule.group), f"nanvl({'.'.join(rule.prefer)}, null)" if rule.prefer else "0"
         # a pair without a group is alone in it
         place = f"row_number() over (partition by coalesce({group}, uid) order by {prefer} desc nulls last, uid)"
         return (

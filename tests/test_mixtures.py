@@ -1,5 +1,7 @@
 """Shares are apportioned exactly, shortages end as declared, and a smaller sample is a part of a larger one."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_a_smaller_sample_is_a_part_of_a_larger_one(uids: set[str], seed: int) -
     taken = [
         {uid for rank, uid in enumerate(ranked) if Quota(size, len(uids)).times(rank)} for size in range(1, len(uids))
     ]
-    assert all(small < large for small, large in zip(taken, taken[1:], strict=False))
+    assert all(small < large for small, large in pairwise(taken))
 
 
 def test_as_many_as_there_are_is_the_most_that_the_shares_allow() -> None:
