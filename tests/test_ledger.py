@@ -126,10 +126,7 @@ def test_a_stores_files_can_be_had_as_a_local_folder(store: Store) -> None:
     store.write("index/a.npy", b"1")
     store.write("index/in/b.npy", b"2")
     folder = Path(store.local_folder("index"))
-    assert {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.npy")} == {
-        "a.npy": b"1",
-        "in/b.npy": b"2",
-    }
+    assert ((folder / "a.npy").read_bytes(), (folder / "in/b.npy").read_bytes()) == (b"1", b"2")
     assert store.local_folder("index") == str(folder)
     assert store.local == folder.is_relative_to(store.root)
 
