@@ -74,5 +74,5 @@ def _blend(run: Run, job: Job) -> None:
 def _read(run: Run, path: str) -> pa.Table:
     import pyarrow.parquet as pq
 
-    with run.store.open(f"tables/mixtures/{path}") as stream:
+    with run.store.arrow(f"tables/mixtures/{path}") as stream:
         return pq.read_table(stream, columns=["source", "times"])

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | s
     scores: dict[str, float | str | None] = {}
     for name, rows in signals.items():
         for column in SHOWN.get(run.experiment.signals[name].kind, ()):
-            scores[f"{name}.{column}"] = rows.get(uid, {}).get(column)
+            short = re.sub(r"_v\d+$", "", name)  # the cards are narrow
+            scores[f"{name if f'{short}.{column}' in scores else short}.{column}"] = rows.get(uid, {}).get(column)
     return scores
 
 

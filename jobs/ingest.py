@@ -77,7 +77,7 @@ def _fetch(
 ) -> Output:
     """Fetch one shard: `payload` is its number, its file of `pairs`, and the path of its tar."""
     _, pairs_path, shard = payload
-    with store.open(pairs_path) as stream:
+    with store.arrow(pairs_path) as stream:
         pairs = pq.read_table(stream)
     rows = pairs.filter(pc.equal(pairs["problem"], "")).to_pylist()
     with store.create(shard) as stream:
@@ -196,7 +196,7 @@ def reconcile(store: Store, source: str, files: Sequence[DataFile]) -> None:
     columns = {"pairs": ["uid", "problem"], "fetches": ["uid", "final", "outcome"], "samples": ["uid"]}
     asked, answered, stored, kept = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for file in files:
-        with store.open(f"tables/{file.table}/{file.path}") as stream:
+        with store.arrow(f"tables/{file.table}/{file.path}") as stream:
             rows = pq.read_table(stream, columns=columns[file.table])
         if file.table == "pairs":
             asked.update(rows.filter(pc.equal(rows["problem"], ""))["uid"].to_pylist())

@@ -57,7 +57,7 @@ class LedgerReader(DataSourceReader):
         assert isinstance(partition, _Files)
         stored = [name for name in self._columns if name != "job"]
         for job, path in partition.files:
-            with self._store.open(path) as stream:
+            with self._store.arrow(path) as stream:
                 table = pq.read_table(stream, columns=stored, filters=self._filters or None)
             if "job" in self._columns:
                 place = self._columns.index("job")

@@ -119,7 +119,7 @@ class Ledger:
         if kept is not None and table == "jobs":  # the one table in whose files the job is a column
             kept.append("job")
         for job, path in self.snapshot(table, jobs):
-            with self.store.open(path) as stream:
+            with self.store.arrow(path) as stream:
                 part = pq.read_table(stream, columns=kept)
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))

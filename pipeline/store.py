@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import pyarrow as pa
 
 from pipeline.errors import InputError
 
@@ -70,6 +71,14 @@ class Store:
         """Return a file's bytes."""
         with self.open(relative) as stream:
             return stream.read()
+
+    def arrow(self, relative: str) -> pa.NativeFile:
+        """Open a file for pyarrow to read.
+
+        Without a Python file in between: one of pyarrow's threads may still hold that when the interpreter ends, and
+        the process is aborted with it.
+        """
+        return pa.memory_map(self.path(relative)) if self.local else pa.BufferReader(self.read(relative))
 
     @contextmanager
     def create(self, relative: str) -> Iterator[BinaryIO]:

@@ -20,7 +20,7 @@ def _where(ledger: Ledger, table: str, column: str, values: Iterable[str]) -> li
     for job, path in ledger.snapshot(table):
         if ledger.finished(job) is None:
             continue
-        with ledger.store.open(path) as stream:
+        with ledger.store.arrow(path) as stream:
             rows = pq.read_table(stream, filters=[(column, "in", wanted)])
         found.extend({**row, "job": job} for row in rows.to_pylist())
     return found

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from pipeline.funnel import faults, funnel
 from pipeline.ledger import Ledger
-from pipeline.models import WEIGHTS_FILE
 from pipeline.store import Store
 
 
@@ -39,7 +38,7 @@ def _data_files(ledger: Ledger, table: str) -> Iterator[Finding]:
     for action in actions:
         path = f"tables/{table}/{action['path']}"
         try:
-            with ledger.store.open(path) as stream:
+            with ledger.store.arrow(path) as stream:
                 rows = pq.ParquetFile(stream).metadata.num_rows
         except (OSError, pa.ArrowInvalid) as error:
             yield Finding(f"{path}: cannot be read: {error}")
@@ -59,6 +58,8 @@ def _hashed(store: Store, path: str, expected: str, size: int | None = None) -> 
 
 def _owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
     """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
+    from pipeline.models import WEIGHTS_FILE  # imports torch, which takes seconds
+
     owned: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
         owned[f"lineage/{job.job}.json"] = ("", None)

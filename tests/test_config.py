@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -42,8 +42,8 @@ def refused(call: Callable[[], Any], *words: str) -> str:
     return message
 
 
-def built(*settings: str) -> ExperimentFile:
-    file: ExperimentFile = build(ExperimentFile, override(DATA, list(settings)), "mine.yaml")
+def built(*changes: str) -> ExperimentFile:
+    file: ExperimentFile = build(ExperimentFile, override(DATA, list(changes)), "mine.yaml")
     return file
 
 
@@ -77,9 +77,9 @@ def test_what_was_built_cannot_be_changed() -> None:
 
 
 def test_a_setting_goes_to_the_key_that_it_names_and_leaves_the_rest() -> None:
-    settings = ["seed=3", "ingest.resize.size=64", "title=a=b", "training.seeds=[1, 2]", "store='x.y=z'"]
+    changes = ["seed=3", "ingest.resize.size=64", "title=a=b", "training.seeds=[1, 2]", "store='x.y=z'"]
     before = yaml.safe_dump(DATA)
-    found = override(DATA, settings)
+    found = override(DATA, changes)
     assert yaml.safe_dump(DATA) == before
     assert (found["seed"], found["title"], found["training"]["seeds"], found["store"]) == (3, "a=b", [1, 2], "x.y=z")
     assert found["ingest"] == {**DATA["ingest"], "resize": {**DATA["ingest"]["resize"], "size": 64}}
@@ -271,6 +271,7 @@ def test_a_file_that_cannot_be_read_is_named(write: Write, tmp_path: Path) -> No
     refused(lambda: read_yaml(path), f"{path}: cannot be read")
 
 
+@settings(deadline=None)
 @given(st.text() | st.lists(st.sampled_from([*"{}[]:,-&*!?|>'\"% \n\t#ab1", "<<", "!!", "2026-"])).map("".join))
 @example("a: !!null {}")
 @example("a: !!set {b, b}")
