@@ -57,3 +57,9 @@ def test_a_line_is_found_again(slope: float, intercept: float) -> None:
 def test_two_points_or_one_accuracy_make_no_line() -> None:
     assert fit_line([0.1, 0.2], [0.1, 0.2]) is None
     assert fit_line([0.1, 0.1, 0.1], [0.1, 0.2, 0.3]) is None
+
+
+def test_a_flat_line_explains_all_there_is() -> None:
+    line = fit_line([-1.0, 0.0, 1.0], [0.3, 0.3, 0.3])
+    assert line is not None
+    assert line.r2 == 1.0
