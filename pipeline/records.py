@@ -1,12 +1,13 @@
 """Published rows, as every source hands them on: the contract between `sources` and ingest.
 
-A source's reader is a generator over one open file. It yields a `PublishedRow` for every row that the file holds:
-a row that it cannot read becomes one with `problem` set, never an exception and never silence.
+A source's reader is a generator over one open file, or over a part of it where the format can be cut. It yields a
+`PublishedRow` for every row that is there: a row that it cannot read becomes one with `problem` set, never an
+exception and never silence.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
@@ -22,11 +23,32 @@ PROBLEMS = (MALFORMED, EMPTY_CAPTION, SECRET_IN_URL, REPEATED_ROW)
 """Why a published row is no pair to fetch. `repeated_row` is found later: the same uid stood in an earlier row."""
 
 
+Box = tuple[float, float, float, float]
+"""A rectangle in an image: left, top, right, bottom as fractions of its width and height, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch [start, end) of one published file, in the format's own unit (bytes, bits, row groups)."""
+
+    start: int = 0
+    end: int | None = None
+
+
+WHOLE = Part()
+"""All of a file: what a format that cannot be cut is read as."""
+
+
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published file. `line` counts from 1 (rows for formats without lines, annotations for JSON).
+    """One row of a published file.
 
-    `record_id` is the source's own id of the row, "" where it publishes none; `published` holds its other columns.
+    `line` counts from 1 within the part that is read: lines of text (the last one of a row that has several), rows for
+    formats without lines, annotations for JSON. `record_id` is the source's own id of the row, "" where it publishes
+    none. `licence` is the row's own, "" where the source publishes none for a row. `hashes` are what the source says
+    of the image: "md5", "sha1", "sha256" or "sha512" of the bytes as they are fetched, "pdq" of the picture, as hex.
+    `faces` are boxes to blur. `place` is "offset:size" where the image's bytes lie in the published file itself,
+    "" where they are to be fetched. `published` holds the source's other columns, as plain JSON values.
     """
 
     line: int
@@ -36,26 +58,50 @@ class PublishedRow:
     problem: str = ""
     detail: str = ""
     published: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    hashes: dict[str, str] = field(default_factory=dict)
+    faces: tuple[Box, ...] = ()
+    place: str = ""
 
 
 class SourceFormat(Protocol):
-    """A published format: its name, what its licence field says by default, and its reader."""
+    """A published format: what it is called, how it is cut, and how it is read.
+
+    `pattern` is the published files' usual glob, for messages. `citation` names what to cite. `scores` are the numbers
+    and labels that the source publishes about a pair (its own similarity, say), by the name that they have in
+    `PublishedRow.published`: they can be carried into a signal table. `joins` names the format of the files that the
+    rows must be joined to by record id before they have a URL, "" where none are needed.
+    """
 
     name: str
-    pattern: str  # the published files' usual glob, for messages
+    pattern: str
+    citation: str
+    scores: Mapping[str, pa.DataType]
+    joins: str
 
-    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
-        """Yield every row of one published file, opened as bytes."""
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return the parts to read one published file in, each of about `size` bytes; [WHOLE] where it can't be cut.
+
+        Every row is in exactly one part. Reading the parts in their order gives the rows of the whole.
+        """
+        ...
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield every row of a part of one published file, opened as bytes."""
         ...
 
 
 ROW_SCHEMA = pa.schema(
     [
         (name, pa.string())
-        for name in ("source", "record_id", "url", "caption", "file", "problem", "detail", "published")
+        for name in (
+            *("source", "record_id", "url", "caption", "file", "problem", "detail", "published"),
+            *("licence", "hashes", "faces", "place"),
+        )
     ]
     + [("line", pa.int64())]
 )
+"""A published row as Spark carries it; `published`, `hashes` and `faces` are JSON, the last two "" where empty."""
 
 
 def malformed(line: int, expected: str, found: str) -> PublishedRow:
@@ -67,7 +113,7 @@ def checked(row: PublishedRow) -> PublishedRow:
     """Return `row` with its text made safe to join and its problem named, if it has one that every source shares."""
     url, caption = clean(row.url).strip(), clean(row.caption).strip()
     problem, detail = row.problem, row.detail
-    if not problem and not url:
+    if not problem and not url and not row.place:
         problem, detail = MALFORMED, "expected a URL, found none"
     elif not problem and holds_secret(url):
         problem, detail = SECRET_IN_URL, "the URL carries a credential or a signature; it is not kept"
@@ -77,23 +123,41 @@ def checked(row: PublishedRow) -> PublishedRow:
         url = without_secret(url)
     record_id = redacted(clean(row.record_id))  # WIT's is a URL
     published = {name: redacted(value) if isinstance(value, str) else value for name, value in row.published.items()}
-    return PublishedRow(row.line, record_id, url, caption, problem, clean(detail), published)
+    return replace(
+        row,
+        record_id=record_id,
+        url=url,
+        caption=caption,
+        problem=problem,
+        detail=clean(detail),
+        published=published,
+        licence=redacted(clean(row.licence)).strip(),
+    )
 
 
-def to_batches(rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `ROW_SCHEMA` with at most `size` rows from one file's rows, in the file's order."""
+def to_batches(
+    rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096, before: int = 0
+) -> Iterator[pa.RecordBatch]:
+    """Yield batches of `ROW_SCHEMA` with at most `size` rows from the rows of a file or of a part of it, in its order.
+
+    `before` is how many lines of the file come before the part.
+    """
     iterator = iter(rows)
     while part := [checked(row) for row in islice(iterator, size)]:
         columns = {
             "source": [source] * len(part),
             # a row that could not be read has no identity of its own but its place
-            "record_id": [f"{file}#{row.line}" if row.problem == MALFORMED else row.record_id for row in part],
+            "record_id": [f"{file}#{before + row.line}" if row.problem == MALFORMED else row.record_id for row in part],
             "url": [row.url for row in part],
             "caption": [row.caption for row in part],
             "file": [file] * len(part),
             "problem": [row.problem for row in part],
             "detail": [row.detail for row in part],
             "published": [json.dumps(row.published, sort_keys=True, default=str) for row in part],
-            "line": [row.line for row in part],
+            "licence": [row.licence for row in part],
+            "hashes": [json.dumps(row.hashes, sort_keys=True) if row.hashes else "" for row in part],
+            "faces": [json.dumps(row.faces) if row.faces else "" for row in part],
+            "place": [row.place for row in part],
+            "line": [before + row.line for row in part],
         }
         yield pa.RecordBatch.from_pydict(columns, ROW_SCHEMA)

@@ -1,24 +1,46 @@
 """The published formats by name, sorted; each is imported when it is asked for."""
 
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from pipeline.errors import InputError, unknown
 from pipeline.records import SourceFormat
 
 FORMATS: dict[str, str] = {
     "cc12m": "sources.url_caption:CC12M",
+    "cc3m": "sources.url_caption:CC3M",
+    "coyo": "sources.coyo:Coyo",
+    "datacomp": "sources.datacomp:DataComp",
     "laion": "sources.laion:Laion",
     "redcaps": "sources.redcaps:RedCaps",
+    "sbu": "sources.sbu:Sbu",
     "shutterstock": "sources.url_caption:Shutterstock",
+    "table": "sources.table:Table",
+    "wat": "sources.wat:Wat",
+    "webdataset": "sources.webdataset:WebDataset",
     "wit": "sources.wit:Wit",
     "yfcc": "sources.yfcc:Yfcc",
+    "yfcc15m": "sources.yfcc15m:Yfcc15M",
+    "yfcc_pairs": "sources.url_caption:YfccPairs",
 }
 
 
-def source_format(name: str) -> SourceFormat:
-    """Return the reader of a published format; raise InputError with the choices where there is none."""
+def source_format(name: str, options: Mapping[str, Any] | None = None) -> SourceFormat:
+    """Return the reader of a published format; raise InputError where there is none, or where an option is wrong.
+
+    A reader is a frozen dataclass: its fields are its options, and it checks their values when it is built.
+    """
     if name not in FORMATS:
         raise InputError(unknown("source format", name, FORMATS))
     module, _, attribute = FORMATS[name].partition(":")
-    return cast(SourceFormat, getattr(import_module(module), attribute)())
+    reader = getattr(import_module(module), attribute)
+    known = [field.name for field in fields(reader)] if is_dataclass(reader) else []
+    for key in options or {}:
+        if key not in known:
+            raise InputError(f"options.{key}: {unknown(f'option of {name}', key, known)}")
+    try:
+        return cast(SourceFormat, reader(**(options or {})))
+    except TypeError as error:  # a field without a default was not given
+        raise InputError(f"options: {error}") from None
