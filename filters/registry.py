@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.errors import InputError, unknown
 
 
@@ -28,6 +30,8 @@ KINDS: dict[str, Kind] = {
     "image": Kind("filters.image:ImageSignal", "shard"),
     "nearest": Kind("filters.nearest:Nearest", "corpus", ("pdq", "clip")),
     "pdq": Kind("filters.fingerprint:PdqSignal", "shard"),
+    "placeholders": Kind("filters.placeholders:Placeholders", "corpus", (), (("urls", 10),)),
+    "published": Kind("filters.published:Published", "corpus", (), (("numbers", []), ("texts", []))),
 }
 
 
@@ -54,9 +58,14 @@ class SignalSpec:
         module, _, attribute = KINDS[self.kind].target.partition(":")
         return getattr(import_module(module), attribute)
 
+    def columns(self) -> pa.Schema:
+        """Return its columns; of a kind that looks at the whole corpus, they may follow from its settings."""
+        target = self.target()
+        return (target(**self.settings) if self.scope == "corpus" else target).columns
+
     def column_names(self) -> list[str]:
         """Return the names of its columns."""
-        return list(self.target().columns.names)
+        return list(self.columns().names)
 
     def inputs(self) -> list[str]:
         """Return the names of the signals that it reads (a corpus signal names them in its settings)."""
@@ -79,4 +88,9 @@ def signal_spec(name: str, given: dict[str, Any] | None) -> SignalSpec:
     for key in kind.required:
         if key not in settings:
             raise InputError(f"signals.{name}: expected the setting '{key}', found none")
-    return SignalSpec(name, kind_name, dict(kind.optional) | settings)
+    spec = SignalSpec(name, kind_name, dict(kind.optional) | settings)
+    try:
+        spec.columns()
+    except InputError as error:
+        raise InputError(f"signals.{name}.{error}") from None
+    return spec

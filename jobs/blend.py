@@ -12,6 +12,7 @@ from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.spark import write_frame
 from pipeline.errors import StageFailed
+from pipeline.integrity import MISMATCH
 from pipeline.mixtures import Quota, quotas, rank_sql
 from pipeline.schemas import TABLES
 
@@ -25,17 +26,32 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
     task(len(jobs), len(jobs))
 
 
-def _eligible(run: Run, job: Job) -> DataFrame:
-    """Return uid and source of the pairs that the mixture's filter keeps, or of all that are stored."""
+def _eligible(run: Run, job: Job) -> tuple[DataFrame, DataFrame | None]:
+    """Return uid and source of the pairs that the mixture's filter keeps, or of all that are stored; and the same of
+    those among them that are quarantined and stay out, None where there are none.
+    """
     sources = list(job.config["of"])
     decided = of_stage(job, "decide")
+    ingests = of_stage(job, "ingest")
     if decided:
         columns, jobs = ["uid", "source", "keep"], [decided[0].id]
         rows = frame(run.spark, run.ledger, "decisions", TABLES["decisions"], columns, jobs).filter("keep")
     else:
-        jobs = [one.id for one in of_stage(job, "ingest")]
+        jobs = [one.id for one in ingests]
         rows = frame(run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "source"], jobs)
-    return rows.filter(F.col("source").isin(sources)).select("uid", "source")
+    rows = rows.filter(F.col("source").isin(sources)).select("uid", "source")
+    finished = [run.ledger.finished(one.id) for one in ingests]
+    if job.config["mismatched"] or not any(one and one.facts.get("verdicts", {}).get(MISMATCH) for one in finished):
+        return rows, None
+    samples = frame(
+        run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "verdict"], [one.id for one in ingests]
+    )
+    wrong = samples.filter(F.col("verdict") == MISMATCH).select("uid")
+    return rows.join(wrong, "uid", "left_anti"), rows.join(wrong, "uid", "left_semi")
+
+
+def _by_source(rows: DataFrame | None) -> dict[str, int]:
+    return {} if rows is None else {row["source"]: row["count"] for row in rows.groupBy("source").count().collect()}
 
 
 def times_column(chosen: dict[str, Quota]) -> str:
@@ -50,8 +66,9 @@ def times_column(chosen: dict[str, Quota]) -> str:
 def _blend(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     given = run.experiment.file.mixtures[job.name]
-    eligible = _eligible(run, job).cache()
-    counted = {row["source"]: row["count"] for row in eligible.groupBy("source").count().collect()}
+    eligible, wrong = _eligible(run, job)
+    eligible = eligible.cache()
+    counted = _by_source(eligible)
     available = {source: counted.get(source, 0) for source in job.config["of"]}
     total = None if given.total == "all" else given.total
     chosen = quotas(job.name, given.shares, total, available, given.shortage, given.repeat)
@@ -68,7 +85,8 @@ def _blend(run: Run, job: Job) -> None:
     }
     if found != (wanted := {source: quota.pairs for source, quota in chosen.items()}):
         raise StageFailed(f"mixtures.{job.name}: wrote {found}, expected {wanted}")
-    run.finish([(job, files, {"available": available, "by_source": found})], started, [job.id])
+    facts = {"available": available, "by_source": found, "quarantined": _by_source(wrong)}
+    run.finish([(job, files, facts)], started, [job.id])
 
 
 def _read(run: Run, path: str) -> pa.Table:

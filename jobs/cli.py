@@ -13,6 +13,7 @@ EPILOG = """\
 exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong
 
   cuvee run experiments/demo.yaml                       the whole road; run it again and it does nothing
+  cuvee ingest experiments/demo.yaml --retry-failed     what could not be reached, again
   cuvee run experiments/demo.yaml --until decide --set filters.clip_top.top_fraction=0.5
   cuvee funnel build/demo/store                         what came in, what stayed, why the rest went
   cuvee trace build/demo/store KEY                      a pair's whole life, by uid, URL or SHA-256
@@ -36,6 +37,13 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(stage, help=f"up to {stage}: what is missing before it is done first")
         one.set_defaults(until=stage)
         _experiment(one)
+        if stage == "ingest":
+            one.add_argument(
+                "--retry-failed",
+                action="store_true",
+                help="try again what failed for reasons that pass (timeouts, 429, 5xx, hosts that asked to wait), as a "
+                "new attempt beside the old",
+            )
     for name, text in (
         ("funnel", "what came in, what stayed, why the rest went"),
         (
@@ -75,7 +83,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     from pipeline.progress import Display
 
     experiment = load(arguments.experiment, arguments.set)
-    run = execute(experiment, arguments.until, Display())
+    run = execute(experiment, arguments.until, Display(), getattr(arguments, "retry_failed", False))
     if arguments.until == "report":
         from jobs.report import report_path
 

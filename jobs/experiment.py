@@ -1,6 +1,8 @@
 """The experiment file bound to the registries: everything it names exists before anything runs."""
 
-import glob
+import os
+import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +10,15 @@ from typing import Any
 
 from filters.registry import SignalSpec, signal_spec
 from filters.rules import Rule, parse_rule
-from pipeline.config import ExperimentFile, build, override, read_yaml
+from pipeline.config import ExperimentFile
+from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError, unknown
 from pipeline.evaluation_sets import EvaluationSet, open_set
-from pipeline.models import check_folder
+from pipeline.model_folder import check_folder
+from pipeline.remote import matching
 from pipeline.store import Store
 from pipeline.training import check_flags
-from sources.registry import source_format
+from sources.registry import FORMATS, source_format
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,24 @@ class Experiment:
         """The store it works in."""
         return Store(self.file.store)
 
-    def source_files(self, source: str) -> list[str]:
-        """Return a source's published files, sorted; raise InputError where a pattern matches none."""
+    def source_files(self, source: str) -> dict[str, str]:
+        """Return a source's published files, sorted: path to the name by which the ledger knows it.
+
+        Raises InputError where a pattern matches none.
+        """
+        return self._files(source, "files", self.file.sources[source].files)
+
+    def joined_files(self, source: str) -> dict[str, str]:
+        """Return the files that a source's rows are joined to, as `source_files`."""
+        return self._files(source, "joined", self.file.sources[source].joined)
+
+    def _files(self, source: str, key: str, patterns: Sequence[str]) -> dict[str, str]:
         found: list[str] = []
-        for pattern in self.file.sources[source].files:
-            matches = sorted(glob.glob(pattern)) if "://" not in pattern else [pattern]
-            if not matches:
-                raise InputError(f"{self.path}: sources.{source}.files: no file matches {pattern}")
-            found.extend(matches)
-        return found
+        for pattern in patterns:
+            if not (matches := matching(pattern)):
+                raise InputError(f"{self.path}: sources.{source}.{key}: no file matches {pattern}")
+            found.extend(path for path in matches if path not in found)
+        return file_names(found)
 
     def evaluation_sets(self) -> dict[str, EvaluationSet]:
         """Return the evaluation sets, opened; raise InputError where one is not in CLIP_benchmark's layout."""
@@ -72,6 +85,12 @@ def load(path: Path, settings: list[str]) -> Experiment:
     return experiment
 
 
+def file_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return each path with its name: what it has beyond the folder that all share, so that no two are the same."""
+    folder = os.path.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
+    return {path: path[len(folder) :].lstrip("/") for path in paths}
+
+
 def _known(where: str, what: str, found: str, known: Any) -> None:
     if found not in known:
         raise InputError(f"{where}: {unknown(what, found, known)}")
@@ -80,9 +99,14 @@ def _known(where: str, what: str, found: str, known: Any) -> None:
 def _sources(experiment: Experiment) -> None:
     for name, source in experiment.file.sources.items():
         try:
-            source_format(source.format)
+            reader = source_format(source.format, source.options)
         except InputError as error:
-            raise InputError(f"sources.{name}.format: {error}") from None
+            key = "format" if source.format not in FORMATS else "options"
+            raise InputError(f"sources.{name}.{key}: {str(error).removeprefix('options: ')}") from None
+        if bool(reader.joins) != bool(source.joined):
+            expected = f"the {reader.joins} files to join the rows to" if reader.joins else "none"
+            found = ", ".join(source.joined) or "none"
+            raise InputError(f"sources.{name}.joined: {source.format}: expected {expected}, found {found}")
         if experiment.file.web is None:
             experiment.source_files(name)
 
@@ -93,6 +117,11 @@ def _signals(experiment: Experiment) -> None:
             _known(f"signals.{name}", "signal", wanted, experiment.signals)
         if "model" in spec.settings:
             _known(f"signals.{name}.model", "model", spec.settings["model"], experiment.file.models)
+        if spec.kind == "published":
+            sources = experiment.file.sources.values()
+            scores = {score for one in sources for score in source_format(one.format, one.options).scores}
+            for column in (*spec.settings["numbers"], *spec.settings["texts"]):
+                _known(f"signals.{name}", "published column", column, scores)
 
 
 def _filters(experiment: Experiment) -> None:

@@ -1,214 +1,270 @@
 """Ingest: published rows into `pairs`, attempts into `fetches`, images into shards and `samples`.
 
-Two passes over Spark for each source. The first reads the published files, computes uids, and puts each row into the
-shard that its uid falls in, so that neither the split of the work nor the order of the files matters. The second
-fetches a shard at a time. Each unit leaves a completion record; a run that was killed does only what is missing.
+`jobs.published` reads the files and puts each row into a shard. Here the shards are fetched: a lane of them after one
+another in one task, so that a host is asked by one task alone. Each shard leaves a completion record; a run that was
+killed does only what is missing. A retry is a job of its own beside the first: it tries again what failed for reasons
+that pass.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from jobs.plan import Job
+from jobs.published import FEW_HOSTS, counted, write_pairs
 from jobs.run import Run
-from jobs.spark import run_units
+from jobs.spark import Unit, Work, run_lanes
 from jobs.web import served
-from pipeline.config import Ingest
-from pipeline.errors import InputError, StageFailed
-from pipeline.fetching import ImageRules, fetch_shard
-from pipeline.identity import uid_sql
-from pipeline.ledger import DataFile
-from pipeline.records import MALFORMED, REPEATED_ROW, ROW_SCHEMA, to_batches
-from pipeline.schemas import TABLES
+from pipeline.addresses import AddressRules
+from pipeline.config import Ingest, PerHost
+from pipeline.errors import StageFailed
+from pipeline.fetching import Lane, LaneRules, unaccounted, without_fetch
+from pipeline.funnel import settled
+from pipeline.outcomes import TRANSIENT
+from pipeline.permissions import Permissions
+from pipeline.pictures import ImageRules
+from pipeline.politeness import HostLimit, HostLimits
 from pipeline.shards import ShardWriter
 from pipeline.store import Store
-from pipeline.units import Output, Record, finished_units, run_unit
-from pipeline.web import STORED, WebRules
-from sources.registry import source_format
+from pipeline.units import Output, Record, finished_units
+from pipeline.web import WebRules
 
 AT_ONCE = 3
-"""Sources that are ingested side by side."""
+"""Sources that are ingested side by side, so that one's last shard does not leave cores idle."""
 
 
-def read_files(source: str, kind: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the published rows of the files named in `batches` (one column, `path`), as `ROW_SCHEMA`."""
-    import fsspec
+@dataclass(frozen=True)
+class Shard:
+    """A shard to fetch: its number, the files of `pairs` that its rows stand in, its lane.
 
-    reader = source_format(kind)
-    for batch in batches:
-        for path in batch.column(0).to_pylist():
-            with fsspec.open(path, "rb") as stream:
-                yield from to_batches(reader.read(stream), source, path.rpartition("/")[2])
-
-
-def shard_rows(rows: pa.Table) -> pa.Table:
-    """Return a shard's rows as `pairs`, sorted by uid, file and line; a uid's later rows are marked as repeated.
-
-    A row that has a problem of its own keeps it.
+    `again` maps the uids that are tried again to how often they were tried; None takes every row.
     """
-    rows = rows.sort_by([("uid", "ascending"), ("file", "ascending"), ("line", "ascending")])
-    uids = rows["uid"].to_pylist()
-    repeated = pa.array([before == uid for before, uid in zip([None, *uids[:-1]], uids, strict=True)], pa.bool_())
-    fresh = pc.equal(rows["problem"], "")
-    problem = pc.if_else(pc.and_(repeated, fresh), REPEATED_ROW, rows["problem"])
-    marked = rows.set_column(rows.schema.get_field_index("problem"), "problem", problem)
-    return marked.select(TABLES["pairs"].names).cast(TABLES["pairs"])
+
+    number: int
+    pairs: tuple[str, ...]
+    lane: int
+    again: Mapping[str, int] | None = None
 
 
-def _write_pairs(store: Store, job: str, key: tuple[Any, ...], rows: pa.Table) -> pa.Table:
-    """Write one shard's published rows; called by Spark with the rows of one shard number."""
-    number = int(key[0].as_py())
-    pairs = shard_rows(rows)
-    record = run_unit(store, job, f"pairs-{number:08d}", lambda: Output({job: {"pairs": pairs}}))
-    return pa.table({"unit": [record.unit]})
+@dataclass(frozen=True)
+class Fetching:
+    """What a task needs to fetch a job's shards; picklable. `files` leads from a published file's name to its path."""
+
+    store: Store
+    job: str
+    folder: str
+    rules: LaneRules
+    files: Mapping[str, str]
+
+    @contextmanager
+    def open(self) -> Iterator[Work]:
+        """Open a lane; yield what fetches one of its shards."""
+        streams: dict[str, Any] = {}
+
+        def local(file: str, offset: int, size: int) -> bytes:
+            if file not in streams:
+                streams[file] = fsspec.open(self.files[file], "rb").open()
+            streams[file].seek(offset)
+            return bytes(streams[file].read(size))
+
+        try:
+            with Lane(self.rules, local) as lane:
+                yield partial(self._fetch, lane)
+        finally:
+            for stream in streams.values():
+                stream.close()
+
+    def _fetch(self, lane: Lane, shard: Shard) -> Output:
+        pairs = pa.concat_tables([self._pairs(path) for path in shard.pairs])
+        if shard.again is not None:
+            pairs = pairs.filter(pc.is_in(pairs["uid"], pa.array(list(shard.again), pa.string())))
+            pairs = pairs.filter(pc.equal(pairs["problem"], "")).sort_by("uid")
+        fresh = pc.equal(pairs["problem"], "")
+        rows = pairs.filter(fresh).to_pylist()
+        if shard.again is not None:
+            rows = [row | {"attempts": shard.again[row["uid"]]} for row in rows]
+        path = f"{self.folder}/{shard.number:08d}.tar"
+        # what it holds is in its name: attempts that come to the same share it, and others never meet
+        with self.store.create(path, lambda: f"{self.folder}/{shard.number:08d}-{sha256[:12]}.tar") as stream:
+            writer = ShardWriter(stream)
+            tables = lane.fetch(rows, writer)
+            sha256 = writer.close()
+        path = f"{self.folder}/{shard.number:08d}-{sha256[:12]}.tar"
+        fetches = pa.concat_tables([without_fetch(pairs.filter(pc.invert(fresh)).to_pylist()), tables["fetches"]])
+        samples = _named(tables["samples"], path)
+        if fault := unaccounted(pairs, fetches, samples):
+            raise StageFailed(f"{path}: the counts do not add up: {fault}")
+        facts = {"shard": path, "sha256": sha256, "bytes": writer.bytes, "pairs": samples.num_rows}
+        facts |= {"lane": shard.lane, "rows": list(shard.pairs), "published": pairs.num_rows}
+        verdicts = Counter(samples["verdict"].to_pylist())
+        return Output({self.job: {"fetches": fetches, "samples": samples}}, facts | {"verdicts": dict(verdicts)})
+
+    def _pairs(self, path: str) -> pa.Table:
+        with self.store.arrow(path) as stream:
+            return pq.read_table(stream)
 
 
-def _fetch(
-    store: Store, job: str, source: str, web: WebRules, image: ImageRules, payload: tuple[int, str, str]
-) -> Output:
-    """Fetch one shard: `payload` is its number, its file of `pairs`, and the path of its tar."""
-    _, pairs_path, shard = payload
-    with store.arrow(pairs_path) as stream:
-        pairs = pq.read_table(stream)
-    rows = pairs.filter(pc.equal(pairs["problem"], "")).to_pylist()
-    with store.create(shard) as stream:
-        writer = ShardWriter(stream)
-        tables = fetch_shard(rows, web, image, writer, shard)
-        sha256 = writer.close()
-    facts = {"shard": shard, "sha256": sha256, "bytes": writer.bytes, "pairs": tables["samples"].num_rows}
-    return Output({job: tables}, facts)
+def _named(samples: pa.Table, shard: str) -> pa.Table:
+    column = pa.array([shard] * samples.num_rows, pa.string())
+    return samples.set_column(samples.schema.get_field_index("shard"), "shard", column)
 
 
-def web_rules(given: Ingest, hosts: dict[str, str]) -> WebRules:
-    """Return the fetcher's rules from the experiment file and the hosts that are mapped to an address."""
-    return WebRules(
-        user_agent=given.user_agent,
+def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules:
+    """Return a task's rules from the experiment file, the hosts that are mapped to an address, and how many sources
+    are ingested side by side: a host may be in each of them, so each takes its share of the host's limit.
+    """
+    limits = HostLimits(_limit(given.per_host), {name: _limit(one) for name, one in given.host_limits.items()})
+    web = WebRules(
+        permissions=Permissions(
+            given.user_agent,
+            frozenset(word.lower() for word in given.refuse),
+            given.tdm_reservation,
+            tuple(word.lower() for word in given.content_usage),
+        ),
         timeout=given.timeout,
         attempts=given.attempts,
         max_bytes=given.max_bytes,
         max_redirects=given.max_redirects,
         concurrency=given.concurrency,
         back_off=given.back_off,
-        refuse=frozenset(word.lower() for word in given.refuse),
-        hosts=given.hosts | hosts,
+        addresses=AddressRules({**given.hosts, **hosts}, given.allow),
+        limits=limits.shared(tasks),
+        robots_txt=given.robots_txt,
+        max_wait=given.max_wait,
+        max_in_flight=given.max_in_flight,
     )
-
-
-def image_rules(given: Ingest) -> ImageRules:
-    """Return what is stored of an image."""
     resize = given.resize
-    return ImageRules(resize.mode, resize.size, resize.quality, resize.min_side, given.max_pixels)
+    image = ImageRules(resize.mode, resize.size, resize.quality, resize.min_side, given.max_pixels)
+    return LaneRules(web, image, given.shard_seconds)
+
+
+def _limit(given: PerHost) -> HostLimit:
+    return HostLimit(given.at_once, given.per_second)
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Ingest sources, `AT_ONCE` at a time, so that one's last shard does not leave cores idle."""
-    counts = {job.id: _counted(run, job) for job in jobs}  # all of them before anything is written
-    with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(AT_ONCE) as pool:
-        for future in [pool.submit(_ingest, run, job, counts[job.id], hosts) for job in jobs]:
+    """Ingest sources, `AT_ONCE` at a time; those that are read for the first time are counted before one is written."""
+    published = {job.id: counted(run, job) for job in jobs if not job.config.get("retry")}
+    for job in jobs:
+        if job.id in published and (said := published[job.id].summary):
+            run.display.say(f"  {job.name}: {said}")
+    side_by_side = min(AT_ONCE, len(jobs))
+    with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(side_by_side) as pool:
+        rules = lane_rules(run.experiment.file.ingest, hosts, side_by_side)
+        futures = []
+        for job in jobs:
+            if job.id in published:
+                futures.append(pool.submit(_ingest, run, job, published[job.id], rules))
+            else:
+                futures.append(pool.submit(_retry, run, job, rules))
+        for future in futures:
             future.result()
 
 
-def _ingest(run: Run, job: Job, count: int, hosts: dict[str, str]) -> None:
+def _ingest(run: Run, job: Job, published: Any, rules: LaneRules) -> None:
     started = datetime.now(UTC)
-    given = run.experiment.file.ingest
-    pair_records = _read(run, job, count)
-    image, web = image_rules(given), web_rules(given, hosts)
-    units = []
-    for record in pair_records:
+    records = _pair_records(run, job)
+    if sum(record.files[job.id][0].rows for record in records) != published.rows:
+        write_pairs(run, job, published)
+        records = _pair_records(run, job)
+    free = _freely(rules.web.limits)
+    shards = []
+    for record in records:
         number = int(record.unit.removeprefix("pairs-"))
-        file = record.files[job.id][0]
-        shard = f"shards/{job.name}/{job.short}/{number:08d}.tar"
-        units.append((f"fetch-{number:08d}", (number, f"tables/pairs/{file.path}", shard)))
+        # a lane of its own where no host in it has a limit that would have to be kept across tasks
+        lane = -1 - number if free(record.facts["hosts"]) else record.facts["lane"]
+        shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), lane))
+    fetched = _fetch(run, job, shards, rules)
+    lane_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
+    _finish(run, job, started, records, fetched, published.rows, lane_of)
+
+
+def _freely(limits: HostLimits) -> Any:
+    def free(hosts: Sequence[str]) -> bool:
+        if len(hosts) > FEW_HOSTS:
+            return not limits.default.limited and not any(one.limited for one in limits.named.values())
+        return not any(limits.of(host).limited for host in hosts)
+
+    return free
+
+
+def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules) -> dict[str, Record]:
+    lanes: dict[int, list[Unit]] = {}
+    for shard in shards:
+        lanes.setdefault(shard.lane, []).append((f"fetch-{shard.number:08d}", shard))
+    ordered = sorted(lanes.values(), key=len, reverse=True)  # the longest first, as it bounds the whole
+    folder = f"shards/{job.config['source']}/{job.short}"
+    names = {name: path for path, name in job.local["paths"].items()}
+    fetching = Fetching(run.store, job.id, folder, rules, names)
     task = run.task(f"fetching {job.name}", "shards")
-    work = partial(_fetch, run.store, job.id, job.name, web, image)
-    fetched = run_units(run.spark, run.store, job.id, units, work, task)
-    files = [file for record in (*pair_records, *fetched.values()) for file in record.files[job.id]]
-    shards = [record.facts for record in fetched.values()]
-    reconcile(run.store, job.name, files)
-    run.finish([(job, files, {"shards": shards})], started, [job.id])
+    return run_lanes(run.spark, run.store, job.id, ordered, fetching.open, task)
 
 
-def _rows(run: Run, job: Job) -> DataFrame:
-    """Return a source's published rows, read by Spark, with their uids."""
-    kind = job.config["about"]["format"]
-    paths = run.spark.createDataFrame([(path,) for path in job.local["paths"]], "path string")
-    rows = paths.repartition(len(job.local["paths"])).mapInArrow(partial(read_files, job.name, kind), _ddl())
-    return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
-
-
-def _counted(run: Run, job: Job) -> int:
-    """Return how many rows a source publishes; raise InputError if there are none, or too many that are malformed."""
-    rows = _rows(run, job)  # starts Spark, which F.col needs
-    bad = F.col("problem") == MALFORMED
-    counted = rows.agg(
-        F.count("*").alias("rows"),
-        F.count(F.when(bad, 1)).alias("bad"),
-        F.min(F.when(bad, F.struct("file", "line", "detail"))).alias("first"),
-    ).collect()[0]
-    if counted["rows"] == 0:
-        raise InputError(f"sources.{job.name}: {', '.join(job.local['paths'])}: no rows; expected at least one")
-    allowed = run.experiment.file.ingest.malformed_rows
-    if counted["bad"] > allowed:
-        first = counted["first"]
-        raise InputError(
-            f"sources.{job.name}: {counted['bad']} malformed rows, expected at most {allowed} (ingest.malformed_rows); "
-            f"the first: {first['file']} line {first['line']}: {first['detail']}"
-        )
-    return int(counted["rows"])
-
-
-def _read(run: Run, job: Job, count: int) -> list[Record]:
-    """Read a source's published files into `pairs`, a file of it for each shard; return the units' records."""
-    done = _pair_records(run, job)
-    if sum(record.files[job.id][0].rows for record in done) != count:
-        shards = -(-count // run.experiment.file.ingest.pairs_per_shard)
-        place = F.expr(f"floor(conv(substr(uid, 1, 8), 16, 10) * {shards} / 4294967296L)")
-        store, job_id = run.store, job.id
-
-        def write(key: tuple[Any, ...], rows: pa.Table) -> pa.Table:  # Spark reads the type hints
-            return _write_pairs(store, job_id, key, rows)
-
-        _rows(run, job).withColumn("shard", place).groupBy("shard").applyInArrow(write, "unit string").collect()
-        done = _pair_records(run, job)
-    return sorted(done, key=lambda record: record.unit)
+def _finish(
+    run: Run,
+    job: Job,
+    started: datetime,
+    pairs: Sequence[Record],
+    fetched: Mapping[str, Record],
+    published: int,
+    lane_of: Mapping[int, int],
+) -> None:
+    """Add up what every shard came to, and commit; raise StageFailed where a published row has no outcome."""
+    files = [file for record in (*pairs, *fetched.values()) for file in record.files[job.id]]
+    shards = []
+    for name, record in fetched.items():
+        shards.append(record.facts | {"lane": lane_of[int(name.removeprefix("fetch-"))]})
+    if (found := sum(shard["published"] for shard in shards)) != published:
+        said = f"{published} rows to account for, {found} have an outcome"
+        raise StageFailed(f"ingest of {job.name}: the counts do not add up: {said}")
+    verdicts = sum((Counter(shard.pop("verdicts")) for shard in shards), Counter())
+    verdicts.pop("", None)
+    run.finish([(job, files, {"shards": shards, "verdicts": dict(verdicts)})], started, [job.id])
 
 
 def _pair_records(run: Run, job: Job) -> list[Record]:
-    return [record for name, record in finished_units(run.store, job.id).items() if name.startswith("pairs-")]
+    found = finished_units(run.store, job.id).items()
+    return [record for name, record in sorted(found) if name.startswith("pairs-")]
 
 
-def _ddl() -> str:
-    kinds = {pa.string(): "string", pa.int64(): "bigint"}
-    return ", ".join(f"{field.name} {kinds[field.type]}" for field in ROW_SCHEMA)
+def failed_for_now(run: Run, jobs: Sequence[str]) -> dict[str, int]:
+    """Return the uids whose outcome may change, with the number of attempts made: base job first, then its retries."""
+    columns = ["uid", "attempt", "final", "outcome"]
+    final = settled([run.ledger.read("fetches", columns, [job]) for job in jobs])
+    failed = final.filter(pc.is_in(final["outcome"], pa.array(sorted(TRANSIENT))))
+    return dict(zip(failed["uid"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
 
 
-def reconcile(store: Store, source: str, files: Sequence[DataFile]) -> None:
-    """Raise StageFailed unless each published row has one outcome and each stored one lies in a shard."""
-    columns = {"pairs": ["uid", "problem"], "fetches": ["uid", "final", "outcome"], "samples": ["uid"]}
-    asked, answered, stored, kept = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    for file in files:
-        with store.arrow(f"tables/{file.table}/{file.path}") as stream:
-            rows = pq.read_table(stream, columns=columns[file.table])
-        if file.table == "pairs":
-            asked.update(rows.filter(pc.equal(rows["problem"], ""))["uid"].to_pylist())
-        elif file.table == "samples":
-            kept.update(rows["uid"].to_pylist())
-        else:
-            final = rows.filter(rows["final"])
-            answered.update(final["uid"].to_pylist())
-            stored.update(final.filter(pc.equal(final["outcome"], STORED))["uid"].to_pylist())
-    if asked != answered:
-        found = f"{asked.total()} pairs were to be fetched, {answered.total()} have an outcome"
-        raise StageFailed(f"ingest of {source}: the counts do not add up: {found}")
-    if stored != kept:
-        found = f"{stored.total()} pairs were stored, {kept.total()} are in samples"
-        raise StageFailed(f"ingest of {source}: the counts do not add up: {found}")
+def _retry(run: Run, job: Job, rules: LaneRules) -> None:
+    """Fetch again what failed for reasons that pass: a lane's rows together, in shards of their own."""
+    started = datetime.now(UTC)
+    failed = failed_for_now(run, [one.id for one in job.needs])
+    base = run.ledger.finished(job.needs[0].id)
+    assert base is not None
+    by_lane: dict[int, tuple[list[str], dict[str, int]]] = {}
+    for one in base.facts["shards"]:
+        paths, again = by_lane.setdefault(one["lane"], ([], {}))
+        for path in one["rows"]:
+            with run.store.arrow(path) as stream:
+                uids = pq.read_table(stream, columns=["uid"])["uid"].to_pylist()
+            if mine := {uid: failed[uid] for uid in uids if uid in failed}:
+                paths.append(path)
+                again |= mine
+    size = run.experiment.file.ingest.pairs_per_shard
+    shards: list[Shard] = []
+    for lane, (paths, again) in sorted(by_lane.items()):
+        ordered = sorted(again.items())
+        for start in range(0, len(ordered), size):
+            shards.append(Shard(len(shards), tuple(paths), lane, dict(ordered[start : start + size])))
+    fetched = _fetch(run, job, shards, rules)
+    _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})

@@ -6,16 +6,19 @@ that is finished is not run again, and a changed threshold touches only what com
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jobs.experiment import Experiment
+from pipeline.config import WHEN_NOT_WHAT
 from pipeline.errors import InputError
 from pipeline.identity import code_digest, digest, stream_sha256
-from pipeline.models import CONFIG_FILE
+from pipeline.ledger import Ledger
+from pipeline.model_folder import CONFIG_FILE
+from sources.registry import source_format, source_module
 
 STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
 
@@ -46,18 +49,18 @@ class Job:
         return hash(self.id)
 
 
-def file_digests(paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Return name, SHA-256 and size in bytes of each file; the folder is left out, as it shapes nothing."""
+def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return name, SHA-256 and size in bytes of each file (path to name); where it lies shapes nothing."""
     import fsspec
 
     found = []
-    for path in paths:
+    for path, name in paths.items():
         try:
             with fsspec.open(path, "rb") as stream:
                 sha256, size = stream_sha256(stream)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-        found.append({"file": path.rpartition("/")[2], "sha256": sha256, "bytes": size})
+        found.append({"file": name, "sha256": sha256, "bytes": size})
     return found
 
 
@@ -72,10 +75,21 @@ def folder_digest(folder: Path) -> str:
 
 
 class Plan:
-    """The jobs of an experiment; each is built once, with those it needs."""
+    """The jobs of an experiment; each is built once, with those it needs.
 
-    def __init__(self, experiment: Experiment) -> None:
+    With a ledger, the retries of an ingest that have been made count as part of it, and with `retry` so does the next
+    one of each source in which something failed for reasons that pass (`failed` says so of an ingest and its retries).
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        ledger: Ledger | None = None,
+        failed: Callable[[list[str]], bool] | None = None,
+    ) -> None:
         self.experiment = experiment
+        self._ledger = ledger
+        self._failed = failed
         self._made: dict[tuple[Any, ...], Any] = {}
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
@@ -83,21 +97,36 @@ class Plan:
             self._made[key] = make()
         return self._made[key]
 
-    def ingest(self, source: str) -> Job:
-        """The job that ingests a source."""
-        return self._once(("ingest", source), lambda: self._ingest(source))  # type: ignore[no-any-return]
+    def ingest(self, source: str) -> list[Job]:
+        """The job that ingests a source, and its retries."""
+        return self._once(("ingest", source), lambda: list(self._ingest(source)))  # type: ignore[no-any-return]
 
-    def _ingest(self, source: str) -> Job:
+    def _ingest(self, source: str) -> Iterable[Job]:
         given = self.experiment.file.sources[source]
         paths = self.experiment.source_files(source)
-        fetch = self.experiment.file.ingest.model_dump(mode="json", exclude={"hosts", "concurrency", "malformed_rows"})
-        about = given.model_dump(mode="json", exclude={"files"})
-        config = {"source": source, "files": file_digests(paths), "fetch": fetch, "about": about}
-        return Job("ingest", source, config, (), code_digest("jobs.ingest"), {"paths": paths})
+        joined = self.experiment.joined_files(source)
+        fetch = self.experiment.file.ingest.model_dump(mode="json", exclude=set(WHEN_NOT_WHAT))
+        about = given.model_dump(mode="json", exclude={"files", "joined"})
+        config = {"source": source, "files": file_digests({**paths, **joined}), "fetch": fetch, "about": about}
+        reader = source_format(given.format, given.options)
+        code = code_digest("jobs.ingest", *map(source_module, filter(None, (given.format, reader.joins))))
+        local = {"paths": paths, "joined": joined}
+        made = [Job("ingest", source, config, (), code, local)]
+        yield made[0]
+        while self._ledger is not None and self._ledger.finished(made[0].id) is not None:
+            again = {"of": made[0].id, "number": len(made)}
+            name = f"{source}/retry-{len(made)}"
+            job = Job("ingest", name, {"source": source, "retry": again, "fetch": fetch}, tuple(made), code, local)
+            if self._ledger.finished(job.id) is None:
+                if self._failed is not None and self._failed([one.id for one in made]):
+                    yield job
+                return
+            made.append(job)
+            yield job
 
     def ingests(self) -> tuple[Job, ...]:
-        """The ingest jobs of all sources."""
-        return tuple(self.ingest(source) for source in self.experiment.file.sources)
+        """The ingest jobs of all sources, their retries included."""
+        return tuple(job for source in self.experiment.file.sources for job in self.ingest(source))
 
     def signal(self, name: str) -> tuple[Job, ...]:
         """The jobs that compute a signal: one for each source, or one for all where it looks at the whole corpus."""
@@ -112,15 +141,9 @@ class Plan:
             model, needs, local = self.model(spec.settings["model"])
             config["model"] = model
         if spec.scope == "shard":
-            for source in self.experiment.file.sources:
-                yield Job(
-                    "score",
-                    f"{name}/{source}",
-                    config,
-                    (self.ingest(source), *needs),
-                    code_digest("jobs.score", spec.module),
-                    local | {"source": source},
-                )
+            code = code_digest("jobs.score", spec.module)
+            for ingest in self.ingests():
+                yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), code, local | {"over": "shards"})
             return
         inputs = tuple(job for other in spec.inputs() for job in self.signal(other))
         if "clip" in spec.settings:
@@ -167,7 +190,7 @@ class Plan:
         given = self.experiment.file.mixtures[name]
         sources = self.experiment.mixture_sources(name)
         config = given.model_dump(mode="json") | {"seed": self.experiment.file.seed, "of": sources}
-        ingests = tuple(self.ingest(source) for source in sources)
+        ingests = tuple(job for source in sources for job in self.ingest(source))
         decided = (self.decide(given.filter),) if given.filter else ()
         return Job("blend", name, config, (*decided, *ingests), code_digest("jobs.blend"))
 
@@ -177,7 +200,7 @@ class Plan:
 
     def _export(self, name: str) -> Job:
         config = self.experiment.file.export.model_dump(mode="json") | {"seed": self.experiment.file.seed}
-        ingests = tuple(self.ingest(source) for source in self.experiment.mixture_sources(name))
+        ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
         return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
 
     def train(self, mixture: str, seed: int, samples_seen: int) -> Job:
@@ -188,7 +211,7 @@ class Plan:
     def _train(self, mixture: str, seed: int, samples_seen: int) -> Job:
         given = self.experiment.file.training
         recipe = given.model_dump(mode="json", exclude={"mixtures", "seeds", "parallel", "samples_seen", "model"})
-        architecture = file_digests([f"{given.model.rstrip('/')}/{CONFIG_FILE}"])[0]["sha256"]
+        architecture = file_digests({f"{given.model.rstrip('/')}/{CONFIG_FILE}": CONFIG_FILE})[0]["sha256"]
         config = recipe | {"seed": seed, "samples_seen": samples_seen, "model": architecture}
         local = {"model": given.model, "mixture": mixture}
         return Job("train", f"{mixture}/{seed}", config, (self.export(mixture),), code_digest("jobs.train"), local)

@@ -36,14 +36,19 @@ SHAPING = (
 class Run:
     """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
 
-    def __init__(self, experiment: Experiment, display: Display) -> None:
+    def __init__(self, experiment: Experiment, display: Display, retry_failed: bool = False) -> None:
         self.experiment = experiment
-        self.plan = Plan(experiment)
         self.store = experiment.store
         self.ledger = Ledger(self.store)
+        self.plan = Plan(experiment, self.ledger, self._failed if retry_failed else None)
         self.display = display
         self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
         self._exit = ExitStack()
+
+    def _failed(self, jobs: list[str]) -> bool:
+        from jobs.ingest import failed_for_now
+
+        return bool(failed_for_now(self, jobs))
 
     @cached_property
     def spark(self) -> Any:
@@ -67,7 +72,7 @@ class Run:
         """Return a table's schema; a signal's is uid, source and its columns."""
         if table in TABLES:
             return TABLES[table]
-        columns = self.experiment.signals[table.removeprefix("signals_")].target().columns
+        columns = self.experiment.signals[table.removeprefix("signals_")].columns()
         return pa.schema([pa.field("uid", pa.string()), pa.field("source", pa.string()), *columns])
 
     def finish(
@@ -140,10 +145,13 @@ def _named(stage: str) -> Iterator[None]:
         raise StageFailed(f"{stage}: {cause(error)}") from error
 
 
-def execute(experiment: Experiment, until: str, display: Display) -> Run:
-    """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing."""
+def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False) -> Run:
+    """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing.
+
+    With `retry_failed`, what was fetched before and failed for reasons that pass is tried again.
+    """
     experiment.store.check_writable()
-    run = Run(experiment, display)
+    run = Run(experiment, display, retry_failed)
     try:
         if experiment.file.web is not None:
             from jobs.web import publish
@@ -152,7 +160,8 @@ def execute(experiment: Experiment, until: str, display: Display) -> Run:
         jobs = run.plan.until(until)
         had = sum(run.ledger.finished(job.id) is not None for job in jobs)
         if had == len(jobs):
-            display.say(f"nothing to do: all {len(jobs)} jobs are finished")
+            again = ", and no failure is one that another attempt may change" if retry_failed else ""
+            display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")
         elif had:
             display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
         for stage, ready in _batches(run, jobs):

@@ -88,11 +88,11 @@ def _work(store: Store, payload: tuple[Sequence[dict[str, Any]], Sequence[Wanted
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Compute signals: those over shards in one pass, then those over the whole corpus, each by itself."""
-    over_shards = [job for job in jobs if "source" in job.local]
+    over_shards = [job for job in jobs if "over" in job.local]
     if over_shards:
         _score_shards(run, over_shards)
     for job in jobs:
-        if "source" not in job.local:
+        if "over" not in job.local:
             from jobs.score_corpus import score_corpus
 
             score_corpus(run, job)
@@ -101,13 +101,12 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
     started = datetime.now(UTC)
     units = []
-    for source in sorted({job.local["source"] for job in jobs}):
-        mine = [job for job in jobs if job.local["source"] == source]
+    for ingest in sorted({of_stage(job, "ingest")[0].id for job in jobs}):
+        mine = [job for job in jobs if of_stage(job, "ingest")[0].id == ingest]
         wanted = [
             Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", "")) for job in mine
         ]
-        ingest = of_stage(mine[0], "ingest")[0]
-        rows = run.ledger.read("samples", jobs=[ingest.id]).to_pylist()
+        rows = run.ledger.read("samples", jobs=[ingest]).to_pylist()
         for shard in sorted({row["shard"] for row in rows}):
             units.append((shard, ([row for row in rows if row["shard"] == shard], wanted)))
     group = digest(sorted(job.id for job in jobs))

@@ -11,19 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 
 from filters.duplicates import Duplicates, groups, name_groups, near_edges
-from filters.fingerprint import PDQ_BYTES, pdq
 from filters.nearest import EvaluationIndex, Nearest
+from filters.placeholders import Placeholders
+from filters.published import Published
 from jobs.ledger_source import frame
 from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import model_reference
-from jobs.spark import run_units, write_frame
+from jobs.spark import frame_name, run_units, write_frame
 from pipeline.evaluation_sets import EvaluationSet
 from pipeline.ledger import write_rows
 from pipeline.models import load
-from pipeline.schemas import signal_table
+from pipeline.pdq import PDQ_BYTES, pdq
+from pipeline.schemas import TABLES, signal_table
 from pipeline.store import Store
 from pipeline.units import Output
 from pipeline.zeroshot import open_image
@@ -41,9 +44,40 @@ def score_corpus(run: Run, job: Job) -> None:
         rows = _duplicates(run, job, signal)
         file = write_rows(run.store, job.id, signal_table(job.name), rows)
         run.finish([(job, [file], {})], started, [job.id])
+    elif isinstance(signal, Placeholders | Published):
+        rows = _placeholders(run, signal) if isinstance(signal, Placeholders) else _published(run, job, signal)
+        table = signal_table(job.name)
+        record = write_frame(rows, run.store, job.id, table, run.schema(table))
+        run.finish([(job, record.files[job.id], {})], started, [job.id])
     else:
         facts = _nearest(run, job, signal)
         run.finish([(job, facts.pop("files"), facts)], started, [job.id])
+
+
+def _stored(run: Run, columns: list[str]) -> tuple[DataFrame, DataFrame]:
+    """Return the `samples` (uid, source, raw_sha256) and the `pairs` (uid and `columns`) behind them."""
+    ingests = [one.id for one in run.plan.ingests()]
+    samples = frame(run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "source", "raw_sha256"], ingests)
+    pairs = frame(run.spark, run.ledger, "pairs", TABLES["pairs"], ["uid", "problem", *columns], ingests)
+    return samples, pairs.filter("problem = ''").drop("problem")
+
+
+def _placeholders(run: Run, signal: Placeholders) -> DataFrame:
+    names = frame_name(), frame_name()
+    for name, rows in zip(names, _stored(run, ["url"]), strict=True):
+        rows.createOrReplaceTempView(name)
+    return run.spark.sql(signal.query(*names))
+
+
+def _carry(signal: Published, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield from signal.compute(pa.Table.from_batches([batch])).to_batches()
+
+
+def _published(run: Run, job: Job, signal: Published) -> DataFrame:
+    samples, pairs = _stored(run, ["licence", "published"])
+    rows = samples.join(pairs, "uid").select("uid", "source", "licence", "published")
+    return rows.mapInArrow(partial(_carry, signal), _ddl(run, job))
 
 
 def _signal_jobs(run: Run, name: str) -> list[str]:
@@ -172,5 +206,5 @@ def _frame(run: Run, name: str, columns: list[str]) -> Any:
 
 
 def _ddl(run: Run, job: Job) -> str:
-    kinds = {pa.string(): "string", pa.int32(): "int", pa.float32(): "float"}
+    kinds = {pa.string(): "string", pa.int32(): "int", pa.float32(): "float", pa.float64(): "double"}
     return ", ".join(f"{field.name} {kinds[field.type]}" for field in run.schema(signal_table(job.name)))

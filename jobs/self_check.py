@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.run import Run
+from pipeline.funnel import settled
 from pipeline.ledger import Ledger
 from pipeline.report.shape import SelfCheck
 from pipeline.schemas import signal_table
@@ -38,8 +40,9 @@ def outcomes(run: Run) -> pd.DataFrame:
     assert web is not None
     ingests = [job.id for job in run.plan.ingests()]
     pairs = run.ledger.read("pairs", ["uid", "source", "url", "problem"], ingests).to_pandas().drop(columns="job")
-    fetches = run.ledger.read("fetches", ["uid", "outcome", "final"], ingests).to_pandas()
-    final = fetches[fetches["final"]][["uid", "outcome"]]
+    columns = ["uid", "attempt", "outcome", "final"]
+    final = settled([run.ledger.read("fetches", columns, [job]) for job in ingests])
+    final = final.filter(pc.greater(final["attempt"], 0)).select(["uid", "outcome"]).to_pandas()
     rows = pairs.merge(final, on="uid", how="left")
     rows["outcome"] = rows["outcome"].where(rows["problem"] == "", rows["problem"])
     truth = pq.read_table(truth_path(web.folder)).to_pandas()

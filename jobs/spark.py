@@ -12,6 +12,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,35 +130,50 @@ def start(settings: Spark, name: str) -> SparkSession:
 
 
 Work = Callable[[Any], Output]
+Unit = tuple[str, Any]
+"""A unit of work: its name, and what its work is called with."""
 
 
 def run_units(
     spark: SparkSession,
     store: Store,
     group: str,
-    units: Sequence[tuple[str, Any]],
+    units: Sequence[Unit],
     work: Work,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Record]:
-    """Run the units (name, payload) of `group` that have no completion record, a task each; return all records.
+    """Run the units of `group` that have no completion record, a task each; return all records.
 
     `on_progress` hears (done, of how many), by the records that lie in the store.
     """
+    return run_lanes(spark, store, group, [[unit] for unit in units], lambda: nullcontext(work), on_progress)
+
+
+def run_lanes(
+    spark: SparkSession,
+    store: Store,
+    group: str,
+    lanes: Sequence[Sequence[Unit]],
+    opened: Callable[[], AbstractContextManager[Work]],
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Record]:
+    """As `run_units`, but a task for each lane: it opens what does the work once, and runs the lane's units in turn."""
+    names = [name for lane in lanes for name, _ in lane]
     done = finished_units(store, group)
-    todo = [unit for unit in units if unit[0] not in done]
-    on_progress(len(units) - len(todo), len(units))
+    todo = [left for lane in lanes if (left := [unit for unit in lane if unit[0] not in done])]
+    on_progress(len(names) - sum(map(len, todo)), len(names))
     if todo:
         stop = threading.Event()
-        records = {record_path(group, name) for name, _ in units}
+        records = {record_path(group, name) for name in names}
 
         def watch() -> None:
             while not stop.wait(0.5):
-                on_progress(len(records.intersection(store.files(f"staging/{group}"))), len(units))
+                on_progress(len(records.intersection(store.files(f"staging/{group}"))), len(names))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            task = partial(_run_partition, store, group, work)
+            task = partial(_run_partition, store, group, opened)
             spark.sparkContext.parallelize(todo, len(todo)).mapPartitions(task).collect()
         except Exception as error:
             raise StageFailed(f"{store.root}: {cause(error)}") from error
@@ -165,12 +181,18 @@ def run_units(
             stop.set()
             watcher.join()
         done = finished_units(store, group)
-    on_progress(len(units), len(units))
-    return {name: done[name] for name, _ in units}
+    on_progress(len(names), len(names))
+    return {name: done[name] for name in names}
 
 
-def _run_partition(store: Store, group: str, work: Work, units: Any) -> list[str]:
-    return [run_unit(store, group, name, partial(work, payload)).unit for name, payload in units]
+def _run_partition(
+    store: Store, group: str, opened: Callable[[], AbstractContextManager[Work]], lanes: Any
+) -> list[str]:
+    made = []
+    for lane in lanes:
+        with opened() as work:
+            made += [run_unit(store, group, name, partial(work, payload)).unit for name, payload in lane]
+    return made
 
 
 def cause(error: Exception) -> str:

@@ -2,16 +2,15 @@
 
 What a source, a signal or a filter may be is the business of those floors; here their settings are plain mappings,
 and `jobs.experiment` checks them against the registries. Paths are relative to the folder in which the command runs.
+`pipeline.config_file` reads it.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from yaml.error import MarkedYAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.errors import InputError, unknown
+from pipeline.addresses import allowed_network
+from pipeline.errors import unknown
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
@@ -48,10 +47,16 @@ class Web(Section):
 
 
 class Source(Section):
-    """A published source: its format, its files (globs), and what is known of its terms. `unknown` is said so."""
+    """A published source: its format, its files (globs), and what is known of its terms. `unknown` is said so.
+
+    `options` are the format's own (a column map, say). `joined` are the files that the rows are joined to, for a format
+    that is a list of another's rows (YFCC15M's of YFCC100M's).
+    """
 
     format: str
     files: Annotated[tuple[str, ...], Field(min_length=1)]
+    options: dict[str, Any] = {}
+    joined: tuple[str, ...] = ()
     licence: str = "unknown"
     terms: str = "unknown"
     snapshot: str = "unknown"
@@ -59,33 +64,77 @@ class Source(Section):
 
 
 class Resize(Section):
-    """img2dataset's resize modes; `size` in pixels; images are never enlarged."""
+    """img2dataset's resize modes; `size` in pixels; images are never enlarged. `none` keeps a JPEG's very bytes."""
 
-    mode: Literal["keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio"
+    mode: Literal["none", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio"
     size: Count = 256
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     min_side: Annotated[int, Field(ge=1)] = 16
 
 
-class Ingest(Section):
-    """How pages are fetched. Times in seconds, sizes in bytes and pixels.
+class PerHost(Section):
+    """How a host is asked: requests in flight at once and new ones a second; null is no limit."""
 
-    `malformed_rows` is how many unreadable rows are tolerated in a source before nothing at all is written.
+    at_once: Count | None = 8
+    per_second: Annotated[float, Field(gt=0)] | None = 10.0
+
+
+class Ingest(Section):
+    """How images are fetched and stored. Times in seconds, sizes in bytes and pixels.
+
+    `timeout` is for one attempt at one image, `shard_seconds` for a shard on top of what the hosts' limits ask for,
+    `max_wait` the longest wait that a site may ask for (Retry-After, Crawl-delay). `per_host` holds for every host but
+    those that a pattern in `host_limits` names. `hosts` maps host patterns to an address, and `allow` lists networks
+    inside that may be reached; all others inside are refused. Of what sites say, `robots_txt`, `refuse`
+    (X-Robots-Tag), `tdm_reservation` and `content_usage` (AIPREF's categories, the most specific first) are obeyed.
+    `malformed_rows` is how many unreadable rows a source may have, null for any number: each of them is an outcome.
     """
 
     user_agent: str = "cuvee/0.1"
     timeout: Annotated[float, Field(gt=0)] = 20.0
+    shard_seconds: Annotated[float, Field(gt=0)] = 3600.0
     attempts: Count = 3
     back_off: Annotated[float, Field(ge=0)] = 0.5
+    max_wait: Annotated[float, Field(ge=0)] = 60.0
     max_bytes: Count = 16 << 20
     max_pixels: Count = 100_000_000
     max_redirects: Annotated[int, Field(ge=0)] = 5
+    max_in_flight: Count = 256 << 20
     concurrency: Count = 64
-    refuse: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")
+    per_host: PerHost = PerHost()
+    host_limits: dict[str, PerHost] = {}
     hosts: dict[str, str] = {}
-    malformed_rows: Annotated[int, Field(ge=0)] = 0
+    allow: tuple[str, ...] = ()
+    robots_txt: bool = True
+    refuse: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex", "noml")
+    tdm_reservation: bool = True
+    content_usage: tuple[str, ...] = ("train-ai", "ai", "bots", "all")
+    malformed_rows: Annotated[int, Field(ge=0)] | None = None
     pairs_per_shard: Count = 10_000
+    part_bytes: Count = 64 << 20
     resize: Resize = Resize()
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            try:
+                allowed_network(text)
+            except ValueError:
+                raise ValueError(
+                    f"expected a network such as 10.1.0.0/16 or 127.0.0.0/8:8080, found {text!r}"
+                ) from None
+        return given
+
+
+WHEN_NOT_WHAT = frozenset(
+    {
+        *("hosts", "allow", "concurrency", "per_host", "host_limits", "max_wait", "shard_seconds", "max_in_flight"),
+        *("malformed_rows", "part_bytes"),
+    }
+)
+"""Keys of `Ingest` that say when and how an image is reached, not what is stored: they can change between a run and its
+resumption."""
 
 
 class Evaluation(Section):
@@ -129,7 +178,8 @@ class Mixture(Section):
     """Shares by source of the pairs that a filter keeps. `total` is a number of pairs, or "all" there are.
 
     Without `shares`, every source gives what it has. When a source is short of its share, `shortage` says what
-    happens: the job fails, all shrink in proportion, or pairs are repeated at most `repeat` times each.
+    happens: the job fails, all shrink in proportion, or pairs are repeated at most `repeat` times each. Images that
+    are not what their source says they are, by its hash, are drawn only where `mismatched` says so.
     """
 
     filter: str = ""
@@ -138,6 +188,7 @@ class Mixture(Section):
     total: Count | Literal["all"] = "all"
     shortage: Literal["fail", "shrink", "repeat"] = "fail"
     repeat: Count = 1
+    mismatched: bool = False
 
     @model_validator(mode="after")
     def _sources_once(self) -> "Mixture":
@@ -198,124 +249,3 @@ class ExperimentFile(Section):
     export: Export = Export()
     training: Training
     report: Report
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as plain data; a key that stands twice in a mapping is an error, as the first would be lost."""
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        node: Any = super().compose_mapping_node(anchor)
-        seen = set[str]()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise MarkedYAMLError(problem=f"found the key '{key.value}' twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # of values such as 2026-13-01 and !!bool x
-            raise MarkedYAMLError(problem=f"unreadable value: {error}", problem_mark=node.start_mark) from None
-
-
-def _plain(text: str) -> Any:
-    """Return YAML as plain data; raise yaml.YAMLError and nothing else."""
-    try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except RecursionError:
-        raise yaml.YAMLError("nested too deeply") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the file as plain data; raise InputError with the line where it is no YAML mapping."""
-    try:
-        data = _plain(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; expected an experiment file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"{path}: {where}: not YAML: {problem}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
-    return data
-
-
-def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Return `data` with each "a.b=c" set; c is read as YAML. Lists are taken whole, not by index."""
-    result = dict(data)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set {setting}: expected key.path=value")
-        try:
-            value = _plain(text)
-        except yaml.YAMLError:
-            raise InputError(f"--set {setting}: the value is not YAML") from None
-        result = _with(result, key.split("."), value)
-    return result
-
-
-def _with(data: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    head, *rest = keys
-    if not rest:
-        return {**data, head: value}
-    inner = data.get(head)
-    return {**data, head: _with(inner if isinstance(inner, dict) else {}, rest, value)}
-
-
-def build(cls: type[Section], data: Any, where: str) -> Any:
-    """Return `cls` built from plain data; raise InputError of one line, `where` leading to the faulty key."""
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = _keys(data, first["loc"], first["type"])
-        if first["type"] == "extra_forbidden":
-            known = _fields(cls, path[:-1])
-            raise InputError(f"{where}: {'.'.join(path)}: {unknown('key', path[-1], known)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
-        raise InputError(f"{where}: {'.'.join(path) or 'top level'}: {message}{found}") from None
-
-
-def _keys(data: Any, location: tuple[int | str, ...], kind: str) -> list[str]:
-    """Return the keys of pydantic's location that are in the file: it also names `[key]` and branches of unions."""
-    path = []
-    for part in location:
-        if isinstance(data, dict) and str(part) in (keys := {str(key): key for key in data}):
-            data = data[keys[str(part)]]
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part]
-        elif kind != "missing":
-            break
-        path.append(repr(str(part))[1:-1])  # on one line
-    return path
-
-
-def _fields(cls: type[Section], path: list[str]) -> list[str]:
-    """Return the keys that the section at `path` below `cls` may have."""
-    current: Any = cls
-    for part in path:
-        field = getattr(current, "model_fields", {}).get(part)
-        current = _section_in(field.annotation) if field else current
-    return list(current.model_fields)
-
-
-def _section_in(annotation: Any) -> Any:
-    """Return the Section class that an annotation holds, however deep (dict of, optional, annotated)."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if (found := _section_in(inner)) is not None:
-            return found
-    return None

@@ -1,214 +1,300 @@
-"""From a shard's published rows to its tar: fetch, check, resize by img2dataset's Resizer, write in uid order."""
+"""From a shard's published rows to its tar: fetch politely, check, resize, write in uid order.
+
+A `Lane` is one task's way through its shards: one event loop and one client, so that what it learns of a host (its
+turns, its pauses, its robots.txt, its open connections) lasts from shard to shard. Answers come in any order; a thread
+of its own turns bodies into pairs and lays them in a spool, from which the tar is written in the rows' order.
+"""
 
 import asyncio
 import hashlib
-import io
-import os
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import json
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from queue import SimpleQueue
+from types import TracebackType
+from typing import IO, Any
 
-import aiohttp
-import cv2
-import numpy as np
 import pyarrow as pa
-from PIL import Image
 
+from pipeline.integrity import verdict
+from pipeline.outcomes import STORED, Attempt
+from pipeline.pictures import ImageRules, Picture, Refused, to_picture
+from pipeline.politeness import host_of
 from pipeline.schemas import TABLES
 from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.web import STORED, Attempt, WebRules, fetch, session
+from pipeline.web import Client, WebRules
+
+SPOOL = 64 << 20
+"""Bytes of a shard's pairs that are held in memory before they go to a temporary file."""
+
+Row = dict[str, Any]
+LocalBytes = Callable[[str, int, int], bytes]
+"""(published file, offset, size) to the bytes there: how images are had that a source brings along."""
 
 
 @dataclass(frozen=True)
-class ImageRules:
-    """What is stored: `mode` and `size` are img2dataset's resize modes and pixels, `quality` is JPEG's (1 to 100)."""
+class LaneRules:
+    """How a lane works: the web's rules, what is stored of an image, and the seconds that a shard may take.
 
-    mode: str
-    size: int
-    quality: int
-    min_side: int
-    max_pixels: int
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as stored (JPEG bytes) with its size and the original's, in pixels."""
-
-    jpg: bytes
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-
-
-@cache
-def _resizer(rules: ImageRules) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or its import asks the network for a newer version
-    from img2dataset.resizer import Resizer
-
-    return Resizer(
-        image_size=rules.size,
-        resize_mode=rules.mode,
-        resize_only_if_bigger=True,
-        encode_quality=rules.quality,
-        encode_format="jpg",
-        min_image_size=rules.min_side,
-    )
-
-
-def _cut(body: bytes) -> bool:
-    """Tell whether a JPEG's last scan has no end: decoders fill such an image with grey and say nothing.
-
-    In scan data 0xFF is always stuffed, so the last start of scan (FFDA) must come before the last end of image (FFD9).
+    What the hosts' own limits ask for comes on top of `shard_seconds`.
     """
-    return body.startswith(b"\xff\xd8") and body.rfind(b"\xff\xd9") < body.rfind(b"\xff\xda")
+
+    web: WebRules
+    image: ImageRules
+    shard_seconds: float
 
 
-_EIGHT_BIT = frozenset({"JPEG", "MPO", "WEBP", "GIF", "BMP"})
-"""Formats, by Pillow's name, whose samples are never deeper than 8 bits."""
+class _Shard:
+    """A shard in the making. `answered` is called in the loop's thread, `_decode` works in a thread of its own."""
+
+    def __init__(self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None]) -> None:
+        self.rows, self._image, self._give = rows, image, give
+        self._attempts: list[list[Attempt]] = [[] for _ in rows]
+        self._sizes: dict[int, int] = {}
+        self._refused: dict[int, Refused] = {}
+        self._samples: dict[int, tuple[Row, int, int]] = {}
+        self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - closed by `close`
+        self._end = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._decoding: Future[None] = self._thread.submit(self._decode)
+
+    def answered(self, index: int, attempts: list[Attempt]) -> None:
+        """Take a row's attempts; the last one's body is decoded."""
+        last = attempts[-1]
+        self._sizes[index] = len(last.body)
+        if last.outcome == STORED:
+            attempts[-1] = Attempt(STORED, last.status, last.detail, seconds=last.seconds)
+            self._queue.put((index, last.body))
+        self._attempts[index] = attempts
+        if self._decoding.done():
+            self._decoding.result()  # it only ends by itself when it failed
+
+    def decoded(self) -> None:
+        """Wait until every body is decoded."""
+        self._queue.put(None)
+        self._decoding.result()
+
+    def close(self) -> None:
+        """End the thread and remove the spool."""
+        self._queue.put(None)
+        self._thread.shutdown()
+        self._spool.close()
+
+    def _decode(self) -> None:
+        while (item := self._queue.get()) is not None:
+            index, body = item
+            self._keep(index, body)
+            self._give(len(body))
+
+    def _keep(self, index: int, body: bytes) -> None:
+        row = self.rows[index]
+        faces = json.loads(row["faces"]) if row.get("faces") else ()
+        picture = to_picture(body, self._image, faces)
+        if isinstance(picture, Refused):
+            self._refused[index] = picture
+            return
+        sample, members = _pair(row, body, picture)
+        self._spool.write(members)
+        self._samples[index] = (sample, self._end, len(members))
+        self._end += len(members)
+
+    def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
+        """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
+        samples = []
+        for index in sorted(self._samples):
+            sample, place, size = self._samples[index]
+            self._spool.seek(place)
+            samples.append(sample | {"offset": writer.append(self._spool.read(size)), "size": size})
+        return {
+            "fetches": self._fetches(),
+            "samples": pa.Table.from_pylist(samples, TABLES["samples"]),
+        }
+
+    def _fetches(self) -> pa.Table:
+        columns: dict[str, list[Any]] = {name: [] for name in TABLES["fetches"].names}
+        for index, (row, attempts) in enumerate(zip(self.rows, self._attempts, strict=True)):
+            before = row.get("attempts", 0)
+            for number, attempt in enumerate(attempts, start=1):
+                final = number == len(attempts)
+                refused = self._refused.get(index) if final else None
+                values = (
+                    row["uid"],
+                    row["source"],
+                    before + number,
+                    final,
+                    refused.outcome if refused else attempt.outcome,
+                    attempt.status,
+                    refused.detail if refused else attempt.detail,
+                    self._sizes[index] if final else 0,
+                    attempt.seconds,
+                )
+                for column, value in zip(columns.values(), values, strict=True):
+                    column.append(value)
+        return pa.Table.from_pydict(columns, TABLES["fetches"])
 
 
-def _eight_bit(body: bytes, kind: str) -> bytes:
-    """Return `body`, or a PNG of it with 8 bits a sample: the Resizer's encoder turns what is deeper to white."""
-    if kind in _EIGHT_BIT or (kind == "PNG" and body[24:25] != b"\x10"):  # a PNG's depth is the header's 9th byte
-        return body
-    data = np.frombuffer(body, np.uint8)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if image is None or image.dtype == np.uint8:
-            return body
-        # a PNG's range is all of 16 bits; of other formats OpenCV alone knows it, and says so only without alpha
-        image = (image >> 8).astype(np.uint8) if kind == "PNG" else cv2.imdecode(data, cv2.IMREAD_ANYCOLOR)
-        return bytes(cv2.imencode(".png", image)[1])
-    except cv2.error:
-        return body
-
-
-def to_picture(body: bytes, rules: ImageRules) -> Picture | Attempt:
-    """Return the image to store, or the outcome where the body is none; pixels are checked by header first."""
-    try:
-        with Image.open(io.BytesIO(body)) as header:
-            (width, height), kind = header.size, header.format or ""
-    except Exception as error:  # noqa: BLE001 - Pillow's parsers raise anything, and one image must not end a shard
-        outcome = "too_many_pixels" if isinstance(error, Image.DecompressionBombError) else "not_an_image"
-        return Attempt(outcome, 200, str(error)[:200] if outcome == "too_many_pixels" else type(error).__name__)
-    if width * height > rules.max_pixels:
-        return Attempt("too_many_pixels", 200, f"{width} x {height}, expected at most {rules.max_pixels} pixels")
-    if _cut(body):
-        return Attempt("truncated_image", 200, f"{len(body)} bytes without an end of image")
-    jpg, new_width, new_height, old_width, old_height, fault = _resizer(rules)(io.BytesIO(_eight_bit(body, kind)))
-    if fault is not None:
-        outcome = "image_too_small" if fault == "image too small" else "undecodable_image"
-        return Attempt(outcome, 200, str(fault)[:200])
-    return Picture(jpg, new_width, new_height, old_width, old_height)
-
-
-@dataclass
-class _Columns:
-    """Rows of the two tables that a shard's fetching fills."""
-
-    fetches: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-
-    def attempts(self, row: dict[str, Any], attempts: Sequence[Attempt]) -> None:
-        """Add a pair's attempts; the last one is final."""
-        for number, attempt in enumerate(attempts, start=1):
-            self.fetches.append(
-                {
-                    "uid": row["uid"],
-                    "source": row["source"],
-                    "attempt": number,
-                    "final": number == len(attempts),
-                    "outcome": attempt.outcome,
-                    "status": attempt.status,
-                    "detail": attempt.detail,
-                    "bytes": len(attempt.body),
-                    "seconds": attempt.seconds,
-                }
-            )
-
-
-def _store(row: dict[str, Any], body: bytes, picture: Picture, writer: ShardWriter, shard: str) -> dict[str, Any]:
-    """Append one pair to the tar; return its row of `samples`."""
+def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
+    """Return a pair's row of `samples`, but for shard and place, and its members as they stand in the tar."""
+    raw = hashlib.sha256(body).hexdigest()
+    hashes = json.loads(row["hashes"]) if row.get("hashes") else {}
+    if row.get("place"):  # whoever downloaded it may have re-encoded it: only its look can be compared
+        hashes = {name: value for name, value in hashes.items() if name == "pdq"}
+    checked = verdict(hashes, body, picture, raw)
     sizes = {
         "width": picture.width,
         "height": picture.height,
         "original_width": picture.original_width,
         "original_height": picture.original_height,
     }
-    raw = hashlib.sha256(body).hexdigest()
     meta = {key: row[key] for key in ("uid", "source", "record_id", "url", "caption")} | {"sha256": raw} | sizes
-    members = pair_bytes(row["uid"], picture.jpg, row["caption"], meta)
-    return {
+    if picture.blurred:
+        meta["blurred_faces"] = picture.blurred
+    if checked.verdict:
+        meta["verdict"] = checked.verdict
+    sample = {
         "uid": row["uid"],
         "source": row["source"],
-        "shard": shard,
-        "offset": writer.append(members),
-        "size": len(members),
+        "shard": "",
         "jpg_bytes": len(picture.jpg),
-        "jpg_sha256": hashlib.sha256(picture.jpg).hexdigest(),
+        "jpg_sha256": raw if picture.jpg is body else hashlib.sha256(picture.jpg).hexdigest(),
         "raw_bytes": len(body),
         "raw_sha256": raw,
         **sizes,
+        "blurred_faces": picture.blurred,
+        "verdict": checked.verdict,
+        "verdict_detail": checked.detail,
     }
+    return sample, pair_bytes(row["uid"], picture.jpg, row["caption"], meta)
 
 
-async def _in_order(
-    client: aiohttp.ClientSession, rules: WebRules, rows: Iterator[dict[str, Any]]
-) -> AsyncIterator[tuple[dict[str, Any], list[Attempt]]]:
-    """Yield rows with their attempts in the rows' order, at most `concurrency` in flight and as many waiting."""
-    gate = asyncio.Semaphore(rules.concurrency)  # not the connector's limit: aiohttp's clock runs while one waits there
+class Lane:
+    """Fetches shard after shard; a context manager. `local` reads the images that a source brings along."""
 
-    async def attempts(url: str) -> list[Attempt]:
-        async with gate:
-            return await fetch(client, rules, url)
+    def __init__(self, rules: LaneRules, local: LocalBytes | None = None) -> None:
+        self._rules = rules
+        self._local = local
+        self._runner = asyncio.Runner()
+        self._client: Client
 
-    waiting: deque[tuple[dict[str, Any], asyncio.Task[list[Attempt]]]] = deque()
+    def __enter__(self) -> "Lane":
+        async def opened() -> Client:
+            return Client(self._rules.web)
+
+        self._client = self._runner.run(opened())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._runner.run(self._client.__aexit__(None, None, None))
+        self._runner.close()
+
+    def fetch(self, rows: Sequence[Row], writer: ShardWriter) -> dict[str, pa.Table]:
+        """Fetch one shard's rows into `writer` in their order; return its rows of `fetches` and `samples`.
+
+        `rows` have uid, source, record_id, url and caption, and may have `hashes` and `faces` (JSON), `place` and
+        `file` (bytes that the source brings along), and `attempts` (how many were made before). Every row gets at
+        least one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
+        """
+        made = _Shard(rows, self._rules.image, self._client.budget.give_from_thread)
+        try:
+            self._runner.run(self._fill(made))
+            made.decoded()
+            return made.write(writer)
+        finally:
+            made.close()
+
+    async def _fill(self, shard: _Shard) -> None:
+        by_host: dict[str, deque[int]] = {}
+        for index, row in enumerate(shard.rows):
+            if row.get("place"):
+                await self._from_file(shard, index, row)
+            else:
+                by_host.setdefault(host_of(row["url"]), deque()).append(index)
+        deadline = time.monotonic() + self._rules.shard_seconds + self._polite_seconds(by_host)
+        hosts = deque(sorted(by_host, key=lambda host: (-len(by_host[host]), host)))  # the longest first
+
+        async def serve() -> None:
+            while hosts:
+                host = hosts.popleft()
+                await self._serve(shard, by_host[host], deadline)
+
+        await _together([serve() for _ in range(min(len(hosts), self._rules.web.concurrency))])
+
+    async def _serve(self, shard: _Shard, queue: deque[int], deadline: float) -> None:
+        """Fetch one host's rows, as many at once as its limit allows."""
+        alone = len(queue) == 1
+        workers = min(len(queue), self._client.host(shard.rows[queue[0]]["url"]).workers, self._rules.web.concurrency)
+
+        async def work() -> None:
+            while queue:
+                index = queue.popleft()
+                shard.answered(index, await self._client.fetch(shard.rows[index]["url"], deadline, alone))
+
+        await _together([work() for _ in range(workers)])
+
+    async def _from_file(self, shard: _Shard, index: int, row: Row) -> None:
+        offset, size = map(int, row["place"].split(":"))
+        limit = self._rules.web.max_bytes
+        if size > limit:
+            shard.answered(index, [Attempt("body_too_large", 0, f"{size} bytes, expected at most {limit}")])
+            return
+        assert self._local is not None
+        await self._client.budget.take(size)
+        body = await asyncio.to_thread(self._local, row["file"], offset, size)
+        shard.answered(index, [Attempt(STORED, 0, f"{row['file']} at byte {offset}", body)])
+
+    def _polite_seconds(self, by_host: dict[str, deque[int]]) -> float:
+        """Return the seconds that the hosts' own limits ask for, the slowest host's."""
+        rates = ((len(queue), self._rules.web.limits.of(host).per_second) for host, queue in by_host.items())
+        return max((count / rate for count, rate in rates if rate), default=0.0)
+
+
+async def _together(jobs: Iterable[Any]) -> None:
+    """Await all; an error of one ends the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
-        for row in rows:
-            waiting.append((row, asyncio.create_task(attempts(row["url"]))))
-            if len(waiting) >= 2 * rules.concurrency:
-                first, task = waiting.popleft()
-                yield first, await task
-        while waiting:
-            first, task = waiting.popleft()
-            yield first, await task
+        await asyncio.gather(*tasks)
     finally:
-        for _, task in waiting:
+        for task in tasks:
             task.cancel()
 
 
-async def _fill(
-    rows: Sequence[dict[str, Any]], web: WebRules, image: ImageRules, writer: ShardWriter, shard: str
-) -> _Columns:
-    columns = _Columns([], [])
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1) as decoder:  # one: img2dataset's Resizer redirects the process's output while it works
-        async with session(web) as client:
-            async for row, attempts in _in_order(client, web, iter(rows)):
-                last = attempts[-1]
-                if last.outcome == STORED:
-                    picture = await loop.run_in_executor(decoder, to_picture, last.body, image)
-                    if isinstance(picture, Attempt):
-                        attempts[-1] = Attempt(picture.outcome, 200, picture.detail, last.body, last.seconds)
-                    else:
-                        columns.samples.append(_store(row, last.body, picture, writer, shard))
-                columns.attempts(row, attempts)
-    return columns
+def without_fetch(rows: Iterable[Row]) -> pa.Table:
+    """Return the rows of `fetches` of published rows that are no pair: attempt 0, and the problem as the outcome."""
+    made = [
+        {
+            "uid": row["uid"],
+            "source": row["source"],
+            "attempt": 0,
+            "final": True,
+            "outcome": row["problem"],
+            "status": 0,
+            "detail": row["detail"],
+            "bytes": 0,
+            "seconds": 0.0,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(made, TABLES["fetches"])
 
 
-def fetch_shard(
-    rows: Sequence[dict[str, Any]], web: WebRules, image: ImageRules, writer: ShardWriter, shard: str
-) -> dict[str, pa.Table]:
-    """Fetch one shard's rows into `writer` in their order; return its rows of `fetches` and `samples`.
+def unaccounted(pairs: pa.Table, fetches: pa.Table, samples: pa.Table) -> str:
+    """Return how a shard's counts fail to add up, or "": each published row has one outcome, each stored one a place.
 
-    `rows` have uid, source, record_id, url and caption. Every row gets at least one attempt, whatever happens to it.
+    Compared as multisets of uids, since a uid that was published twice has two rows and two outcomes.
     """
-    columns = asyncio.run(_fill(rows, web, image, writer, shard))
-    return {
-        "fetches": pa.Table.from_pylist(columns.fetches, TABLES["fetches"]),
-        "samples": pa.Table.from_pylist(columns.samples, TABLES["samples"]),
-    }
+    final = fetches.filter(fetches["final"])
+    asked, answered = Counter(pairs["uid"].to_pylist()), Counter(final["uid"].to_pylist())
+    if asked != answered:
+        return f"{asked.total()} published rows, {answered.total()} have an outcome, not all the same"
+    said = zip(final["uid"].to_pylist(), final["outcome"].to_pylist(), strict=True)
+    stored, kept = Counter(uid for uid, outcome in said if outcome == STORED), Counter(samples["uid"].to_pylist())
+    if stored != kept:
+        return f"{stored.total()} pairs were stored, {kept.total()} lie in the shard, not all the same"
+    return ""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ledger import JobRow, Ledger
-from pipeline.web import STORED
+from pipeline.outcomes import STORED
 
 
 @dataclass(frozen=True)
@@ -52,39 +52,95 @@ def _counts(rows: pa.Table, *keys: str) -> Counter[tuple[Any, ...]]:
     return Counter({tuple(row[key] for key in keys): row["count_all"] for row in grouped.to_pylist()})
 
 
-def ingest_step(pairs: pa.Table, fetches: pa.Table) -> Step:
-    """Return a source's ingest: rows that are no pair by their problem, the others by their final attempt's outcome."""
-    problems = _counts(pairs.filter(pc.not_equal(pairs["problem"], "")), "problem")
-    outcomes = _counts(fetches.filter(fetches["final"]), "outcome")
-    dropped = Counter({key[0]: count for key, count in (problems + outcomes).items() if key[0] != STORED})
-    return Step("ingest", pairs.num_rows, outcomes[(STORED,)], dropped)
+def settled(fetches: Sequence[pa.Table]) -> pa.Table:
+    """Return the final attempts, one for each published row, of an ingest's `fetches` and of its retries', in order.
+
+    What a retry came to stands in the place of the attempt that failed; a row that is no pair keeps its problem.
+    """
+    result = fetches[0].filter(fetches[0]["final"])
+    for later in fetches[1:]:
+        again = pc.and_(pc.is_in(result["uid"], later["uid"].combine_chunks()), pc.greater(result["attempt"], 0))
+        result = pa.concat_tables([result.filter(pc.invert(again)), later.filter(later["final"])])
+    return result
+
+
+def ingest_step(published: int, final: pa.Table) -> Step:
+    """Return a source's ingest from the final attempts: one for each published row, the problems of some among them."""
+    outcomes = _counts(final, "outcome")
+    dropped = Counter({key[0]: count for key, count in outcomes.items() if key[0] != STORED})
+    return Step("ingest", published, outcomes[(STORED,)], dropped)
 
 
 def latest(jobs: Sequence[JobRow], stage: str) -> dict[str, JobRow]:
-    """Return the newest finished job of each name in a stage."""
-    return {job.name: job for job in jobs if job.stage == stage}
+    """Return the newest finished job of each name in a stage; of ingest, without retries of what has a newer job."""
+    found = {job.name: job for job in jobs if job.stage == stage}
+    newest = {job.job for job in found.values()}
+    return {name: job for name, job in found.items() if retried(job) in ("", *newest)}
+
+
+def retried(job: JobRow) -> str:
+    """Return the ingest job that a job is a retry of, "" where it is none."""
+    given = job.config.get("retry") if isinstance(job.config, dict) else None
+    return str(given["of"]) if given else ""
+
+
+def source_of(name: str) -> str:
+    """Return the source of an ingest job's name: "<source>", or "<source>/retry-<n>"."""
+    return name.partition("/")[0]
+
+
+def by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each source's ingest jobs, the first one and then its retries in order, from job ids by name."""
+    grouped: dict[str, list[str]] = {}
+    for name in sorted(ingests, key=lambda name: (source_of(name), int(name.partition("/retry-")[2] or 0))):
+        grouped.setdefault(source_of(name), []).append(ingests[name])
+    return grouped
+
+
+def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
+    """Return the newest ingests, and the newest filters and mixtures that stand on them and on nothing older."""
+    ingests = latest(jobs, "ingest")
+    mine = {row.job: source_of(name) for name, row in ingests.items()}
+    by_id = {row.job: row for row in jobs}
+
+    def upstream(row: JobRow) -> set[str]:
+        found, todo = set[str](), [row]
+        while todo:
+            one = todo.pop()
+            if one.job not in found:
+                found.add(one.job)
+                todo += [by_id[job] for job in one.inputs if job in by_id]
+        return {job for job in found if by_id[job].stage == "ingest"}
+
+    def fresh(row: JobRow) -> bool:
+        of = upstream(row)
+        sources = {mine.get(job) for job in of}
+        return None not in sources and of == {job for job, source in mine.items() if source in sources}
+
+    chosen = {"ingest": {name: row.job for name, row in ingests.items()}}
+    for stage in ("decide", "blend"):
+        chosen[stage] = {name: row.job for name, row in latest(jobs, stage).items() if fresh(row)}
+    return chosen
 
 
 def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None) -> list[SourceFunnel]:
     """Return each source's funnel from the ledger's newest jobs, or from the `chosen` jobs by stage and name.
 
     A filter is a stage of every source. "mixture:<name>" is one of the sources it may draw on: what its filter kept
-    comes in, what was not drawn is dropped as `not_sampled`.
+    comes in, what was not drawn is dropped as `not_sampled`, and as `quarantined` what its filter kept but is not the
+    image that its source says it is.
     """
     if chosen is None:
-        jobs = ledger.jobs()
-        chosen = {
-            stage: {name: row.job for name, row in latest(jobs, stage).items()}
-            for stage in ("ingest", "decide", "blend")
-        }
+        chosen = current(ledger.jobs())
     decided = {
         name: ledger.read("decisions", ["source", "keep", "reason"], [job]) for name, job in chosen["decide"].items()
     }
     mixed = {name: ledger.read("mixtures", ["source"], [job]) for name, job in chosen["blend"].items()}
     result = []
-    for source, job in sorted(chosen["ingest"].items()):
-        pairs = ledger.read("pairs", ["problem"], [job])
-        first = ingest_step(pairs, ledger.read("fetches", ["final", "outcome"], [job]))
+    for source, jobs in by_source(chosen["ingest"]).items():
+        published = ledger.read("pairs", ["problem"], jobs).num_rows
+        columns = ["uid", "attempt", "final", "outcome"]
+        first = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]))
         steps = [first]
         for name, rows in decided.items():
             mine = rows.filter(pc.equal(rows["source"], source))
@@ -96,13 +152,18 @@ def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None
             available = row.facts["available"] if row else {}
             if source in available:
                 taken = rows.filter(pc.equal(rows["source"], source)).num_rows
-                steps.append(_mixture_step(name, first.kept, available[source], taken))
-        result.append(SourceFunnel(source, pairs.num_rows, tuple(steps)))
+                quarantined = row.facts.get("quarantined", {}).get(source, 0) if row else 0
+                steps.append(_mixture_step(name, first.kept, available[source], taken, quarantined))
+        result.append(SourceFunnel(source, published, tuple(steps)))
     return result
 
 
-def _mixture_step(name: str, stored: int, available: int, taken: int) -> Step:
-    dropped = {"filtered_out": stored - available, "not_sampled": available - taken}
+def _mixture_step(name: str, stored: int, available: int, taken: int, quarantined: int) -> Step:
+    dropped = {
+        "filtered_out": stored - quarantined - available,
+        "quarantined": quarantined,
+        "not_sampled": available - taken,
+    }
     return Step(f"mixture:{name}", stored, taken, {reason: count for reason, count in dropped.items() if count})
 
 

@@ -7,7 +7,7 @@ without a row there is not finished, and its rows are not read.
 
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -16,11 +16,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.errors import InputError, StageFailed
+from pipeline.remote import failures, told
 from pipeline.schemas import TABLES
 from pipeline.store import Store
+
+ATTEMPTS = 5
+"""How often a commit is tried that another writer's made stale."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,14 @@ class Ledger:
         self.store = store
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
-        """Return the Delta table, or None where it has not been created yet."""
+        """Return the Delta table, or None where it has not been created yet; raise InputError where none can tell."""
+        uri = self.store.uri(f"tables/{table}")
         try:
-            return DeltaTable(self.store.uri(f"tables/{table}"), version=version)
+            return DeltaTable(uri, version=version, storage_options=self.store.delta_options())
         except TableNotFoundError:
             return None
+        except failures(DeltaError) as error:
+            raise InputError(f"{uri}: the table cannot be opened ({told(error)})") from error
 
     def tables(self) -> list[str]:
         """Return the names of the tables that exist, sorted."""
@@ -132,17 +140,7 @@ class Ledger:
 
     def commit(self, job: str, table: str, schema: pa.Schema, files: Sequence[DataFile]) -> bool:
         """Register `files` in one Delta commit that carries `job`; return False if it was committed before."""
-        uri = self.store.uri(f"tables/{table}")
         full = schema.append(pa.field("job", pa.string()))
-        delta = self.open(table) or DeltaTable.create(
-            uri,
-            full,
-            mode="ignore",
-            partition_by=["job"],
-            configuration={"delta.enableDeletionVectors": "false"},
-        )
-        if delta.transaction_version(job) is not None:
-            return False
         actions: list[AddAction | RemoveAction] = [
             AddAction(
                 path=file.path,
@@ -154,14 +152,58 @@ class Ledger:
             )
             for file in files
         ]
-        delta.create_write_transaction(
-            actions,
-            mode="append",
-            schema=full,
-            partition_by=["job"],
-            commit_properties=CommitProperties(app_transactions=[Transaction(job, 1)]),
+
+        def append(delta: DeltaTable) -> bool:
+            if delta.transaction_version(job) is not None:
+                return False
+            _write(delta, full, actions, [job], ["job"])
+            return True
+
+        return self._committed(table, full, append, ["job"], {"delta.enableDeletionVectors": "false"})
+
+    def _committed(self, table: str, schema: pa.Schema, append: Callable[[DeltaTable], bool], *create: Any) -> bool:
+        """Return what `append` says of the newest version, asked again where another writer was quicker.
+
+        deltalake itself puts an append behind other jobs' appends. It gives up where the same job was committed, by a
+        second driver or by this one in a put whose answer was lost; `append` then finds that in the new version.
+        """
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return append(self._created(table, schema, *create))
+            except CommitFailedError as error:
+                if not left:
+                    raise self._failed(table, error) from error
+            except failures(DeltaError) as error:
+                if self.store.local:
+                    raise
+                raise self._failed(table, error) from error
+        raise AssertionError("not reached")
+
+    def _failed(self, table: str, error: Exception) -> StageFailed:
+        return StageFailed(
+            f"{self.store.uri(f'tables/{table}')}: the commit failed ({told(error)}); run again to resume"
         )
-        return True
+
+    def _created(
+        self,
+        table: str,
+        schema: pa.Schema,
+        partition_by: list[str] | None = None,
+        configuration: dict[str, str | None] | None = None,
+    ) -> DeltaTable:
+        """Return the table, created where it is absent; raise CommitFailedError where another was quicker.
+
+        Without retries, as a second creation would become the second version, and fail the first one's appends.
+        """
+        return self.open(table) or DeltaTable.create(
+            self.store.uri(f"tables/{table}"),
+            schema,
+            mode="ignore",
+            partition_by=partition_by,
+            configuration=configuration,
+            storage_options=self.store.delta_options(),
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
 
     @cached_property
     def _finished(self) -> dict[str, JobRow]:
@@ -179,24 +221,39 @@ class Ledger:
     def finish(self, rows: Sequence[JobRow]) -> None:
         """Append rows to `jobs` in one commit: the completion record, written last."""
         schema = TABLES["jobs"]
-        uri = self.store.uri("tables/jobs")
-        delta = self.open("jobs") or DeltaTable.create(uri, schema, mode="ignore")
-        new = [row for row in rows if delta.transaction_version(row.job) is None]
-        if new:
-            path = f"{uuid.uuid4().hex}.parquet"
-            with self.store.create(f"tables/jobs/{path}") as stream:
-                pq.write_table(pa.Table.from_pylist([row.to_arrow() for row in new], schema), stream)
-            size = self.store.size(f"tables/jobs/{path}")
-            action = AddAction(path, size, {}, 0, True, json.dumps({"numRecords": len(new)}))
-            transactions = [Transaction(row.job, 1) for row in new]
-            delta.create_write_transaction(
-                [action],
-                mode="append",
-                schema=schema,
-                commit_properties=CommitProperties(app_transactions=transactions),
-            )
+
+        def append(delta: DeltaTable) -> bool:
+            new = [row for row in rows if delta.transaction_version(row.job) is None]
+            if new:
+                # not removed where the commit fails: it may be in the table, and only the answer was lost
+                path = f"{uuid.uuid4().hex}.parquet"
+                with self.store.create(f"tables/jobs/{path}") as stream:
+                    pq.write_table(pa.Table.from_pylist([row.to_arrow() for row in new], schema), stream)
+                size = self.store.size(f"tables/jobs/{path}")
+                action = AddAction(path, size, {}, 0, True, json.dumps({"numRecords": len(new)}))
+                _write(delta, schema, [action], [row.job for row in new])
+            return bool(new)
+
+        self._committed("jobs", schema, append)
         self.refresh()
 
     def refresh(self) -> None:
         """Forget what was read of `jobs`."""
         self.__dict__.pop("_finished", None)
+
+
+def _write(
+    delta: DeltaTable,
+    schema: pa.Schema,
+    actions: list[AddAction | RemoveAction],
+    jobs: Sequence[str],
+    partition_by: list[str] | None = None,
+) -> None:
+    """Append in one commit that carries the jobs' ids."""
+    delta.create_write_transaction(
+        actions,
+        mode="append",
+        schema=schema,
+        partition_by=partition_by,
+        commit_properties=CommitProperties(app_transactions=[Transaction(job, 1) for job in jobs]),
+    )

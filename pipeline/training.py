@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, StageFailed
-from pipeline.models import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
+from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
 from pipeline.shards import BadTar, read_pairs
 
 _PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+)")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.funnel import faults, funnel
 from pipeline.ledger import Ledger
+from pipeline.model_folder import WEIGHTS_FILE
 from pipeline.store import Store
 
 
@@ -58,8 +59,6 @@ def _hashed(store: Store, path: str, expected: str, size: int | None = None) -> 
 
 def _owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
     """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
-    from pipeline.models import WEIGHTS_FILE  # imports torch, which takes seconds
-
     owned: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
         owned[f"lineage/{job.job}.json"] = ("", None)

@@ -1,67 +1,71 @@
-"""LAION-400M (Schuhmann et al. 2021) metadata: Parquet, read by column name as the order differs between releases."""
+"""LAION metadata in Parquet: LAION-400M, LAION-2B-en, its release joined with safety and watermark, and the aesthetics.
 
-import math
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+Columns are found by name: their order, letter case and presence differ between the releases.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.records import PublishedRow, malformed
-from sources.lines import whole
+from pipeline.records import WHOLE, Part, PublishedRow
+from sources import parquet
+from sources.cells import scored, text
 
-REQUIRED = ("URL", "TEXT")
-CARRIED = ("HEIGHT", "WIDTH", "LICENSE", "NSFW", "similarity", "punsafe", "pwatermark", "hash")
+CARRIED = ("HEIGHT", "WIDTH", "LANGUAGE", "hash")
+NO_LICENCE = "?"
+"""What LICENSE holds where nothing is known, which is nearly everywhere."""
 
-
-def _plain(value: Any) -> Any:
-    """Return a cell's value; text that is not UTF-8 gets U+FFFD, and NaN is absent, as JSON knows none."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    # text is taken as bytes: Parquet does not check that it is UTF-8, and one bad cell would end the file
-    columns = [
-        column.cast(pa.binary()) if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column
-        for column in batch.columns
-    ]
-    rows = pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist()
-    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+SCORES: Mapping[str, pa.DataType] = {
+    "similarity": pa.float64(),
+    "punsafe": pa.float64(),
+    "pwatermark": pa.float64(),
+    "aesthetic": pa.float64(),
+    "AESTHETIC_SCORE": pa.float64(),
+    "prediction": pa.float64(),
+    "NSFW": pa.string(),
+}
+OWN = ("SAMPLE_ID", "URL", "LICENSE", *CARRIED, *SCORES)
+COLUMNS = parquet.Columns(
+    {name: (name, name.lower()) for name in OWN} | {"TEXT": ("TEXT", "text", "caption")}, required=("URL", "TEXT")
+)
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
+@dataclass(frozen=True)
 class Laion:
-    """One row for each Parquet row; `line` is the row's number in its file, from 1."""
+    """One row for each Parquet row; `line` is the row's number in the part, from 1.
 
-    name = "laion"
-    pattern = "*.parquet"
+    `similarity` is CLIP's cosine by LAION's account, yet values beyond [-1, 1] occur in the published files. They are
+    carried as they are, neither clipped nor dropped: a filter that trusts the column has to say what it does with them.
+    `hash` is a 64-bit number of URL and text that joins the releases, no hash of the image; it is carried along only.
+    """
 
-    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
-        """Yield every row, a row group at a time; a file that is no Parquet or lacks a column is one malformed row."""
-        return whole(self._rows(stream), "a whole Parquet file", (pa.ArrowException, OSError, ValueError))
+    name: ClassVar[str] = "laion"
+    pattern: ClassVar[str] = "*.parquet"
+    citation: ClassVar[str] = (
+        "Schuhmann et al. 2021, LAION-400M, arXiv:2111.02114; Schuhmann et al. 2022, LAION-5B, arXiv:2210.08402"
+    )
+    scores: ClassVar[Mapping[str, pa.DataType]] = SCORES
+    joins: ClassVar[str] = ""
 
-    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
-        file = pq.ParquetFile(stream)
-        present = file.schema_arrow.names
-        missing = [name for name in REQUIRED if name not in present]
-        if missing:
-            yield malformed(1, f"columns {', '.join(REQUIRED)}", ", ".join(present))
-            return
-        columns = [name for name in ("SAMPLE_ID", *REQUIRED, *CARRIED) if name in present]
-        number = 0
-        for batch in file.iter_batches(batch_size=4096, columns=columns):
-            for row in _plain_rows(batch):
-                number += 1
-                published = {name: row[name] for name in CARRIED if row.get(name) is not None}
-                yield PublishedRow(
-                    number,
-                    _text(row.get("SAMPLE_ID")),
-                    _text(row["URL"]),
-                    _text(row["TEXT"]),
-                    published=published,
-                )
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return runs of row groups of about `size` compressed bytes."""
+        return parquet.parts(stream, size, COLUMNS)
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield every row of a part; a file that is no Parquet or lacks a column is one malformed row."""
+        return parquet.read(stream, part, COLUMNS, _row)
+
+
+def _row(line: int, cells: parquet.Cells) -> PublishedRow:
+    licence = text(cells.get("LICENSE")).strip()
+    published = {name: cells[name] for name in CARRIED if cells.get(name) is not None}
+    return PublishedRow(
+        line,
+        text(cells.get("SAMPLE_ID")),
+        text(cells["URL"]),
+        text(cells["TEXT"]),
+        published=published | scored(cells, SCORES),
+        licence="" if licence == NO_LICENCE else licence,
+    )

@@ -1,10 +1,12 @@
 """RedCaps (Desai et al. 2021): `<subreddit>_<year>.json` with `info` and `annotations`."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
-from pipeline.records import PublishedRow, malformed
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from sources.documents import NO_JSON, plain_json
 
 KEPT = ("subreddit", "score", "created_utc", "permalink", "raw_caption")
 
@@ -14,15 +16,21 @@ class RedCaps:
 
     name = "redcaps"
     pattern = "<subreddit>_<year>.json"
+    citation = "Desai, Kaul, Aysola, Johnson: RedCaps. NeurIPS Datasets and Benchmarks 2021, arXiv:2111.11431"
+    scores: Mapping[str, pa.DataType] = {"score": pa.int64()}  # upvotes less downvotes of the post
+    joins = ""
 
-    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return [WHOLE]: a file is one JSON document."""
+        return [WHOLE]
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
         """Yield every annotation; a file that is not such JSON is one malformed row."""
         try:
-            text = stream.read().decode("utf-8-sig", "replace")
-            annotations = json.loads(text, parse_constant=lambda _: None)["annotations"]  # NaN is no JSON
+            annotations = plain_json(stream.read())["annotations"]
             if not isinstance(annotations, list):
                 raise TypeError(f"annotations is of type {type(annotations).__name__}")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (*NO_JSON, KeyError, TypeError) as error:
             yield malformed(1, "JSON with a list 'annotations'", f"{type(error).__name__}: {error}")
             return
         for number, row in enumerate(annotations, start=1):

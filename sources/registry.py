@@ -44,3 +44,8 @@ def source_format(name: str, options: Mapping[str, Any] | None = None) -> Source
         return cast(SourceFormat, reader(**(options or {})))
     except TypeError as error:  # a field without a default was not given
         raise InputError(f"options: {error}") from None
+
+
+def source_module(name: str) -> str:
+    """Return the module of a format's reader, for the id of the job that reads by it."""
+    return FORMATS[name].partition(":")[0]

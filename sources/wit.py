@@ -2,11 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import BinaryIO
 
-from pipeline.records import PublishedRow, malformed
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
 from sources.lines import DAMAGE, MAX_LINE, decompressed, whole
 
 COLUMNS = [
@@ -42,8 +44,15 @@ class Wit:
 
     name = "wit"
     pattern = "wit_v1.*.tsv.gz"
+    citation = "Srinivasan, Raman, Chen, Bendersky, Najork: WIT. SIGIR 2021, arXiv:2103.01913"
+    scores: Mapping[str, pa.DataType] = {}
+    joins = ""
 
-    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return [WHOLE]: no place within a gzip file can be found without reading all before it."""
+        return [WHOLE]
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
         """Yield every row; `line` is the file's line on which the row ends (a quoted cell may hold line ends)."""
         return whole(self._rows(stream), damage=(*DAMAGE, csv.Error))
 

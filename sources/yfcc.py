@@ -1,11 +1,13 @@
 """YFCC100M (Thomee et al. 2016): `yfcc100m_dataset` TSV of 25 columns, plain or bz2, its text URL-encoded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 from urllib.parse import unquote_plus
 
-from pipeline.records import PublishedRow, malformed
-from sources.lines import numbered_lines, whole
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from sources.lines import line_parts, part_lines, whole
 
 COLUMNS = [
     "line",
@@ -34,8 +36,11 @@ COLUMNS = [
     "extension",
     "marker",
 ]
-KEPT = ("user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
-"""Columns carried along. Flickr's photo secrets are part of public URLs, yet they are left out."""
+KEPT = ("hash", "user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
+"""Columns carried along. Flickr's photo secrets are part of public URLs, yet they are left out.
+
+`hash` names the photo in Multimedia Commons' storage; it is no hash of the bytes that are fetched.
+"""
 
 
 def caption_of(row: dict[str, str]) -> str:
@@ -46,17 +51,27 @@ def caption_of(row: dict[str, str]) -> str:
 
 
 class Yfcc:
-    """Photos of YFCC100M; a video (marker 1) is handed on as malformed, as it has no image to fetch."""
+    """Photos of YFCC100M; a video (marker 1) is handed on as malformed, as it has no image to fetch.
+
+    A photo's licence is the URL of the one that its owner chose, which says the version too; else that one's name.
+    """
 
     name = "yfcc"
     pattern = "yfcc100m_dataset*"
+    citation = "Thomee, Shamma, Friedland et al.: YFCC100M. Communications of the ACM 59(2), 2016, arXiv:1503.01817"
+    scores: Mapping[str, pa.DataType] = {}
+    joins = ""
 
-    def read(self, stream: BinaryIO) -> Iterator[PublishedRow]:
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return parts of whole lines, also of the bz2 file as published."""
+        return line_parts(stream, size)
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
         """Yield every line; one without 25 columns is malformed."""
-        return whole(self._rows(stream))
+        return whole(self._rows(stream, part))
 
-    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
-        for number, line in numbered_lines(stream):
+    def _rows(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+        for number, line in part_lines(stream, part):
             cells = line.split("\t")
             if len(cells) != len(COLUMNS):
                 yield malformed(number, f"{len(COLUMNS)} columns", f"{len(cells)}: {line!r}")
@@ -66,4 +81,11 @@ class Yfcc:
                 yield malformed(number, "a photo (marker 0)", f"marker {row['marker']!r}")
                 continue
             published = {key: unquote_plus(row[key]) for key in KEPT if row[key]}
-            yield PublishedRow(number, row["photo_id"], row["download_url"], caption_of(row), published=published)
+            yield PublishedRow(
+                number,
+                row["photo_id"],
+                row["download_url"],
+                caption_of(row),
+                published=published,
+                licence=published.get("license_url", published.get("license", "")),
+            )

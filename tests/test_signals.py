@@ -20,10 +20,12 @@ from PIL import Image, ImageFilter
 from filters.caption import CaptionSignal, language
 from filters.clip import ClipSignal
 from filters.contract import PairBatch, binary_to_embeddings, embeddings_to_binary
-from filters.fingerprint import PDQ_BYTES, PdqSignal, pdq
+from filters.fingerprint import PdqSignal
 from filters.image import ImageSignal, colourfulness, entropy, sharpness
 from pipeline.errors import InputError
-from pipeline.models import CONFIG_FILE, WEIGHTS_FILE, load, save_as_folder
+from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
+from pipeline.models import load
+from pipeline.pdq import PDQ_BYTES, pdq
 from pipeline.shards import StoredPair
 from sources.world.pictures import Picture, draw, encode
 from sources.world.shapes import CLASSES

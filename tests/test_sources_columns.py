@@ -1,4 +1,4 @@
-"""The published formats with named columns (WIT, LAION, RedCaps): the contract of `test_sources`, and their traps."""
+"""The published formats with named columns (WIT, RedCaps): the contract of `test_sources`, and their traps."""
 
 import csv
 import gzip
@@ -7,8 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline.records import MALFORMED
@@ -81,58 +79,6 @@ class TestWit(SourceContract):
         assert [row.problem for row in rows].count(MALFORMED) >= 1
         assert rows[-1].caption == "cap"
         assert rows[-1].line == 60_001
-
-
-def laion_file(columns: dict[str, Any], **options: Any) -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(pa.table(columns), stream, **options)
-    return stream.getvalue()
-
-
-class TestLaion(SourceContract):
-    kind = "laion"
-
-    def file(self, pairs: Sequence[tuple[str, str | bytes]], spoil: int | None = None) -> bytes:
-        texts = [text if isinstance(text, bytes) else text.encode() for _, text in pairs]
-        count = len(pairs)
-        return laion_file(
-            {
-                "SAMPLE_ID": pa.array(range(count), pa.int64()),
-                "URL": pa.array([url for url, _ in pairs], pa.string()),
-                "TEXT": pa.array(texts, pa.binary()).cast(pa.string(), safe=False),
-                "HEIGHT": pa.array([480] * count, pa.int32()),
-                "NSFW": pa.array([None] * count, pa.string()),
-                "similarity": pa.array([float("nan"), *[0.3] * count][:count], pa.float64()),
-            },
-            row_group_size=2,
-        )
-
-    test_a_row_that_cannot_be_read_stands_in_its_place = None  # Parquet has no such row: each has all columns
-
-    def test_columns_in_another_order_and_nulls(self) -> None:
-        columns = {
-            "TEXT": ["cap", None],
-            "similarity": [0.31, None],
-            "URL": ["http://a.test/1.jpg", None],
-            "new": [1, 2],
-        }
-        rows = read("laion", laion_file(columns))
-        assert [(row.record_id, row.url, row.caption) for row in rows] == [
-            ("", "http://a.test/1.jpg", "cap"),
-            ("", "", ""),
-        ]
-        assert [row.published for row in rows] == [{"similarity": 0.31}, {}]
-
-    @pytest.mark.parametrize(
-        "binary", [pa.binary(), pa.large_binary(), pa.large_string(), pa.dictionary(pa.int8(), "string")]
-    )
-    def test_text_columns_of_other_types(self, binary: pa.DataType) -> None:
-        rows = read("laion", laion_file({"URL": ["http://a.test/1"], "TEXT": pa.array(["cap"]).cast(binary)}))
-        assert [(row.url, row.caption) for row in rows] == [("http://a.test/1", "cap")]
-
-    def test_a_missing_column_is_named(self) -> None:
-        (only,) = read("laion", laion_file({"url": ["http://a.test/1.jpg"], "TEXT": ["cap"]}))
-        assert (only.problem, only.detail) == (MALFORMED, "expected columns URL, TEXT, found url, TEXT")
 
 
 def redcaps_row(number: int, url: str, caption: Any) -> dict[str, Any]:

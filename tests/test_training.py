@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError, StageFailed
 from pipeline.exports import manifest, sizes
-from pipeline.models import CONFIG_FILE, WEIGHTS_FILE, load
+from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from pipeline.models import load
 from pipeline.shards import BLOCK, END, ShardWriter, pair_bytes
 from pipeline.store import Store
 from pipeline.training import Recipe, arguments, check_flags, environment, scan_export, train

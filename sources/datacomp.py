@@ -1,0 +1,57 @@
+"""DataComp's CommonPool and DataComp-1B metadata in Parquet, with face boxes and the SHA-256 of each image."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar
+
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow
+from sources import parquet
+from sources.cells import face_boxes, image_hashes, scored, text
+
+CARRIED = ("original_width", "original_height")
+SCORES: Mapping[str, pa.DataType] = {
+    "clip_b32_similarity_score": pa.float64(),
+    "clip_l14_similarity_score": pa.float64(),
+}
+# a release without face boxes would be taken for one without faces, so they are required
+REQUIRED = ("uid", "url", "text", "face_bboxes")
+COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, "sha256", *CARRIED, *SCORES)}, REQUIRED)
+
+
+@dataclass(frozen=True)
+class DataComp:
+    """One row for each Parquet row; `uid`, 32 hex digits, is the record id and `sha256` is of the image as crawled.
+
+    `face_bboxes` are [left, top, right, bottom] as fractions of the image's size, as img2dataset's blurrer takes them;
+    detections reach over the image's edge and are clipped. A row with a box that is none is malformed: its face could
+    not be blurred. A null is no face, as for img2dataset.
+    """
+
+    name: ClassVar[str] = "datacomp"
+    pattern: ClassVar[str] = "*.parquet"
+    citation: ClassVar[str] = "Gadre et al. 2023, DataComp, NeurIPS Datasets and Benchmarks, arXiv:2304.14108"
+    scores: ClassVar[Mapping[str, pa.DataType]] = SCORES
+    joins: ClassVar[str] = ""
+
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return runs of row groups of about `size` compressed bytes."""
+        return parquet.parts(stream, size, COLUMNS)
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield every row of a part; a file that is no Parquet or lacks a column is one malformed row."""
+        return parquet.read(stream, part, COLUMNS, _row)
+
+
+def _row(line: int, cells: parquet.Cells) -> PublishedRow:
+    published = {name: cells[name] for name in CARRIED if cells.get(name) is not None}
+    return PublishedRow(
+        line,
+        text(cells["uid"]),
+        text(cells["url"]),
+        text(cells["text"]),
+        published=published | scored(cells, SCORES),
+        hashes=image_hashes({"sha256": cells.get("sha256")}),
+        faces=face_boxes(cells["face_bboxes"]),
+    )

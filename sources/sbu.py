@@ -1,0 +1,68 @@
+"""SBU Captioned Photos (Ordonez et al. 2011): `sbu-captions-all.json`, parallel arrays about Flickr's photos."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from sources.documents import NO_JSON, plain_json
+from sources.lines import decompressed, whole
+
+REQUIRED = ("image_urls", "captions")
+OPTIONAL = ("user_ids",)
+
+
+def _arrays(document: Any) -> dict[str, list[Any]]:
+    """Return the arrays by name; raise TypeError where one that is needed is missing, or where one is no array."""
+    if not isinstance(document, dict):
+        raise TypeError(f"the document is of type {type(document).__name__}")
+    names = [*REQUIRED, *(name for name in OPTIONAL if name in document)]
+    for name in names:
+        if not isinstance(document.get(name), list):
+            raise TypeError(f"{name} is of type {type(document.get(name)).__name__}")
+    return {name: document[name] for name in names}
+
+
+class Sbu:
+    """One row for each place in the arrays, from 1: image_urls[i], captions[i], user_ids[i]. It publishes no ids.
+
+    Where the arrays differ in length, the places that only some have are malformed rows, as nothing says which
+    elements belong together there.
+    """
+
+    name = "sbu"
+    pattern = "sbu-captions-all.json"
+    citation = "Ordonez, Kulkarni, Berg: Im2Text: Describing Images Using 1 Million Captioned Photographs. NIPS 2011"
+    scores: Mapping[str, pa.DataType] = {}
+    joins = ""
+
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return [WHOLE]: the file is one JSON document."""
+        return [WHOLE]
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield every place of the arrays; a file that is not such JSON is one malformed row."""
+        return whole(self._rows(stream))
+
+    def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
+        try:
+            arrays = _arrays(plain_json(decompressed(stream).read()))
+        except (*NO_JSON, TypeError) as error:
+            yield malformed(1, f"JSON with arrays {', '.join(REQUIRED)}", f"{type(error).__name__}: {error}")
+            return
+        lengths = {name: len(array) for name, array in arrays.items()}
+        for index in range(max(lengths.values())):
+            if index < min(lengths.values()):
+                yield _row(index + 1, {name: array[index] for name, array in arrays.items()})
+            else:
+                found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+                yield malformed(index + 1, "arrays of one length", found)
+
+
+def _row(number: int, cells: dict[str, Any]) -> PublishedRow:
+    url, caption, user = cells["image_urls"], cells["captions"], cells.get("user_ids")
+    if not isinstance(url, str) or not isinstance(caption, str | None):
+        return malformed(number, "a URL and a caption", f"{url!r} and {caption!r}")
+    published = {"user_id": user} if isinstance(user, str | int) else {}
+    return PublishedRow(number, url=url, caption=caption or "", published=published)

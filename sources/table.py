@@ -1,0 +1,257 @@
+"""Any table of URLs and captions: CSV, TSV, JSON lines or Parquet, with its columns named in the configuration."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, BinaryIO, ClassVar
+
+import pyarrow as pa
+
+from pipeline.errors import InputError, unknown
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from sources import parquet
+from sources.cells import HEX_DIGITS, face_boxes, image_hashes, plain, scored, text
+from sources.lines import DAMAGE, MAX_LINE, decompressed, line_parts, numbered_lines, part_lines, whole
+
+KINDS = ("csv", "tsv", "jsonl", "parquet")
+REQUIRED = ("url", "caption")
+HASHES = ("sha256", "md5", "pdq")
+ROLES = (*REQUIRED, "record_id", "licence", *HASHES, "faces")
+SCORE_TYPES: Mapping[str, pa.DataType] = {"number": pa.float64(), "text": pa.string()}
+BOM = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row for each row of the table. Text files may be gzip or bz2.
+
+    `kind`: "csv" as RFC 4180 has it; "tsv", cut at every tab, without quoting; "jsonl", an object on each line;
+    "parquet". `columns`: the column of each role, `url` and `caption` at least; CSV and TSV have them in their first
+    line. `header`: the columns of a CSV or TSV file without such a line. Where `columns` are numbers from 1 and no
+    `header` is given, there is no such line either, and the first row says how many columns there are. `scores`:
+    column to "number" or "text"; read from the table, it holds Arrow types. `keep`: columns carried along.
+
+    `line` is the line of text on which the row ends, a header line included; for Parquet it is the row's number.
+    """
+
+    name: ClassVar[str] = "table"
+    pattern: ClassVar[str] = "*.csv, *.tsv, *.jsonl, *.parquet"
+    citation: ClassVar[str] = ""
+    joins: ClassVar[str] = ""
+
+    kind: str
+    columns: Mapping[str, Any]
+    header: Sequence[str] | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    keep: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Check the options; raise InputError where one is wrong."""
+        if self.kind not in KINDS:
+            raise InputError(f"options.kind: expected one of {', '.join(KINDS)}, found {self.kind!r}")
+        _check_header(self.kind, self.header)
+        _check_columns(self.columns)
+        _check_scores(self.scores)
+        if not _names(self.keep):
+            raise InputError(f"options.keep: expected a list of column names, found {self.keep!r}")
+        kinds = {name: SCORE_TYPES.get(kind, kind) for name, kind in self.scores.items()}
+        object.__setattr__(self, "scores", kinds)
+        self._check_numbers()
+        self._check_known()
+
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return row groups of Parquet and stretches of lines of TSV and JSONL; CSV's cells hold line ends: [WHOLE]."""
+        if self.kind == "parquet":
+            return parquet.parts(stream, size, self._parquet_columns())
+        if self.kind == "csv":
+            return [WHOLE]
+        if self.kind == "jsonl":
+            return line_parts(stream, size)
+        try:
+            lacking = self._missing(self._header(_first_cells(stream)))
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's or the network's fault
+                raise
+            return [WHOLE]
+        if lacking:
+            return [WHOLE]  # one malformed row says so, not one for each part
+        return line_parts(stream, size, header=int(self._has_header_line))
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield every row of a part; a file that lacks one of the columns is one malformed row that names it."""
+        if self.kind == "parquet":
+            return parquet.read(stream, part, self._parquet_columns(), self._row)
+        rows = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl}[self.kind]
+        return whole(rows(stream, part), damage=(*DAMAGE, csv.Error))
+
+    @cached_property
+    def _roles(self) -> dict[str, str]:
+        """The name of each role's column; a column without a name is called by its number."""
+        names = self.header or ()
+        return {
+            role: column if isinstance(column, str) else names[column - 1] if names else str(column)
+            for role, column in self.columns.items()
+        }
+
+    @cached_property
+    def _has_header_line(self) -> bool:
+        return self.header is None and all(isinstance(column, str) for column in self.columns.values())
+
+    @cached_property
+    def _wanted(self) -> list[str]:
+        return list(dict.fromkeys([*self._roles.values(), *self.scores, *self.keep]))
+
+    def _header(self, first: Sequence[str]) -> Sequence[str]:
+        """Return the names of the columns of a file whose first row is `first`."""
+        if self.header is not None:
+            return self.header
+        return first if self._has_header_line else [str(number) for number in range(1, len(first) + 1)]
+
+    def _parquet_columns(self) -> parquet.Columns:
+        return parquet.Columns({name: (name,) for name in self._wanted}, tuple(self._wanted))
+
+    def _check_numbers(self) -> None:
+        numbers = {role: column for role, column in self.columns.items() if isinstance(column, int)}
+        for role, column in numbers.items():
+            if self.kind not in ("csv", "tsv"):
+                raise InputError(
+                    f"options.columns.{role}: expected a name, as {self.kind} names columns, found {column}"
+                )
+            if self.header is not None and column > len(self.header):
+                raise InputError(f"options.columns.{role}: expected 1 to {len(self.header)}, found {column}")
+        if not numbers or self.header is not None:
+            return
+        if len(numbers) < len(self.columns) or self.scores or self.keep:
+            raise InputError("options.header: expected a list of column names where some are numbers, found none")
+
+    def _check_known(self) -> None:
+        for key, names in (("columns", self._roles.values()), ("scores", self.scores), ("keep", self.keep)):
+            for name in names:
+                if self.header is not None and name not in self.header:
+                    raise InputError(f"options.{key}: {unknown('column of options.header', name, self.header)}")
+
+    def _missing(self, header: Sequence[str]) -> list[str]:
+        return [name for name in self._wanted if header.count(name) != 1]
+
+    def _csv(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+        csv.field_size_limit(MAX_LINE)
+        content = io.TextIOWrapper(decompressed(stream), "utf-8-sig", "replace", newline="")
+        lines = iter(partial(content.readline, MAX_LINE), "")  # a longer line becomes several, all of them malformed
+        reader = csv.reader(lines, strict=True)
+        header: Sequence[str] = ()
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                # a quote that is not closed swallows lines up to the limit; what follows it is read
+                yield malformed(reader.line_num, "a row of CSV", str(error))
+                continue
+            is_header = not header and self._has_header_line
+            header = header or self._header(cells)
+            if missing := self._missing(header):
+                yield _lacking(missing, header)
+                return
+            if not is_header:
+                yield self._of_cells(reader.line_num, header, cells)
+
+    def _tsv(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+        first = _first_cells(stream)
+        if not first:
+            return  # an empty file
+        header = self._header(first)
+        if missing := self._missing(header):
+            yield _lacking(missing, header)
+            return
+        for number, line in part_lines(stream, part):
+            cells = line.split("\t")
+            if number > 1 or part.start:
+                yield self._of_cells(number, header, cells)
+            elif not self._has_header_line:
+                yield self._of_cells(number, header, first)
+
+    def _jsonl(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+        for number, line in part_lines(stream, part):
+            try:
+                # NaN is no JSON
+                cells = json.loads(line.removeprefix(BOM), parse_constant=lambda _: None)
+            except (ValueError, RecursionError):
+                cells = None
+            if not isinstance(cells, dict):
+                yield malformed(number, "a JSON object", line)
+                continue
+            wanted = {name: plain(cells.get(name)) for name in self._wanted}
+            yield parquet.built(self._row, number, wanted)
+
+    def _of_cells(self, line: int, header: Sequence[str], cells: Sequence[str]) -> PublishedRow:
+        if len(cells) != len(header):
+            return malformed(line, f"{len(header)} columns", f"{len(cells)}: {list(cells[:3])}")
+        return parquet.built(self._row, line, dict(zip(header, cells, strict=True)))
+
+    def _row(self, line: int, cells: parquet.Cells) -> PublishedRow:
+        own = {role: cells.get(column) for role, column in self._roles.items()}
+        published = {name: cells[name] for name in self.keep if cells.get(name) not in (None, "")}
+        return PublishedRow(
+            line,
+            text(own.get("record_id")),
+            text(own["url"]),
+            text(own["caption"]),
+            published=published | scored(cells, self.scores),
+            licence=text(own.get("licence")).strip(),
+            hashes=image_hashes({kind: own.get(kind) for kind in HEX_DIGITS}),
+            faces=face_boxes(own.get("faces")),
+        )
+
+
+def _lacking(missing: Sequence[str], header: Sequence[str]) -> PublishedRow:
+    return malformed(1, f"columns {', '.join(missing)}, each once", ", ".join(header))
+
+
+def _first_cells(stream: BinaryIO) -> list[str]:
+    """Return the cells of a TSV file's first line, [] where the file is empty; damage is raised as `lines` does."""
+    line = next((line for _, line in numbered_lines(stream)), None)
+    return [] if line is None else line.removeprefix(BOM).split("\t")
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
+
+
+def _check_header(kind: str, header: Any) -> None:
+    if header is None:
+        return
+    if kind not in ("csv", "tsv"):
+        raise InputError(f"options.header: expected none, as {kind} names its columns, found {header!r}")
+    if not _names(header) or not header or len(set(header)) != len(header):
+        raise InputError(f"options.header: expected a list of distinct column names, found {header!r}")
+
+
+def _check_columns(columns: Any) -> None:
+    if not isinstance(columns, Mapping):
+        raise InputError(f"options.columns: expected a mapping of {', '.join(ROLES)} to columns, found {columns!r}")
+    for role, column in columns.items():
+        if role not in ROLES:
+            raise InputError(f"options.columns: {unknown('role', str(role), ROLES)}")
+        named = isinstance(column, str) and column
+        if not named and (isinstance(column, bool) or not isinstance(column, int) or column < 1):
+            raise InputError(f"options.columns.{role}: expected a column's name or its number from 1, found {column!r}")
+    for role in REQUIRED:
+        if role not in columns:
+            raise InputError(f"options.columns.{role}: expected a column, found none")
+
+
+def _check_scores(scores: Any) -> None:
+    known = [*SCORE_TYPES, *SCORE_TYPES.values()]  # the types too, so that a checked table can be copied
+    if not isinstance(scores, Mapping):
+        raise InputError(
+            f"options.scores: expected a mapping of columns to {' or '.join(SCORE_TYPES)}, found {scores!r}"
+        )
+    for name, kind in scores.items():
+        if not isinstance(name, str) or not name:
+            raise InputError(f"options.scores: expected a column's name, found {name!r}")
+        if kind not in known:
+            raise InputError(f"options.scores.{name}: expected {' or '.join(SCORE_TYPES)}, found {kind!r}")

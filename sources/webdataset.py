@@ -1,0 +1,207 @@
+"""WebDataset tars that are there already, as img2dataset (Beaumont 2021) writes them and others like them.
+
+The tar is not trusted: headers are walked and small text members read; an image's data is stepped over, nothing is
+extracted, and no member is loaded as anything but an image's place, text or JSON.
+"""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, ClassVar, cast
+
+import pyarrow as pa
+
+from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from sources.cells import HEX_DIGITS, BadCell, image_hashes, plain, text
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
+TEXTS = ("txt", "json")
+MAX_TEXT = 1 << 20
+"""Largest text or JSON member, in bytes."""
+MAX_IMAGE = 256 << 20
+"""Largest image, in bytes."""
+MAX_HEADERS = 1 << 20
+"""Most bytes that are read of one member's headers (its own, long names, pax records, sparse maps)."""
+
+BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
+"""What tarfile raises for damaged headers, the last four for numbers, lengths and chains that it does not expect."""
+
+_KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
+"""WebDataset's convention: the key ends at the first dot of a member's last name, what follows says what it is."""
+_LINKS = {tarfile.LNKTYPE: "a hard link", tarfile.SYMTYPE: "a symbolic link", tarfile.DIRTYPE: "a folder"}
+
+
+@dataclass(frozen=True)
+class WebDataset:
+    """One row for each key, that is for consecutive members of one key; `line` is the key's number in the tar, from 1.
+
+    `place` is where the image's bytes lie in the tar, the key is the record id. The caption is the `.txt` member's, or
+    the JSON's "caption" or "text". Hashes are the JSON's: img2dataset takes them of the bytes as they were fetched, and
+    re-encodes the image behind that unless it is told not to, so they need not be those of the bytes at `place`.
+    The JSON's other scalars are carried along. Members of other kinds beside an image are not looked at.
+    """
+
+    name: ClassVar[str] = "webdataset"
+    pattern: ClassVar[str] = "*.tar"
+    citation: ClassVar[str] = "Beaumont 2021, img2dataset, github.com/rom1504/img2dataset"
+    scores: ClassVar[Mapping[str, pa.DataType]] = {}
+    joins: ClassVar[str] = ""
+
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return [WHOLE]: where a member begins is known only from the one before it."""
+        return [WHOLE]
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield a row for each key. A tar that is cut or damaged ends with one malformed row.
+
+        That row stands for the key in which it happens too: what is missing of it is not known.
+        """
+        line, pair = 0, None
+        try:
+            for info in _members(stream):
+                key, suffix = _split(info)
+                if pair is not None and pair.key != key:
+                    line += 1
+                    yield pair.row(line)
+                    pair = None
+                pair = pair or _Pair(key)
+                _take(pair, info, suffix, stream)
+        except BROKEN as error:
+            yield malformed(line + 1, "a whole tar", " ".join(str(error).split()) or type(error).__name__)
+            return
+        if pair is not None:
+            yield pair.row(line + 1)
+
+
+@dataclass
+class _Pair:
+    """What is known of a key so far."""
+
+    key: str
+    place: str = ""
+    suffixes: list[str] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    problem: tuple[str, str] | None = None
+
+    def row(self, line: int) -> PublishedRow:
+        """Return the key's row, malformed where a member of it is not as it should be or there is no image."""
+        if self.problem is not None:
+            return malformed(line, *self.problem)
+        if not self.place:
+            return malformed(line, "an image member", f"{self.key!r} with {', '.join(self.suffixes)}")
+        try:
+            return self._row(line, _json(self.texts["json"]) if "json" in self.texts else {})
+        except BadCell as bad:
+            return malformed(line, bad.expected, bad.found)
+
+    def _row(self, line: int, meta: dict[str, Any]) -> PublishedRow:
+        captions = [self.texts.get("txt", ""), meta.pop("caption", None), meta.pop("text", None)]
+        url, hashes = text(meta.pop("url", None)), image_hashes(meta)
+        published = {
+            name: value
+            for name, value in meta.items()
+            if name not in HEX_DIGITS and value is not None and not isinstance(value, list | dict)
+        }
+        return PublishedRow(
+            line,
+            self.key,
+            url,
+            next((caption for value in captions if (caption := text(value)).strip()), ""),
+            published=published,
+            hashes=hashes,
+            place=self.place,
+        )
+
+
+def _json(content: str) -> dict[str, Any]:
+    try:
+        meta = plain(json.loads(content.removeprefix("\ufeff")))  # plain: NaN and 1e999 are no JSON
+    except (ValueError, RecursionError):
+        meta = None
+    if not isinstance(meta, dict):
+        raise BadCell("a JSON object in the json member", content)
+    return meta
+
+
+def _take(pair: _Pair, info: tarfile.TarInfo, suffix: str, stream: BinaryIO) -> None:
+    """Add a member to its key."""
+    if len(pair.suffixes) < 8:  # enough to show; a tar of one key must not fill the memory
+        pair.suffixes.append(suffix or "no suffix")
+    limit = MAX_IMAGE if suffix in IMAGES else MAX_TEXT
+    if not info.isreg() or info.issparse():
+        pair.problem = "a regular file", f"member {_name(info)!r}, {_kind(info)}"
+    elif suffix not in (*IMAGES, *TEXTS):
+        return
+    elif info.size > limit:
+        pair.problem = f"at most {limit} bytes", f"member {_name(info)!r} of {info.size}"
+    elif suffix in IMAGES and pair.place:
+        pair.problem = "one image", f"member {_name(info)!r} too"
+    elif suffix in IMAGES:
+        pair.place = f"{info.offset_data}:{info.size}"
+    elif suffix in pair.texts:
+        pair.problem = f"one {suffix} member", f"member {_name(info)!r} too"
+    else:
+        stream.seek(info.offset_data)
+        pair.texts[suffix] = stream.read(info.size).decode("utf-8", "replace")
+
+
+def _kind(info: tarfile.TarInfo) -> str:
+    return "a sparse file" if info.issparse() else _LINKS.get(info.type, f"of type {info.type!r}")
+
+
+def _name(info: tarfile.TarInfo) -> str:
+    return info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _split(info: tarfile.TarInfo) -> tuple[str, str]:
+    """Return (key, suffix in lower case) of a member; one without a suffix is a key of its own."""
+    name = _name(info)
+    found = _KEY.fullmatch(name)
+    return (found[1], found[2].lower()) if found else (name, "")
+
+
+class _Headers:
+    """A tar as tarfile sees it: only so much is read of a member's headers, however long they claim to be."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.left = MAX_HEADERS
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self.left:  # a negative length would read all of the file
+            raise tarfile.ReadError(f"headers of more than {MAX_HEADERS} bytes")
+        self.left -= size
+        return self._stream.read(size)
+
+
+def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the members' headers; raise one of BROKEN where the tar is cut, damaged, or goes on behind its end."""
+    total = stream.seek(0, 2)
+    stream.seek(0)
+    headers = _Headers(stream)
+    before = 0
+    with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", encoding="utf-8") as tar:
+        while (info := tar.next()) is not None:
+            if info.size < 0 or tar.offset <= before:  # tarfile would go back, and round and round
+                raise tarfile.ReadError(f"member {_name(info)!r} of {info.size} bytes")
+            end = info.offset_data + info.size if info.isreg() and not info.issparse() else 0
+            if max(tar.offset, end) > total:
+                raise tarfile.ReadError(f"cut in member {_name(info)!r}")
+            yield info
+            before, headers.left = tar.offset, MAX_HEADERS
+            cast(Any, tar).members.clear()  # it would keep every header
+        _check_end(stream, tar.offset)
+
+
+def _check_end(stream: BinaryIO, offset: int) -> None:
+    """Raise ReadError where no block of zeros stands at `offset`, or more than zeros: of both tarfile is silent."""
+    stream.seek(offset)
+    first = stream.read(tarfile.BLOCKSIZE)
+    if len(first) < tarfile.BLOCKSIZE or any(first):
+        raise tarfile.ReadError(f"no header and no end of the tar at byte {offset}")
+    while block := stream.read(1 << 20):
+        if any(block):
+            raise tarfile.ReadError(f"more behind the end of the tar at byte {offset}")
