@@ -14,7 +14,7 @@ from pipeline.errors import InputError, unknown
 KEEP = ""
 """The reason of a kept pair."""
 
-_COLUMN = re.compile(r"\b([a-z][a-z0-9_]*_v\d+)\.([a-z_][a-z0-9_]*)\b")
+_COLUMN = re.compile(r"\b([a-z][a-z0-9_]*_v\d+)\.([A-Za-z_][A-Za-z0-9_]*)\b")
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])")
 _STRANGE = re.compile(r"[^A-Za-z0-9_ \t\r\n.,()\[\]<>=!+*/%&|^~-]|--|/\*")

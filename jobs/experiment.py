@@ -1,10 +1,9 @@
 """The experiment file bound to the registries: everything it names exists before anything runs."""
 
-import os
-import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +86,9 @@ def load(path: Path, settings: list[str]) -> Experiment:
 
 def file_names(paths: Sequence[str]) -> dict[str, str]:
     """Return each path with its name: what it has beyond the folder that all share, so that no two are the same."""
-    folder = os.path.commonpath([posixpath.dirname(path) for path in paths]) if paths else ""
-    return {path: path[len(folder) :].lstrip("/") for path in paths}
+    folders = zip(*(path.split("/")[:-1] for path in paths), strict=False)  # commonpath would join the "//" of a URL
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, folders))
+    return {path: "/".join(path.split("/")[shared:]).lstrip("/") for path in paths}
 
 
 def _known(where: str, what: str, found: str, known: Any) -> None:

@@ -6,6 +6,7 @@ killed does only what is missing. A retry is a job of its own beside the first: 
 that pass.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -34,6 +34,7 @@ from pipeline.outcomes import TRANSIENT
 from pipeline.permissions import Permissions
 from pipeline.pictures import ImageRules
 from pipeline.politeness import HostLimit, HostLimits
+from pipeline.remote import opened
 from pipeline.shards import ShardWriter
 from pipeline.store import Store
 from pipeline.units import Output, Record, finished_units
@@ -73,7 +74,7 @@ class Fetching:
 
         def local(file: str, offset: int, size: int) -> bytes:
             if file not in streams:
-                streams[file] = fsspec.open(self.files[file], "rb").open()
+                streams[file] = opened(self.files[file]).open()
             streams[file].seek(offset)
             return bytes(streams[file].read(size))
 
@@ -85,6 +86,7 @@ class Fetching:
                 stream.close()
 
     def _fetch(self, lane: Lane, shard: Shard) -> Output:
+        started = time.time()
         pairs = pa.concat_tables([self._pairs(path) for path in shard.pairs])
         if shard.again is not None:
             pairs = pairs.filter(pc.is_in(pairs["uid"], pa.array(list(shard.again), pa.string())))
@@ -106,6 +108,7 @@ class Fetching:
             raise StageFailed(f"{path}: the counts do not add up: {fault}")
         facts = {"shard": path, "sha256": sha256, "bytes": writer.bytes, "pairs": samples.num_rows}
         facts |= {"lane": shard.lane, "rows": list(shard.pairs), "published": pairs.num_rows}
+        facts |= {"started": round(started, 3), "seconds": round(time.time() - started, 3)}
         verdicts = Counter(samples["verdict"].to_pylist())
         return Output({self.job: {"fetches": fetches, "samples": samples}}, facts | {"verdicts": dict(verdicts)})
 

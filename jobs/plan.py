@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.identity import code_digest, digest, stream_sha256
 from pipeline.ledger import Ledger
 from pipeline.model_folder import CONFIG_FILE
+from pipeline.remote import failures, opened, told
 from sources.registry import source_format, source_module
 
 STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
@@ -51,15 +52,13 @@ class Job:
 
 def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return name, SHA-256 and size in bytes of each file (path to name); where it lies shapes nothing."""
-    import fsspec
-
     found = []
     for path, name in paths.items():
         try:
-            with fsspec.open(path, "rb") as stream:
+            with opened(path) as stream:
                 sha256, size = stream_sha256(stream)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except failures() as error:
+            raise InputError(f"{path}: cannot be read: {told(error)}") from None
         found.append({"file": name, "sha256": sha256, "bytes": size})
     return found
 

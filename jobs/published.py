@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
@@ -24,6 +23,7 @@ from pipeline.identity import uid_sql
 from pipeline.lanes import bucket_sql, lanes, shard_sql
 from pipeline.politeness import host_of
 from pipeline.records import MALFORMED, REPEATED_ROW, ROW_SCHEMA, Part, to_batches
+from pipeline.remote import opened
 from pipeline.schemas import TABLES
 from pipeline.store import Store
 from pipeline.units import Output, run_unit
@@ -61,7 +61,7 @@ def find_parts(kind: str, options: dict[str, Any], size: int, batches: Iterator[
     reader = source_format(kind, options)
     for batch in batches:
         for row in batch.to_pylist():
-            with fsspec.open(row["path"], "rb") as stream:
+            with opened(row["path"]) as stream:
                 parts = [{**row, "start": part.start, "stop": part.end} for part in reader.parts(stream, size)]
             yield pa.RecordBatch.from_pylist(parts, _PART)
 
@@ -72,7 +72,7 @@ def count_parts(kind: str, options: dict[str, Any], batches: Iterator[pa.RecordB
     for batch in batches:
         for place in batch.to_pylist():
             found: dict[str, Any] = {"number": place["number"], "rows": 0, "lines": 0, "bad": 0, "bad_line": 0}
-            with fsspec.open(place["path"], "rb") as stream:
+            with opened(place["path"]) as stream:
                 for row in reader.read(stream, Part(place["start"], place["stop"])):
                     found["rows"] += 1
                     found["lines"] = row.line
@@ -88,7 +88,7 @@ def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterato
     reader = source_format(kind, options)
     for batch in batches:
         for place in batch.to_pylist():
-            with fsspec.open(place["path"], "rb") as stream:
+            with opened(place["path"]) as stream:
                 rows = reader.read(stream, Part(place["start"], place["stop"]))
                 yield from to_batches(rows, source, place["file"], before=place["before"], linked=not reader.joins)
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from pipeline.integrity import verdict
 from pipeline.outcomes import STORED, Attempt
-from pipeline.pictures import ImageRules, Picture, Refused, to_picture
+from pipeline.pictures import ImageRules, Picture, Refused, ready, to_picture
 from pipeline.politeness import host_of
 from pipeline.schemas import TABLES
 from pipeline.shards import ShardWriter, pair_bytes
@@ -185,6 +185,7 @@ class Lane:
         async def opened() -> Client:
             return Client(self._rules.web)
 
+        ready(self._rules.image)
         self._client = self._runner.run(opened())
         return self
 

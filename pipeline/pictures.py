@@ -101,6 +101,11 @@ def _resizer(rules: ImageRules) -> Callable[..., Any]:
     return partial(FunctionType(call.__code__, names, call.__name__, call.__defaults__, call.__closure__), resizer)
 
 
+def ready(rules: ImageRules) -> None:
+    """Load what resizing needs, which takes seconds, before an image waits for it."""
+    _resizer(rules)
+
+
 def _jpeg_fault(body: bytes) -> Refused | None:
     """Return what is wrong with a JPEG's markers: no end of image, or more of them than any camera writes.
 

@@ -42,7 +42,7 @@ def settings() -> Settings:
 
 @cache
 def _resolved(environment: tuple[tuple[str, str], ...]) -> Settings:
-    import botocore.session  # type: ignore[import-untyped]
+    import botocore.session
 
     session = botocore.session.get_session()
     region = dict(environment).get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
@@ -68,6 +68,11 @@ def fs_options(url: str) -> dict[str, Any]:
     return options | ({"endpoint_url": found.endpoint} if found.endpoint else {})
 
 
+def opened(path: str) -> Any:
+    """Return a file of a source to be opened for reading bytes, by `with` or by its `open()`, wherever it lies."""
+    return fsspec.open(path, "rb", **fs_options(path))
+
+
 def delta_options(url: str) -> dict[str, str] | None:
     """Return deltalake's options for a URL, None where it needs none; raise botocore's error without credentials.
 
@@ -76,7 +81,7 @@ def delta_options(url: str) -> dict[str, str] | None:
     """
     if not is_s3(url):
         return None
-    from botocore.exceptions import NoCredentialsError  # type: ignore[import-untyped]
+    from botocore.exceptions import NoCredentialsError
 
     found = settings()
     credentials = found.session.get_credentials()

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.config import ExperimentFile, Spark, build, override, read_yaml
+from pipeline.config import ExperimentFile, Spark
+from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError
 from tests.roads import ROOT
 
@@ -65,7 +66,7 @@ def test_what_the_file_leaves_out_has_its_default() -> None:
     assert file.spark == Spark()
     assert (file.export.pairs_per_tar, file.ingest.pairs_per_shard, file.web) == (10_000, 10_000, None)
     assert file.mixtures["all_unfiltered"].total == "all"
-    assert file.ingest.refuse == ("noai", "noimageai", "noindex", "noimageindex")
+    assert file.ingest.refuse == ("noai", "noimageai", "noindex", "noimageindex", "noml")
 
 
 def test_what_was_built_cannot_be_changed() -> None:

@@ -69,6 +69,10 @@ def test_a_good_row_is_handed_on_as_published() -> None:
         "problem": "",
         "detail": "",
         "published": json.dumps({"a": "é", "b": 1}),
+        "licence": "",
+        "hashes": "",
+        "faces": "",
+        "place": "",
     }
 
 

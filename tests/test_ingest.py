@@ -1,0 +1,321 @@
+"""Ingest as a job: every published row has one outcome, whatever the format, the split of the work, or the failure."""
+
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.ledger import Ledger
+from pipeline.politeness import host_of
+from tests.hostile_web import HostileWeb, jpeg
+from tests.ingests import TABLE, by_uid, ledger_of, write_ingest, write_rows, write_tar
+from tests.roads import answered, cuvee
+from tests.test_sources import yfcc_line
+
+RIGHT, OTHER = jpeg(7, (64, 64)), jpeg(8, (64, 64))
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """An experiment that was run up to its mixtures, and what the run printed."""
+
+    experiment: Path
+    stderr: str
+
+    @property
+    def ledger(self) -> Ledger:
+        """The store's ledger."""
+        return ledger_of(self.experiment)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[HostileWeb]:
+    with HostileWeb() as server:
+        yield server
+
+
+def a_list(folder: Path) -> dict[str, object]:
+    """A source whose rows are of every kind: good, malformed, empty, repeated, dead, refused; with hashes and scores."""
+    rows: list[dict[str, object] | str] = [
+        {"id": f"r{n}", "url": f"http://h{n % 7}.site.test/image?n={n}", "caption": f"number {n}", "score": n / 40}
+        for n in range(40)
+    ]
+    rows[3] = "no JSON at all"
+    rows[11] = {"id": "e", "url": "http://h1.site.test/image?n=11", "caption": " "}
+    rows[12] = dict(rows[10])  # type: ignore[arg-type]
+    rows[20] = {"id": "d", "url": "http://h2.site.test/status?is=404", "caption": "dead"}
+    rows[21] = {"id": "o", "url": "http://h3.site.test/image?n=1&tag=noai", "caption": "no"}
+    rows[22] = {"id": "x", "url": "http://h3.site.test/image?n=7", "caption": "as said", "sum": _sha(RIGHT)}
+    rows[23] = {"id": "y", "url": "http://h3.site.test/image?n=8", "caption": "not as said", "sum": _sha(RIGHT)}
+    rows[24] = {"id": "f", "url": "http://h3.site.test/once?is=503", "caption": "later"}
+    rows += [{"id": f"p{n}", "url": f"http://h4.site.test/image?n=99&v={n}", "caption": "gone"} for n in range(12)]
+    options = {
+        **TABLE,
+        "columns": {**TABLE["columns"], "sha256": "sum", "licence": "licence"},
+        "scores": {"score": "number"},
+    }
+    return {"format": "table", "files": [write_rows(folder / "list.jsonl", rows)], "options": options, "licence": "CC0"}
+
+
+def _sha(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def a_tar(folder: Path) -> dict[str, object]:
+    """A source that is downloaded already."""
+    members: dict[str, bytes] = {}
+    for n in range(5):
+        members |= {f"{n:04d}.jpg": jpeg(n + 50), f"{n:04d}.txt": f"stored {n}".encode()}
+    members["0005.txt"] = b"an image is missing"
+    return {"format": "webdataset", "files": [write_tar(folder / "had" / "00000.tar", members)]}
+
+
+def a_subset(folder: Path) -> dict[str, object]:
+    """YFCC15M: a list of YFCC100M's rows, one of which is not there."""
+    lines = [yfcc_line(n, f"http://h5.site.test/image?n={n}", f"photo+{n}") for n in range(6)]
+    (folder / "yfcc100m_dataset").write_bytes(b"\n".join(lines) + b"\n")
+    listed = [f"{n}\t{6_000_000 + n}\t{n:032x}\n" for n in (4, 1, 99)]
+    (folder / "subset.tsv").write_text("".join(listed))
+    return {
+        "format": "yfcc15m",
+        "files": [str(folder / "subset.tsv")],
+        "joined": [str(folder / "yfcc100m_dataset")],
+        "licence": "unknown",
+    }
+
+
+@pytest.fixture(scope="module")
+def done(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+    folder = tmp_path_factory.mktemp("ingest")
+    experiment = write_ingest(
+        folder,
+        {"listed": a_list(folder), "had": a_tar(folder), "subset": a_subset(folder)},
+        site.hosts,
+        ingest={"pairs_per_shard": 8, "part_bytes": 700},
+        signals={
+            "caption_v1": None,
+            "published_v1": {"numbers": ["score"]},
+            "placeholders_v1": {"urls": 10},
+        },
+        filters={
+            "short": {"drop_when": {"caption_too_short": "caption_v1.words < 1"}},
+            "real": {"drop_when": {"placeholder": "placeholders_v1.placeholder"}},
+            "free": {"drop_when": {"licence": "published_v1.licence <> 'CC0'"}},
+        },
+        mixtures={"everything": {}, "as_they_came": {"mismatched": True}, "free": {"filter": "free"}},
+    )
+    ran = cuvee("run", str(experiment), "--until", "blend")
+    assert ran.returncode == 0, ran.stderr
+    return Ingested(experiment, ran.stderr)
+
+
+def test_every_published_row_has_one_outcome(done: Ingested) -> None:
+    pairs, fetches = done.ledger.read("pairs"), done.ledger.read("fetches")
+    final = fetches.filter(fetches["final"])
+    assert pairs.num_rows == final.num_rows == 52 + 6 + 3
+    assert Counter(pairs["uid"].to_pylist()) == Counter(final["uid"].to_pylist())
+    listed = Counter(row["outcome"] for row in final.to_pylist() if row["source"] == "listed")
+    assert listed == {
+        "stored": 52 - 6,
+        **dict.fromkeys(("malformed", "empty_caption", "repeated_row", "http_404", "opted_out", "http_503"), 1),
+    }
+
+
+def test_a_malformed_row_is_counted_with_its_file_and_line_and_said(done: Ingested) -> None:
+    [row] = [row for row in done.ledger.read("pairs").to_pylist() if row["problem"] and row["source"] == "listed"][:1]
+    malformed = [r for r in done.ledger.read("pairs").to_pylist() if r["problem"] == "malformed"]
+    assert {(r["file"], r["line"]) for r in malformed} == {("list.jsonl", 4), ("00000.tar", 6), ("subset.tsv", 3)}
+    assert row["file"] == "list.jsonl"
+    assert "listed: 1 malformed rows of 52; the first: list.jsonl line 4" in done.stderr
+    [missing] = [r for r in malformed if r["source"] == "subset"]
+    assert "6000099" in missing["detail"]
+
+
+def test_a_host_belongs_to_one_lane(done: Ingested) -> None:
+    url = {uid: row["url"] for uid, row in by_uid(_good(done)).items()}
+    lane_of = {
+        shard["shard"]: (shard["lane"], job.name)
+        for job in done.ledger.jobs()
+        if job.stage == "ingest"
+        for shard in job.facts["shards"]
+    }
+    lanes: dict[tuple[str, str], set[object]] = {}
+    for row in done.ledger.read("samples").to_pylist():
+        lane, job = lane_of[row["shard"]]
+        lanes.setdefault((job, host_of(url[row["uid"]])), set()).add(lane)
+    assert len(lanes) >= 7
+    assert {len(found) for (_, host), found in lanes.items() if host} == {1}
+
+
+def _good(done: Ingested) -> "object":
+    pairs = done.ledger.read("pairs")
+    return pairs.filter([not problem for problem in pairs["problem"].to_pylist()])
+
+
+def test_neither_the_parts_nor_the_task_count_changes_a_shard(done: Ingested, site: HostileWeb, tmp_path: Path) -> None:
+    settings = [
+        "--set",
+        f"store={tmp_path}/store",
+        "--set",
+        "ingest.part_bytes=1000000",
+        "--set",
+        "spark.master=local[1]",
+    ]
+    site.asked.clear()  # else what fails once does not fail again
+    ran = cuvee("ingest", str(done.experiment), *settings)
+    assert ran.returncode == 0, ran.stderr
+    shards = {
+        path.relative_to(tmp_path / "store"): path.read_bytes() for path in (tmp_path / "store/shards").rglob("*.tar")
+    }
+    store = done.experiment.parent / "store"
+    assert shards == {path.relative_to(store): path.read_bytes() for path in (store / "shards").rglob("*.tar")}
+
+
+def test_images_that_a_source_brings_along_are_stored_without_a_request(done: Ingested) -> None:
+    fetches = [row for row in done.ledger.read("fetches").to_pylist() if row["source"] == "had"]
+    stored = [row for row in fetches if row["outcome"] == "stored"]
+    assert len(stored) == 5
+    assert {row["status"] for row in stored} == {0}
+    assert all(row["detail"].startswith("00000.tar at byte ") for row in stored)
+    raw = {row["raw_sha256"] for row in done.ledger.read("samples").to_pylist() if row["source"] == "had"}
+    assert raw == {_sha(jpeg(n + 50)) for n in range(5)}
+
+
+def test_a_list_of_another_formats_rows_takes_their_urls_captions_and_licences(done: Ingested) -> None:
+    rows = [row for row in _good(done).to_pylist() if row["source"] == "subset"]  # type: ignore[attr-defined]
+    assert sorted((row["record_id"], row["caption"]) for row in rows) == [
+        ("6000001", "photo 1"),
+        ("6000004", "photo 4"),
+    ]
+    assert all("creativecommons.org" in row["licence"] for row in rows)
+
+
+def test_what_is_not_the_image_that_was_published_is_kept_and_not_drawn(done: Ingested) -> None:
+    samples, pairs = by_uid(done.ledger.read("samples")), by_uid(_good(done))  # type: ignore[arg-type]
+    verdicts = {pairs[uid]["record_id"]: row["verdict"] for uid, row in samples.items() if row["verdict"]}
+    assert verdicts == {"x": "match", "y": "mismatch"}
+    [wrong] = [uid for uid, row in samples.items() if row["verdict"] == "mismatch"]
+    drawn = {name: {row["uid"] for row in _drawn(done, name)} for name in ("everything", "as_they_came")}
+    assert drawn["as_they_came"] == set(samples)
+    assert drawn["everything"] == set(samples) - {wrong}
+    [funnel] = [one for one in answered("funnel", str(done.experiment.parent / "store")) if one["source"] == "listed"]
+    [stage] = [one for one in funnel["stages"] if one["stage"] == "mixture:everything"]
+    assert stage["dropped"] == {"quarantined": 1}
+
+
+def _drawn(done: Ingested, mixture: str) -> list[dict[str, object]]:
+    return [row for row in done.ledger.read("mixtures").to_pylist() if row["mixture"] == mixture]
+
+
+def test_the_same_bytes_behind_many_urls_are_a_placeholder(done: Ingested) -> None:
+    rows, pairs = by_uid(done.ledger.read("signals_placeholders_v1")), by_uid(_good(done))  # type: ignore[arg-type]
+    assert set(rows) == {row["uid"] for row in done.ledger.read("samples").to_pylist()}
+    flagged = {pairs[uid]["record_id"] for uid, row in rows.items() if row["placeholder"]}
+    assert flagged == {f"p{n}" for n in range(12)}
+    reasons = Counter(row["reason"] for row in done.ledger.read("decisions").to_pylist() if row["filter"] == "real")
+    assert reasons == {"": len(rows) - 12, "placeholder": 12}
+
+
+def test_licences_and_published_scores_are_signals(done: Ingested) -> None:
+    rows, pairs = by_uid(done.ledger.read("signals_published_v1")), by_uid(_good(done))  # type: ignore[arg-type]
+    for uid, row in rows.items():
+        said = json.loads(pairs[uid]["published"])
+        assert row["score"] == said.get("score")
+        assert row["licence"] == pairs[uid]["licence"]
+    assert Counter(row["licence"] for row in rows.values() if row["source"] == "listed") == {"CC0": 46}
+    assert {row["licence"] for row in rows.values() if row["source"] == "had"} == {"unknown"}
+    assert {row["source"] for row in _drawn(done, "free")} == {"listed"}
+
+
+def test_a_job_says_which_files_it_read_and_on_what_terms(done: Ingested) -> None:
+    [job] = [job for job in done.ledger.jobs() if job.name == "subset"]
+    files = {one["file"]: one["sha256"] for one in job.config["files"]}
+    folder = done.experiment.parent
+    assert files == {name: _sha((folder / name).read_bytes()) for name in ("subset.tsv", "yfcc100m_dataset")}
+    assert {"licence", "terms", "snapshot", "citation"} <= set(job.config["about"])
+
+
+def test_what_failed_for_now_is_tried_again_beside_the_old_attempt(done: Ingested, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(done.experiment.parent / "store", store)
+    settings = ["--set", f"store={store}"]
+    again = cuvee("ingest", str(done.experiment), "--retry-failed", *settings)
+    assert again.returncode == 0, again.stderr
+    ledger = Ledger(type(done.ledger.store)(str(store)))
+    [failed] = [row for row in done.ledger.read("fetches").to_pylist() if row["outcome"] == "http_503"]
+    attempts = sorted(
+        (row["attempt"], row["outcome"]) for row in ledger.read("fetches").to_pylist() if row["uid"] == failed["uid"]
+    )
+    assert attempts == [(1, "http_503"), (2, "stored")]
+    assert ledger.read("fetches").num_rows == done.ledger.read("fetches").num_rows + 1
+    [funnel] = [one for one in answered("funnel", str(store)) if one["source"] == "listed"]
+    assert [stage["stage"] for stage in funnel["stages"]] == ["ingest"]  # filters and mixtures are of before
+    assert funnel["stages"][0]["kept"] == 47
+    nothing = cuvee("ingest", str(done.experiment), "--retry-failed", *settings)
+    assert nothing.returncode == 0
+    assert "no failure is one that another attempt may change" in nothing.stderr
+    ran = cuvee("run", str(done.experiment), "--until", "blend", *settings)
+    assert ran.returncode == 0, ran.stderr
+    [funnel] = [one for one in answered("funnel", str(store)) if one["source"] == "listed"]
+    assert {stage["in"] for stage in funnel["stages"][1:]} == {47}
+    assert answered("verify", str(store)) == {"differences": [], "leftovers": []}
+    [life] = answered("trace", str(store), failed["uid"])
+    assert [row["outcome"] for row in life["fetches"]] == ["http_503", "stored"]
+    assert set(life["signals"]) == {"caption_v1", "published_v1", "placeholders_v1"}
+
+
+def test_what_dead_attempts_leave_is_found_and_cleaned(done: Ingested, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(done.experiment.parent / "store", store)
+    tar = next((store / "shards" / "listed").rglob("*.tar"))
+    left = [
+        tar.with_name("00000000-0123456789ab.tar"),  # an attempt that came to something else
+        tar.with_name(f"00000000.tar.{'0' * 32}.draft"),  # one that was killed as it wrote
+        store / "tables" / "fetches" / f"job={'0' * 64}" / "0123.parquet",
+        store / "staging" / ("0" * 64) / "fetch-00000000.json",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tar.read_bytes())
+    found = answered("verify", str(store))
+    assert found["differences"] == []
+    assert {line.split(":")[0] for line in found["leftovers"]} == {str(path.relative_to(store)) for path in left}
+    assert cuvee("verify", str(store), "--prune").returncode == 0
+    assert not any(path.exists() for path in left)
+    assert answered("verify", str(store)) == {"differences": [], "leftovers": []}
+
+
+def test_faces_that_a_source_publishes_are_blurred_and_the_row_says_so(site: HostileWeb, tmp_path: Path) -> None:
+    rng = Image.effect_noise((96, 96), 90).convert("RGB")
+    stream = io.BytesIO()
+    rng.save(stream, "JPEG", quality=95)
+    body = stream.getvalue()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    url = "http://faces.site.test" + site.answering(head.encode() + body)
+    rows = [{"id": "1", "url": url, "caption": "a face", "boxes": [[0.25, 0.25, 0.75, 0.75]]}]
+    options = {**TABLE, "columns": {**TABLE["columns"], "faces": "boxes"}}
+    source = {"format": "table", "files": [write_rows(tmp_path / "faces.jsonl", rows)], "options": options}
+    experiment = write_ingest(tmp_path, {"faces": source}, site.hosts, ingest={"resize": {"mode": "none"}})
+    ran = cuvee("ingest", str(experiment))
+    assert ran.returncode == 0, ran.stderr
+    ledger = ledger_of(experiment)
+    [sample] = ledger.read("samples").to_pylist()
+    assert sample["blurred_faces"] == 1
+    assert sample["jpg_sha256"] != sample["raw_sha256"] == _sha(body)
+    data = ledger.store.read(sample["shard"])[sample["offset"] + 512 :][: sample["jpg_bytes"]]
+    stored = Image.open(io.BytesIO(data)).convert("L")
+    inside, outside = stored.crop((36, 36, 60, 60)), stored.crop((0, 0, 16, 96))
+    assert _spread(inside) < _spread(outside) / 2
+
+
+def _spread(image: Image.Image) -> float:
+    values = list(image.getdata())
+    mean = sum(values) / len(values)
+    return float((sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5)
