@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test check bench lock clean
+.PHONY: help demo domains test test-slow check bench lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -19,7 +19,8 @@ help:  ## this list
 .venv/ready: requirements.lock pyproject.toml .tools/ready
 	@echo "setting up .venv (about 6 GB of packages, once)"
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" .venv
-	@$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@# compiled here, once: Spark's workers and the trainings are many processes, and not every environment lets them write bytecode
+	@$(UV) pip sync --quiet --require-hashes --compile-bytecode --python $(BIN)/python requirements.lock
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --offline --python $(BIN)/python --editable .
 	@touch $@
 
@@ -32,13 +33,16 @@ domains: .venv/ready  ## the same road on the real images of ../shared/data/doma
 test: .venv/ready  ## the tests: at most 15 minutes on 2 cores
 	@$(BIN)/python -m pytest
 
+test-slow: .venv/ready  ## the tests that take minutes: ten kills at random moments
+	@$(BIN)/python -m pytest -m slow
+
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
 
-bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json
+bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
 	@$(BIN)/python -m benchmarks.run
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock

@@ -115,7 +115,8 @@ def _experiment(folder: Path, port: int, sums: list[str], images: int, mode: str
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = yaml.safe_load((ROOT / "experiments/demo.yaml").read_text("utf-8"))
     columns = {"url": "url", "caption": "caption", "record_id": "id", "sha256": "sum"}
-    source = {"format": "table", "files": [str(folder / f"{name}.jsonl")], "options": {"kind": "jsonl", "columns": columns}}
+    options = {"kind": "jsonl", "columns": columns}
+    source = {"format": "table", "files": [str(folder / f"{name}.jsonl")], "options": options}
     evaluation = folder / "evaluation"
     data |= {
         "web": None,

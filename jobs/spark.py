@@ -199,7 +199,8 @@ def cause(error: Exception) -> str:
     """Return the line that says what went wrong in a task, out of Spark's long account of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     python = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Failed|Tar|Refused)\b.*: ", line)]
-    return (python[-1] if python else lines[0] if lines else type(error).__name__)[:400]
+    said = python[-1] if python else lines[0] if lines else type(error).__name__
+    return re.sub(r"^pipeline\.errors\.\w+: ", "", said)[:400]  # our own errors are written for people
 
 
 def _write_partition(store: Store, job: str, table: str, schema: pa.Schema, batches: Any) -> Any:
