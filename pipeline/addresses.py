@@ -11,6 +11,14 @@ class AddressRefused(OSError):
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out of IPv6; the rest is reserved, whatever `is_global` says of it (::ffff:0:127.0.0.1)."""
+_INSIDE = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # IETF's assignments (RFC 6890); Oracle's clouds answer at 192.0.0.192
+    ipaddress.IPv4Network("192.88.99.0/24"),  # relays of 6to4, withdrawn (RFC 7526)
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's host, as its guests see it
+)
+"""Refused although Python, or Python of some versions, takes them for globally routable."""
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -22,8 +30,10 @@ def outside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if wrapped is not None:
             return outside(wrapped)
-        if ip.is_site_local or int(ip) >> 32 == 0:
+        if ip not in _UNICAST:
             return False
+    elif any(ip in network for network in _INSIDE):
+        return False
     return ip.is_global and not ip.is_multicast
 
 

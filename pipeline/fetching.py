@@ -6,32 +6,24 @@ of its own turns bodies into pairs and lays them in a spool, from which the tar 
 """
 
 import asyncio
-import hashlib
-import json
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
-from pipeline.integrity import verdict
+from pipeline.filling import FilledShard, Row
 from pipeline.outcomes import STORED, Attempt
-from pipeline.pictures import ImageRules, Picture, Refused, ready, to_picture
-from pipeline.politeness import host_of
+from pipeline.pictures import ImageRules, ready
+from pipeline.politeness import Claim, host_of
 from pipeline.schemas import TABLES
-from pipeline.shards import ShardWriter, pair_bytes
+from pipeline.shards import ShardWriter
 from pipeline.web import Client, WebRules
 
-SPOOL = 64 << 20
-"""Bytes of a shard's pairs that are held in memory before they go to a temporary file."""
-
-Row = dict[str, Any]
 LocalBytes = Callable[[str, int, int], bytes]
 """(published file, offset, size) to the bytes there: how images are had that a source brings along."""
 
@@ -48,130 +40,6 @@ class LaneRules:
     shard_seconds: float
 
 
-class _Shard:
-    """A shard in the making. `answered` is called in the loop's thread, `_decode` works in a thread of its own."""
-
-    def __init__(self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None]) -> None:
-        self.rows, self._image, self._give = rows, image, give
-        self._attempts: list[list[Attempt]] = [[] for _ in rows]
-        self._sizes: dict[int, int] = {}
-        self._refused: dict[int, Refused] = {}
-        self._samples: dict[int, tuple[Row, int, int]] = {}
-        self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
-        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - closed by `close`
-        self._end = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._decoding: Future[None] = self._thread.submit(self._decode)
-
-    def answered(self, index: int, attempts: list[Attempt]) -> None:
-        """Take a row's attempts; the last one's body is decoded."""
-        last = attempts[-1]
-        self._sizes[index] = len(last.body)
-        if last.outcome == STORED:
-            attempts[-1] = Attempt(STORED, last.status, last.detail, seconds=last.seconds)
-            self._queue.put((index, last.body))
-        self._attempts[index] = attempts
-        if self._decoding.done():
-            self._decoding.result()  # it only ends by itself when it failed
-
-    def decoded(self) -> None:
-        """Wait until every body is decoded."""
-        self._queue.put(None)
-        self._decoding.result()
-
-    def close(self) -> None:
-        """End the thread and remove the spool."""
-        self._queue.put(None)
-        self._thread.shutdown()
-        self._spool.close()
-
-    def _decode(self) -> None:
-        while (item := self._queue.get()) is not None:
-            index, body = item
-            self._keep(index, body)
-            self._give(len(body))
-
-    def _keep(self, index: int, body: bytes) -> None:
-        row = self.rows[index]
-        faces = json.loads(row["faces"]) if row.get("faces") else ()
-        picture = to_picture(body, self._image, faces)
-        if isinstance(picture, Refused):
-            self._refused[index] = picture
-            return
-        sample, members = _pair(row, body, picture)
-        self._spool.write(members)
-        self._samples[index] = (sample, self._end, len(members))
-        self._end += len(members)
-
-    def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
-        """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
-        samples = []
-        for index in sorted(self._samples):
-            sample, place, size = self._samples[index]
-            self._spool.seek(place)
-            samples.append(sample | {"offset": writer.append(self._spool.read(size)), "size": size})
-        return {
-            "fetches": self._fetches(),
-            "samples": pa.Table.from_pylist(samples, TABLES["samples"]),
-        }
-
-    def _fetches(self) -> pa.Table:
-        columns: dict[str, list[Any]] = {name: [] for name in TABLES["fetches"].names}
-        for index, (row, attempts) in enumerate(zip(self.rows, self._attempts, strict=True)):
-            before = row.get("attempts", 0)
-            for number, attempt in enumerate(attempts, start=1):
-                final = number == len(attempts)
-                refused = self._refused.get(index) if final else None
-                values = (
-                    row["uid"],
-                    row["source"],
-                    before + number,
-                    final,
-                    refused.outcome if refused else attempt.outcome,
-                    attempt.status,
-                    refused.detail if refused else attempt.detail,
-                    self._sizes[index] if final else 0,
-                    attempt.seconds,
-                )
-                for column, value in zip(columns.values(), values, strict=True):
-                    column.append(value)
-        return pa.Table.from_pydict(columns, TABLES["fetches"])
-
-
-def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
-    """Return a pair's row of `samples`, but for shard and place, and its members as they stand in the tar."""
-    raw = hashlib.sha256(body).hexdigest()
-    hashes = json.loads(row["hashes"]) if row.get("hashes") else {}
-    if row.get("place"):  # whoever downloaded it may have re-encoded it: only its look can be compared
-        hashes = {name: value for name, value in hashes.items() if name == "pdq"}
-    checked = verdict(hashes, body, picture, raw)
-    sizes = {
-        "width": picture.width,
-        "height": picture.height,
-        "original_width": picture.original_width,
-        "original_height": picture.original_height,
-    }
-    meta = {key: row[key] for key in ("uid", "source", "record_id", "url", "caption")} | {"sha256": raw} | sizes
-    if picture.blurred:
-        meta["blurred_faces"] = picture.blurred
-    if checked.verdict:
-        meta["verdict"] = checked.verdict
-    sample = {
-        "uid": row["uid"],
-        "source": row["source"],
-        "shard": "",
-        "jpg_bytes": len(picture.jpg),
-        "jpg_sha256": raw if picture.jpg is body else hashlib.sha256(picture.jpg).hexdigest(),
-        "raw_bytes": len(body),
-        "raw_sha256": raw,
-        **sizes,
-        "blurred_faces": picture.blurred,
-        "verdict": checked.verdict,
-        "verdict_detail": checked.detail,
-    }
-    return sample, pair_bytes(row["uid"], picture.jpg, row["caption"], meta)
-
-
 class Lane:
     """Fetches shard after shard; a context manager. `local` reads the images that a source brings along."""
 
@@ -183,6 +51,9 @@ class Lane:
 
     def __enter__(self) -> "Lane":
         async def opened() -> Client:
+            # names are resolved in its threads, and asyncio's few would be held up by a few dead name servers
+            names = ThreadPoolExecutor(self._rules.web.concurrency, "names")
+            asyncio.get_running_loop().set_default_executor(names)
             return Client(self._rules.web)
 
         ready(self._rules.image)
@@ -202,7 +73,7 @@ class Lane:
         `file` (bytes that the source brings along), and `attempts` (how many were made before). Every row gets at
         least one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
         """
-        made = _Shard(rows, self._rules.image, self._client.budget.give_from_thread)
+        made = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread)
         try:
             self._runner.run(self._fill(made))
             made.decoded()
@@ -210,7 +81,7 @@ class Lane:
         finally:
             made.close()
 
-    async def _fill(self, shard: _Shard) -> None:
+    async def _fill(self, shard: FilledShard) -> None:
         by_host: dict[str, deque[int]] = {}
         for index, row in enumerate(shard.rows):
             if row.get("place"):
@@ -227,27 +98,31 @@ class Lane:
 
         await _together([serve() for _ in range(min(len(hosts), self._rules.web.concurrency))])
 
-    async def _serve(self, shard: _Shard, queue: deque[int], deadline: float) -> None:
+    async def _serve(self, shard: FilledShard, queue: deque[int], deadline: float) -> None:
         """Fetch one host's rows, as many at once as its limit allows."""
-        alone = len(queue) == 1
         workers = min(len(queue), self._client.host(shard.rows[queue[0]]["url"]).workers, self._rules.web.concurrency)
 
         async def work() -> None:
             while queue:
                 index = queue.popleft()
-                shard.answered(index, await self._client.fetch(shard.rows[index]["url"], deadline, alone))
+                last = len(queue) < workers  # no row is left for this worker's connection
+                shard.answered(index, await self._client.fetch(shard.rows[index]["url"], deadline, last))
 
         await _together([work() for _ in range(workers)])
 
-    async def _from_file(self, shard: _Shard, index: int, row: Row) -> None:
+    async def _from_file(self, shard: FilledShard, index: int, row: Row) -> None:
         offset, size = map(int, row["place"].split(":"))
         limit = self._rules.web.max_bytes
         if size > limit:
             shard.answered(index, [Attempt("body_too_large", 0, f"{size} bytes, expected at most {limit}")])
             return
         assert self._local is not None
-        await self._client.budget.take(size)
-        body = await asyncio.to_thread(self._local, row["file"], offset, size)
+        claim, body = Claim(self._client.budget), b""
+        await claim.hold(size)
+        try:
+            body = await asyncio.to_thread(self._local, row["file"], offset, size)
+        finally:
+            claim.settle(len(body))
         shard.answered(index, [Attempt(STORED, 0, f"{row['file']} at byte {offset}", body)])
 
     def _polite_seconds(self, by_host: dict[str, deque[int]]) -> float:
@@ -264,6 +139,7 @@ async def _together(jobs: Iterable[Any]) -> None:
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they hold is given back before a shard ends
 
 
 def without_fetch(rows: Iterable[Row]) -> pa.Table:

@@ -7,6 +7,7 @@ TRANSIENT = frozenset(
     {
         *("http_408", "http_425", "http_429", "http_500", "http_502", "http_503", "http_504"),
         *("timeout", "connection", "robots_unreachable", "retry_later", "out_of_time"),
+        *("out_of_files", "unforeseen"),  # no site's fault: this machine's limits, and errors that have no name yet
     }
 )
 """Outcomes that another attempt may change; `cuvee ingest --retry-failed` tries them again."""

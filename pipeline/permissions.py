@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_AGENT = re.compile(r"\*|[a-z][\w./-]*")
+_AGENT = re.compile(r"\*|[a-z0-9][\w./-]*")
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 """Directives of X-Robots-Tag that have a colon of their own."""
 
@@ -28,7 +28,7 @@ def refusal(values: Sequence[str], agent: str, refuse: frozenset[str]) -> str:
         for part in value.lower().split(","):
             head, colon, tail = part.partition(":")
             if colon and _AGENT.fullmatch(head.strip()) and head.strip() not in _WITH_VALUE:
-                meant, part = head.strip() in ours, tail
+                meant, part = product(head) in ours, tail
             said = {part.strip(), "noindex", "nofollow"} if part.strip() == "none" else {part.strip()}
             if meant and said & refuse:
                 return value

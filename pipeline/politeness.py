@@ -16,18 +16,23 @@ from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
 
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:///*(?:[^/?#@]*@)?(\[[^\]]*\]|[^/?#:]*)")
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LOWER = str.maketrans(_UPPER, _UPPER.lower())  # of other letters, Python and each Java know different cases
 
 
 def host_of(url: str) -> str:
-    """Return the host of a URL in lower case, "" where there is none. `host_sql` is the same in Spark SQL."""
+    """Return the host of a URL in lower case, "" where there is none. `host_sql` is the same in Spark SQL.
+
+    The dot that may end a name is left out, as it is the same host with it.
+    """
     found = _AUTHORITY.match(url)
-    return found[1].lower() if found else ""
+    return found[1].translate(_LOWER).rstrip(".") if found else ""
 
 
 def host_sql(url: str) -> str:
     """Return the Spark SQL expression of `host_of` over a column expression."""
     pattern = "^" + _AUTHORITY.pattern.replace("\\", "\\\\")
-    return f"lower(regexp_extract({url}, '{pattern}', 1))"
+    return f"trim(TRAILING '.' FROM translate(regexp_extract({url}, '{pattern}', 1), '{_UPPER}', '{_UPPER.lower()}'))"
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,10 @@ class TooLate(Exception):
 
 
 class Paused(Exception):
-    """A host asked us to wait for longer than we do; `seconds` are left."""
+    """A host asked us to wait for longer than we do: `seconds` are left, `why` says by what."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"Retry-After: {seconds:.0f} more seconds")
+    def __init__(self, seconds: float, why: str) -> None:
+        super().__init__(why)
         self.seconds = seconds
 
 
@@ -82,93 +87,168 @@ class Host:
     def __init__(self, limit: HostLimit) -> None:
         self._slots = asyncio.Semaphore(limit.at_once or 1 << 30)
         self._interval = 1 / limit.per_second if limit.per_second else 0.0
+        self._asked = 0.0  # the interval that the site asks for
         self._next = 0.0
+        self._paused = 0.0  # until when
+        self._inside = 0
         self.workers = limit.at_once or 1 << 30
+
+    @property
+    def forgettable(self) -> bool:
+        """Whether nobody waits for it, and it may be asked at once: a new one would know as much."""
+        return not self._inside and max(self._next, self._paused) <= time.monotonic()
 
     def slow_to(self, interval: float) -> None:
         """Leave at least `interval` seconds between requests (robots.txt's Crawl-delay)."""
-        self._interval = max(self._interval, interval)
+        self._asked = max(self._asked, interval)
 
     def pause(self, seconds: float) -> None:
         """Ask nothing for so many seconds (Retry-After)."""
-        self._next = max(self._next, time.monotonic() + seconds)
+        self._paused = max(self._paused, time.monotonic() + seconds)
 
     @asynccontextmanager
     async def turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> AsyncIterator[None]:
-        """Wait for the host's turn and for a place in `gate`; raise Paused where that is more than `max_wait` away.
+        """Wait for the host's turn and for a place in `gate`; raise Paused where it asks for more than `max_wait`.
 
         Raises TooLate where the turn comes after `deadline`, on the monotonic clock. While it waits for its turn, it
         takes no place in the gate.
         """
-        async with self._slots:
-            while True:
-                wait = self._next - time.monotonic()
-                if wait > max(max_wait, self._interval):
-                    raise Paused(wait)
-                if wait > deadline - time.monotonic():
-                    raise TooLate
-                if wait > 0:
-                    await asyncio.sleep(wait)
-                async with gate:
-                    now = time.monotonic()
-                    if now < self._next:  # another took this turn, or a pause began
-                        continue
-                    self._next = now + self._interval
-                    yield
-                    return
+        self._inside += 1
+        try:
+            await self._take(gate, max_wait, deadline)
+            try:
+                yield
+            finally:
+                gate.release()
+                self._slots.release()
+        finally:
+            self._inside -= 1
+
+    async def _take(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+        """Take a slot and a place in the gate, or neither and raise."""
+        try:
+            async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
+                await self._slots.acquire()
+                try:
+                    await self._take_turn(gate, max_wait, deadline)
+                except BaseException:
+                    self._slots.release()
+                    raise
+        except TimeoutError:
+            raise TooLate from None
+
+    async def _take_turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+        while True:
+            if (wait := self._wait(max_wait, deadline)) > 0:
+                await asyncio.sleep(wait)
+            await gate.acquire()
+            now = time.monotonic()
+            if now >= max(self._next, self._paused):
+                self._next = now + max(self._interval, self._asked)
+                return
+            gate.release()  # another took this turn, or a pause began
+
+    def _wait(self, max_wait: float, deadline: float) -> float:
+        """Return the seconds until the next turn; raise Paused or TooLate where that is not waited for."""
+        now = time.monotonic()
+        pause, wait = self._paused - now, max(self._next - now, 0.0)
+        if pause > max_wait:
+            raise Paused(pause, f"Retry-After: {pause:.0f} more seconds")
+        if wait > max_wait and self._asked > max_wait:
+            raise Paused(wait, f"robots.txt: a Crawl-delay of {self._asked:.0f} seconds")
+        if max(wait, pause) >= deadline - now:
+            raise TooLate
+        return max(wait, pause)
 
 
 class Budget:
-    """Bytes of bodies in flight: `limit`, and what bodies that have begun turn out to have beyond what they said.
+    """Bytes of bodies in flight: at most `limit`, but for one body that may grow beyond it, or be larger by itself.
 
-    Those are not held up, as bodies that wait for each other would wait for ever.
+    Without that one, bodies that have begun would wait for each other for ever. Bodies that have not begun wait in the
+    order in which they came.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self._over: Claim | None = None  # the one that may pass the limit
         self._loop = asyncio.get_running_loop()
         self._freed = asyncio.Event()
+        self._line = asyncio.Lock()
         self._lock = threading.Lock()
         self._returned = 0  # given back by other threads, not yet taken off `held`
         self._waiting = 0
 
-    async def take(self, size: int) -> None:
-        """Take `size` bytes; wait while others hold so much that they would pass the limit."""
-        if self.held + size > self.limit:
-            self._waiting += 1
-            try:
-                while True:
-                    self._freed.clear()
-                    self._collect()
-                    if self.held + size <= self.limit or self.held <= 0:
-                        break
-                    await self._freed.wait()
-            finally:
-                self._waiting -= 1
-        self.held += size
-
-    def grow(self, size: int) -> None:
-        """Take `size` bytes more for a body that has begun."""
-        self.held += size
-
-    def give(self, size: int) -> None:
-        """Give back what was taken; in the loop's thread."""
-        self.held -= size
-        if self._waiting:
-            self._freed.set()
-
     def give_from_thread(self, size: int) -> None:
-        """Give back what was taken; in any thread. The loop is only woken where someone waits."""
+        """Give back what a claim left to whoever has the body; in any thread. The loop is woken if someone waits."""
         with self._lock:
             self._returned += size
         if self._waiting:
             self._loop.call_soon_threadsafe(self._freed.set)
 
-    def _collect(self) -> None:
-        with self._lock:
-            self.held -= self._returned
-            self._returned = 0
+    def take_now(self, claim: "Claim", size: int) -> bool:
+        """Take `size` bytes more for a claim, if it has not to wait for that."""
+        return (claim.held > 0 or not self._line.locked()) and self._took(claim, size)
+
+    async def take(self, claim: "Claim", size: int) -> None:
+        """Take `size` bytes more for a claim, once there is room."""
+        if claim.held:  # a body that has begun must not wait behind those that have not
+            await self._wait(claim, size)
+        else:
+            async with self._line:
+                await self._wait(claim, size)
+
+    def settle(self, claim: "Claim", size: int) -> None:
+        """Give back `size` bytes of a claim that takes no more."""
+        self.held -= size
+        if self._over is claim:
+            self._over = None
+        if self._waiting:
+            self._freed.set()
+
+    def _took(self, claim: "Claim", size: int) -> bool:
+        if self.held + size > self.limit and self._over is not claim:
+            if self._over or self.held > (self.limit if claim.held else 0):
+                return False
+            self._over = claim
+        self.held += size
+        claim.held += size
+        return True
+
+    async def _wait(self, claim: "Claim", size: int) -> None:
+        self._waiting += 1
+        try:
+            while True:
+                self._freed.clear()
+                with self._lock:
+                    self.held, self._returned = self.held - self._returned, 0
+                if self._took(claim, size):
+                    return
+                await self._freed.wait()
+        finally:
+            self._waiting -= 1
+
+
+class Claim:
+    """What one body holds of a budget, from its first byte until it is settled."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.held = 0
+
+    def holds(self, size: int) -> bool:
+        """Make it hold `size` bytes at least; return False where it would have to wait for them."""
+        return size <= self.held or self._budget.take_now(self, size - self.held)
+
+    async def hold(self, size: int) -> None:
+        """Make it hold `size` bytes at least, once there is room."""
+        if not self.holds(size):
+            await self._budget.take(self, size - self.held)
+
+    def settle(self, kept: int = 0) -> None:
+        """Give back all but the `kept` bytes of a body, which whoever has it gives back."""
+        self._budget.settle(self, self.held - kept)
+        self.held = 0
 
 
 def retry_after(value: str | None) -> float | None:

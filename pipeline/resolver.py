@@ -4,6 +4,7 @@ A name is resolved once, every address that it resolves to is checked, and the c
 checked, so a name that answers differently the second time (DNS rebinding) leads nowhere.
 """
 
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipeline.addresses import AddressRefused, AddressRules
+
+_NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
 class Resolver(AbstractResolver):
@@ -27,8 +30,11 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses to connect to; raise ValueError for what can't be a name (RFC 1035, 2.3.4)."""
-        if len(host) > 253 or any(len(label) > 63 for label in host.split(".")):
+        """Return the addresses to connect to; raise ValueError for what can't be a name (RFC 1035, 2.3.4).
+
+        Raises AddressRefused for what is inside, and OSError where there is no address.
+        """
+        if len(host.removesuffix(".")) > 253 or not _NAME.fullmatch(host):
             raise ValueError(f"{host[:80]} is no host name")
         target = self._rules.mapped(host)
         if target is None:
@@ -36,6 +42,8 @@ class Resolver(AbstractResolver):
             for one in found:
                 if not self._rules.allows(one["host"], one["port"]):
                     raise AddressRefused(f"{host} is {one['host']}, which is not globally routable")
+            if not found:  # the connector takes it for granted that there is one
+                raise socket.gaierror(socket.EAI_NODATA, "no address associated with hostname")
             return found
         address, mapped_port = target
         return [ResolveResult(hostname=host, host=address, port=mapped_port, family=family, proto=0, flags=0)]

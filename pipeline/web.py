@@ -7,10 +7,7 @@ it asks for that. A body is read to a limit. A refusal is an outcome with what c
 
 import asyncio
 import random
-import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -19,17 +16,24 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from pipeline import robots
-from pipeline.addresses import AddressRefused, AddressRules
+from pipeline.addresses import AddressRules
+from pipeline.clock import Clock
+from pipeline.failures import KEEP_ALIVE, named
 from pipeline.outcomes import STORED, TRANSIENT, Attempt
 from pipeline.permissions import Permissions
-from pipeline.politeness import Budget, Host, HostLimits, Paused, TooLate, host_of, retry_after
+from pipeline.politeness import Budget, Claim, Host, HostLimits, Paused, TooLate, host_of, retry_after
 from pipeline.resolver import Resolver, guarded_socket
 from pipeline.robots import Robots, robots_of
+from pipeline.targets import UrlRefused, checked, led
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 BLOCK = 1 << 16
 CLOSE = {"Connection": "close"}
-OUT_OF_TIME = "the shard's time was up"
+LONGEST_HEADER = 1 << 15
+"""Bytes; a page's Content-Security-Policy may pass aiohttp's own 8190."""
+MOST_HOSTS = 50_000
+"""How many hosts are remembered before those are forgotten that may be asked at once."""
+OUT_OF_TIME = Attempt("out_of_time", detail="the shard's time was up")
 UNSAID = 1 << 18
 """Bytes that a body is taken to have where its length is not said."""
 
@@ -56,24 +60,15 @@ class WebRules:
     max_in_flight: int = 256 << 20
 
 
-class _Clock:
-    """Seconds on the network that one attempt has left."""
+@dataclass(frozen=True)
+class _Way:
+    """What one attempt has on its way: its time, its share of the budget, and how much of which kind it reads."""
 
-    def __init__(self, seconds: float) -> None:
-        self.left = self.given = seconds
-
-    @property
-    def spent(self) -> float:
-        return self.given - self.left
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[asyncio.Timeout]:
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(max(0.0, self.left)) as limit:
-                yield limit
-        finally:
-            self.left -= time.monotonic() - started
+    clock: Clock
+    claim: Claim
+    max_bytes: int
+    image: bool = True
+    alone: bool = False
 
 
 class Client:
@@ -88,12 +83,14 @@ class Client:
         self.budget = Budget(rules.max_in_flight)
         self._gate = asyncio.Semaphore(rules.concurrency)
         self._hosts: dict[str, Host] = {}
-        self._robots: dict[str, asyncio.Task[Robots]] = {}
+        self._robots = robots.Book(self._ask_robots)
+        self._resolver = Resolver(rules.addresses, system)
         connector = aiohttp.TCPConnector(
             limit=0,  # the gate is the limit
-            resolver=Resolver(rules.addresses, system),
+            resolver=self._resolver,
             socket_factory=guarded_socket(rules.addresses),
             ttl_dns_cache=60,
+            keepalive_timeout=KEEP_ALIVE,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -101,6 +98,9 @@ class Client:
             headers={"User-Agent": rules.permissions.user_agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            middlewares=(_once,),
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
         )
 
     async def __aenter__(self) -> "Client":
@@ -109,14 +109,16 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._robots.values():
-            task.cancel()
+        await self._robots.close()
         await self._session.close()
+        await self._resolver.close()
 
     def host(self, url: str) -> Host:
         """Return what is known of a URL's host."""
         name = host_of(url)
         if name not in self._hosts:
+            if len(self._hosts) >= MOST_HOSTS:
+                self._hosts = {name: host for name, host in self._hosts.items() if not host.forgettable}
             self._hosts[name] = Host(self.rules.limits.of(name))
         return self._hosts[name]
 
@@ -140,60 +142,51 @@ class Client:
             await asyncio.sleep(wait)
 
     async def _tried(self, url: str, deadline: float, alone: bool) -> Attempt:
-        clock = _Clock(min(self.rules.timeout, deadline - time.monotonic()))
+        way = _Way(Clock(self.rules.timeout, deadline), Claim(self.budget), self.rules.max_bytes, alone=alone)
+        found = OUT_OF_TIME
         try:
-            found = await self._attempt(url, clock, deadline, alone)
+            if time.monotonic() < deadline:
+                found = await self._attempt(url, way)
         except Paused as error:
             found = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
         except TooLate:
-            found = Attempt("out_of_time", detail=OUT_OF_TIME)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            pass
+        except Exception as error:  # noqa: BLE001 - as at a decoder: one answer must not end a shard
             found = named(error)
+        finally:
+            way.claim.settle(len(found.body))
         if found.outcome == "timeout" and time.monotonic() >= deadline:
-            found = Attempt("out_of_time", detail=OUT_OF_TIME)
+            found = OUT_OF_TIME
         detail = found.detail[:200].encode("utf-8", "replace").decode()  # headers may hold bytes that are no text
-        return Attempt(found.outcome, found.status, detail, found.body, max(clock.spent, 0.0), found.retry_after)
+        return Attempt(found.outcome, found.status, detail, found.body, max(way.clock.spent, 0.0), found.retry_after)
 
-    async def _attempt(self, url: str, clock: _Clock, deadline: float, alone: bool) -> Attempt:
+    async def _attempt(self, url: str, way: _Way) -> Attempt:
         """Follow `url` through its redirects, each of which is checked like a URL of its own."""
+        target = checked(url)
         for _ in range(self.rules.max_redirects + 1):
-            if not url.lower().startswith(("http://", "https://")):
-                return Attempt("url_refused", detail="expected http or https")
-            target = URL(url)
-            if self.rules.robots_txt and (refused := await self._unwanted(target)):
+            if self.rules.robots_txt and (refused := await self._unwanted(target, way.clock.deadline)):
                 return refused
-            found = await self._hop(target, clock, deadline, self.rules.max_bytes, headers=CLOSE if alone else None)
+            found = await self._hop(target, way)
             if isinstance(found, Attempt):
                 return found
-            url = found
+            target = led(target, found)
         return Attempt("too_many_redirects", detail=f"more than {self.rules.max_redirects} redirects")
 
-    async def _hop(
-        self,
-        url: URL,
-        clock: _Clock,
-        deadline: float,
-        max_bytes: int,
-        image: bool = True,
-        headers: Mapping[str, str] | None = None,
-    ) -> Attempt | str:
-        """Return what one request came to, or the URL that it leads on to."""
+    async def _hop(self, url: URL, way: _Way) -> Attempt | str:
+        """Return what one request came to, or the Location that it leads on to."""
         host = self.host(str(url))
         async with (
-            host.turn(self._gate, self.rules.max_wait, deadline),
-            clock.running() as limit,
-            self._session.get(url, allow_redirects=False, headers=headers) as reply,
+            host.turn(self._gate, self.rules.max_wait, way.clock.deadline),
+            way.clock.running(),
+            self._session.get(url, allow_redirects=False, headers=CLOSE if way.alone else None) as reply,
         ):
             if reply.status in REDIRECTS and (location := reply.headers.get("Location")):
-                return str(url.join(URL(location)))
+                return location
             if reply.status != 200:
-                wait = retry_after(reply.headers.get("Retry-After")) if reply.status in (429, 503) else None
-                if wait is not None:
-                    host.pause(wait)
-                return Attempt(f"http_{reply.status}", reply.status, reply.reason or "", retry_after=wait)
-            if image and (cause := self._unusable(reply, max_bytes)):
+                return _failed(reply, host)
+            if way.image and (cause := self._unusable(reply, way.max_bytes)):
                 return cause
-            return await self._body(reply, limit, max_bytes, image)
+            return await _body(reply, way)
 
     def _unusable(self, reply: aiohttp.ClientResponse, max_bytes: int) -> Attempt | None:
         if cause := self.rules.permissions.refused(reply.headers):
@@ -205,81 +198,78 @@ class Client:
             return Attempt("body_too_large", 200, f"Content-Length: {reply.content_length}")
         return None
 
-    async def _body(
-        self, reply: aiohttp.ClientResponse, limit: asyncio.Timeout, max_bytes: int, image: bool
-    ) -> Attempt:
-        held = min(reply.content_length or UNSAID, max_bytes)
-        asked = time.monotonic()
-        await self.budget.take(held)
-        waited = time.monotonic() - asked
-        if waited > 0.001 and (when := limit.when()) is not None:  # waiting for others is not the site's time
-            limit.reschedule(when + waited)
-        body = bytearray()
-        kept = False
-        try:
-            async for block in reply.content.iter_chunked(BLOCK):
-                body += block
-                if len(body) > held:
-                    self.budget.grow(len(body) - held)
-                    held = len(body)
-                if len(body) > max_bytes:
-                    return Attempt("body_too_large", 200, f"more than {max_bytes} bytes", b"" if image else bytes(body))
-            kept = True
-            return Attempt(STORED, 200, body=bytes(body))
-        finally:
-            self.budget.give(held - len(body) if kept else held)
-
-    async def _unwanted(self, url: URL) -> Attempt | None:
+    async def _unwanted(self, url: URL, deadline: float) -> Attempt | None:
         """Return the outcome of a URL that its origin's robots.txt does not allow, or None."""
-        origin = str(url.origin())
-        task = self._robots.get(origin)
-        if task is None or (task.done() and not task.cancelled() and task.result().until < time.monotonic()):
-            task = self._robots[origin] = asyncio.create_task(self._ask_robots(origin))
-        found = await asyncio.shield(task)
+        try:
+            async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
+                found = await self._robots.of(str(url.origin()))
+        except TimeoutError:
+            raise TooLate from None
         if found.failed is not None:
             return found.failed
-        agent = self.rules.permissions.user_agent
-        if cause := found.refusal(str(url), agent):
+        self.host(str(url)).slow_to(found.interval)
+        if cause := found.refusal(str(url), self.rules.permissions.user_agent):
             return Attempt("robots_refused", 0, cause)
         return None
 
     async def _ask_robots(self, origin: str) -> Robots:
-        clock = _Clock(self.rules.timeout)
-        url = f"{origin}/robots.txt"
+        way = _Way(Clock(self.rules.timeout, float("inf")), Claim(self.budget), robots.MAX_BYTES, image=False)
+        url = first = URL(f"{origin}/robots.txt")
         answer = Attempt("http_404", 404)  # RFC 9309: too many redirects are as none
         try:
             for _ in range(robots.MAX_REDIRECTS + 1):
-                found = await self._hop(URL(url), clock, float("inf"), robots.MAX_BYTES, image=False)
+                found = await self._hop(url, way)
                 if isinstance(found, Attempt):
                     answer = found
                     break
-                url = found
-                if not url.startswith(("http://", "https://")):
-                    break
+                url = led(url, found)
         except Paused as error:
             answer = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - as at an image
             answer = named(error)
-        if answer.outcome == STORED:
-            self.budget.give(len(answer.body))
-        result = robots_of(answer, time.monotonic())
-        self.host(origin).slow_to(result.interval(self.rules.permissions.user_agent))
-        return result
+            if url is not first or isinstance(error, UrlRefused):  # where it led to is not what the row asks for
+                answer = Attempt("robots_unreachable", detail=f"{answer.outcome} {answer.detail}")
+        finally:
+            way.claim.settle()
+        return robots_of(answer, self.rules.permissions.user_agent, time.monotonic())
 
 
-def named(error: Exception) -> Attempt:
-    """Return the outcome that an exception of a request stands for."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AddressRefused):
-            return Attempt("address_refused", detail=str(cause))
-        cause = cause.__cause__ or getattr(cause, "os_error", None)
-    if isinstance(error, TimeoutError):
-        return Attempt("timeout", detail="no whole answer in time")
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError):
-        return Attempt("bad_certificate", detail=str(getattr(error, "certificate_error", error)))
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | ValueError):
-        return Attempt("url_refused", detail=type(error).__name__)
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Attempt("unknown_host", detail="the name does not resolve")
-    return Attempt("connection", detail=type(error).__name__)
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request; where its connection breaks, raise what aiohttp does not answer with a second one.
+
+    That one would have no turn of its host, and stand nowhere.
+    """
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+def _failed(reply: aiohttp.ClientResponse, host: Host) -> Attempt:
+    """Return what a status other than 200 comes to; its host is left alone where it asks for that."""
+    outcome, said = f"http_{reply.status}", reply.headers.get("Retry-After")
+    if reply.status not in (429, 503) or (wait := retry_after(said)) is None:
+        return Attempt(outcome, reply.status, reply.reason or "")
+    host.pause(wait)
+    return Attempt(outcome, reply.status, f"Retry-After: {said}", retry_after=wait)
+
+
+async def _body(reply: aiohttp.ClientResponse, way: _Way) -> Attempt:
+    """Read a body to its end or its limit, a block only once the budget has room for it."""
+    body = bytearray()
+    await _hold(way, min(reply.content_length or UNSAID, way.max_bytes))
+    async for block in reply.content.iter_chunked(BLOCK):
+        await _hold(way, len(body) + len(block))
+        body += block
+        if len(body) > way.max_bytes:
+            said = f"more than {way.max_bytes} bytes"
+            return Attempt("body_too_large", 200, said, b"" if way.image else bytes(body))
+    return Attempt(STORED, 200, body=bytes(body))
+
+
+async def _hold(way: _Way, size: int) -> None:
+    if not way.claim.holds(size):
+        with way.clock.stopped():
+            await way.claim.hold(size)

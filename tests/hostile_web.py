@@ -9,16 +9,20 @@ from collections import Counter
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 from PIL import Image
 
-from pipeline.web import STORED, TRANSIENT, Attempt, WebRules, fetch, session
+from pipeline.addresses import AddressRules
+from pipeline.outcomes import STORED, TRANSIENT, Attempt
+from pipeline.permissions import Permissions
+from pipeline.web import Client, WebRules
 
 HOST = "http://www.site.test"
 MAX_BYTES = 200_000
 OUTCOMES = re.compile(
     r"stored|http_\d{3}|opted_out|not_an_image|body_too_large|address_refused|timeout|too_many_redirects|url_refused"
-    r"|unknown_host|connection"
+    r"|unknown_host|connection|bad_certificate|robots_refused|robots_unreachable|retry_later|out_of_time|out_of_files"
 )
 BOMB = gzip.compress(bytes(64 << 20), 9)  # 64 MiB in 65 kB
 
@@ -31,17 +35,26 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
 
 
 def web_rules(**changes: object) -> WebRules:
-    """Return quick rules: 3 attempts, 2 redirects, `MAX_BYTES`."""
+    """Return quick rules: 3 attempts, 2 redirects, `MAX_BYTES`, no robots.txt.
+
+    `hosts`, `allow` and `refuse` are those of the addresses and the permissions.
+    """
+    hosts, allow = changes.pop("hosts", {}), changes.pop("allow", ())
+    refuse = changes.pop("refuse", frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml"}))
     given = {
-        "user_agent": "Cuvee/0.1 (+https://cuvee.test)",
+        "permissions": Permissions(
+            "Cuvee/0.1 (+https://cuvee.test)",
+            refuse,  # type: ignore[arg-type]
+            content_usage=("train-ai", "ai", "bots", "all"),
+        ),
         "timeout": 5.0,
         "attempts": 3,
         "max_bytes": MAX_BYTES,
         "max_redirects": 2,
         "concurrency": 8,
         "back_off": 0.01,
-        "refuse": frozenset({"noai", "noimageai", "noindex", "noimageindex"}),
-        "hosts": {},
+        "addresses": AddressRules(hosts, allow),  # type: ignore[arg-type]
+        "robots_txt": False,
     }
     return WebRules(**(given | changes))  # type: ignore[arg-type]
 
@@ -191,23 +204,30 @@ class HostileWeb:
         return web.Response()
 
 
-def ask(site: HostileWeb, url: str, **changes: object) -> list[Attempt]:
-    """Return the attempts at a URL, or at a path of the site."""
-    rules = web_rules(**({"hosts": site.hosts} | changes))
+def tried(rules: WebRules, url: str, system: AbstractResolver | None = None) -> list[Attempt]:
+    """Return the attempts at a URL, checked for what holds of all attempts."""
 
     async def once() -> list[Attempt]:
-        async with session(rules) as client:
-            return await fetch(client, rules, HOST + url if url.startswith("/") else url)
+        async with Client(rules, system) as client:
+            attempts = await client.fetch(url)
+            assert client.budget.held == sum(len(attempt.body) for attempt in attempts)
+            return attempts
 
     attempts = asyncio.run(once())
     assert 1 <= len(attempts) <= rules.attempts
     for attempt in attempts:
-        assert OUTCOMES.fullmatch(attempt.outcome)
+        assert OUTCOMES.fullmatch(attempt.outcome), attempt
         assert attempt.outcome == STORED or not attempt.body
         assert attempt.detail.encode().decode() == attempt.detail
         assert len(attempt.detail) <= 200
     assert {attempt.outcome for attempt in attempts[:-1]} <= TRANSIENT
     return attempts
+
+
+def ask(site: HostileWeb, url: str, system: AbstractResolver | None = None, **changes: object) -> list[Attempt]:
+    """Return the attempts at a URL, or at a path of the site."""
+    rules = web_rules(**({"hosts": site.hosts} | changes))
+    return tried(rules, HOST + url if url.startswith("/") else url, system)
 
 
 def outcomes(site: HostileWeb, url: str, **changes: object) -> list[str]:

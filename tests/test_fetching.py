@@ -1,79 +1,33 @@
-"""From published rows to a tar: what is stored of each kind of image, what each refusal is called, and the order."""
+"""From published rows to a tar: each row's attempts, what is said of what is stored, the order, and what goes wrong."""
 
 import hashlib
 import io
+import json
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.fetching import ImageRules, Picture, fetch_shard, to_picture
+from pipeline import filling
+from pipeline.fetching import Lane, LaneRules, LocalBytes, unaccounted, without_fetch
+from pipeline.outcomes import STORED
+from pipeline.pictures import ImageRules
 from pipeline.schemas import TABLES
 from pipeline.shards import BLOCK, ShardWriter, StoredPair, read_pairs
-from pipeline.web import STORED, Attempt
-from sources.world.pictures import Picture as Drawn
-from sources.world.pictures import file_of
-from sources.world.publish import pixel_bomb
-from sources.world.shapes import CLASSES
 from tests.hostile_web import HOST, HostileWeb, jpeg, web_rules
+from tests.images import DRAWN, RULES, encoded, two_colours
 
-RULES = ImageRules(mode="keep_ratio_largest", size=64, quality=95, min_side=16, max_pixels=100_000)
-RED, BLUE = (200, 30, 30), (30, 30, 200)
-DRAWN = file_of(Drawn((1, 2), CLASSES[0], "photo"))[0]
+Fetched = tuple[dict[str, pa.Table], bytes, list[StoredPair]]
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[HostileWeb]:
     with HostileWeb() as server:
         yield server
-
-
-def two_colours(size: tuple[int, int] = (100, 60)) -> Image.Image:
-    """Return an image that is red on the left and blue on the right."""
-    image = Image.new("RGB", size, RED)
-    image.paste(BLUE, (size[0] // 2, 0, *size))
-    return image
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def sixteen_bit(*channels: npt.NDArray[np.uint16]) -> bytes:
-    return bytes(cv2.imencode(".png", np.dstack(channels))[1])
-
-
-def stored(body: bytes, rules: ImageRules = RULES) -> tuple[Picture, Image.Image]:
-    """Return the picture that is stored of a body, and the image that Pillow, not its own encoder, reads in it."""
-    found = to_picture(body, rules)
-    assert isinstance(found, Picture), found
-    image = Image.open(io.BytesIO(found.jpg))
-    assert image.format == "JPEG"
-    assert image.size == (found.width, found.height)
-    return found, image
-
-
-def colour(image: Image.Image, x: float, y: float = 0.5) -> tuple[int, ...]:
-    return image.convert("RGB").getpixel((int(image.width * x), int(image.height * y)))  # type: ignore[return-value]
-
-
-def refused(body: bytes, rules: ImageRules = RULES) -> str:
-    found = to_picture(body, rules)
-    assert isinstance(found, Attempt)
-    assert found.outcome != STORED
-    assert found.detail
-    assert len(found.detail) <= 200
-    return found.outcome
 
 
 def served(site: HostileWeb, body: bytes) -> str:
@@ -91,108 +45,27 @@ def rows_of(urls: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def fetched(
-    site: HostileWeb, rows: list[dict[str, Any]], rules: ImageRules = RULES, **changes: object
-) -> tuple[dict[str, pa.Table], bytes, list[StoredPair]]:
+def in_lane(lane: Lane, rows: list[dict[str, Any]]) -> Fetched:
     """Return the tables that a shard's fetching fills, the tar, and its pairs."""
     stream = io.BytesIO()
     writer = ShardWriter(stream)
-    tables = fetch_shard(rows, web_rules(**({"hosts": site.hosts} | changes)), rules, writer, "shards/0.tar")
+    tables = lane.fetch(rows, writer)
     sha256 = writer.close()
     assert sha256 == hashlib.sha256(stream.getvalue()).hexdigest()
     assert {name: table.schema for name, table in tables.items()} == {n: TABLES[n] for n in ("fetches", "samples")}
+    assert unaccounted(pa.table({"uid": [row["uid"] for row in rows]}), tables["fetches"], tables["samples"]) == ""
     return tables, stream.getvalue(), list(read_pairs(io.BytesIO(stream.getvalue())))
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_every_common_format_is_stored_as_a_jpeg_of_the_same_colours(form: str) -> None:
-    _, image = stored(encoded(two_colours(), form))
-    assert colour(image, 0.2) == pytest.approx(RED, abs=8)
-    assert colour(image, 0.8) == pytest.approx(BLUE, abs=8)
+def lane_rules(site: HostileWeb, rules: ImageRules = RULES, seconds: float = 60.0, **changes: object) -> LaneRules:
+    return LaneRules(web_rules(**({"hosts": site.hosts} | changes)), rules, seconds)
 
 
-@pytest.mark.parametrize(
-    ("mode", "original", "expected"),
-    [
-        ("no", (300, 200), (300, 200)),
-        ("keep_ratio", (300, 200), (96, 64)),
-        ("keep_ratio", (200, 300), (64, 96)),
-        ("keep_ratio", (300, 60), (300, 60)),
-        ("keep_ratio_largest", (300, 150), (64, 32)),
-        ("keep_ratio_largest", (64, 40), (64, 40)),
-        ("keep_ratio_largest", (40, 30), (40, 30)),
-        ("center_crop", (300, 200), (64, 64)),
-        ("border", (300, 150), (64, 64)),
-    ],
-)
-def test_each_mode_makes_its_sizes_and_none_makes_an_image_larger(
-    mode: str, original: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    found, image = stored(encoded(two_colours(original)), ImageRules(mode, 64, 95, 16, 100_000))
-    assert image.size == expected
-    assert (found.original_width, found.original_height) == original
-    assert colour(image, 0.2) == pytest.approx(RED, abs=8)
-    corner = (255, 255, 255) if mode == "border" else BLUE
-    assert colour(image, 0.9, 0.95) == pytest.approx(corner, abs=8)
-
-
-def test_what_is_transparent_becomes_white() -> None:
-    image = two_colours().convert("RGBA")
-    image.paste((0, 0, 0, 0), (0, 0, 50, 60))
-    for body in (encoded(image), encoded(image, "WEBP", lossless=True, exact=True)):
-        _, found = stored(body)
-        assert colour(found, 0.2) == pytest.approx((255, 255, 255), abs=4)
-        assert colour(found, 0.8) == pytest.approx(BLUE, abs=8)
-    image.putalpha(128)
-    assert colour(stored(encoded(image))[1], 0.8) == pytest.approx((142, 142, 227), abs=8)
-    assert colour(stored(encoded(Image.new("LA", (40, 40), (0, 0))))[1], 0.5) == (255, 255, 255)
-
-
-def test_sixteen_bits_a_sample_keep_their_range() -> None:
-    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    opaque, clear = np.full_like(ramp, 65535), np.zeros_like(ramp)
-    for body in (sixteen_bit(ramp), sixteen_bit(ramp, ramp, ramp), sixteen_bit(ramp, ramp, ramp, opaque)):
-        _, image = stored(body)
-        assert [colour(image, 0.5, y)[0] for y in (0.1, 0.5, 0.9)] == pytest.approx([26, 130, 232], abs=6)
-    assert colour(stored(sixteen_bit(ramp, ramp, ramp, clear))[1], 0.5) == (255, 255, 255)
-
-
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_nothing_that_a_camera_wrote_beside_the_pixels_is_stored(form: str) -> None:
-    exif = Image.Exif()
-    exif[0x8298] = "somebody's name"
-    body = encoded(two_colours(), form, exif=exif)
-    assert b"somebody's name" in body
-    found, image = stored(body)
-    assert b"somebody" not in found.jpg
-    assert not image.getexif()
-
-
-def test_sizes_are_checked_at_their_limits_and_pixels_before_they_are_decoded() -> None:
-    assert refused(encoded(two_colours((400, 251)))) == "too_many_pixels"
-    assert refused(pixel_bomb(12_000)) == "too_many_pixels"
-    assert refused(pixel_bomb()) == "too_many_pixels"
-    assert stored(encoded(two_colours((400, 250))))[0].original_width == 400
-    assert refused(encoded(two_colours((100, 15)))) == refused(encoded(two_colours((15, 100)))) == "image_too_small"
-    assert stored(encoded(two_colours((64, 16))))[0].height == 16
-
-
-def test_a_body_that_is_cut_is_never_stored() -> None:
-    assert stored(DRAWN + b"\0" * 300)
-    cuts = [refused(DRAWN[: len(DRAWN) * part // 10]) for part in range(10)]
-    assert set(cuts) == {"not_an_image", "truncated_image"}
-    assert cuts[-1] == refused(DRAWN[:-1]) == "truncated_image"
-    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 60, 3)).astype(np.uint8))
-    for form in ("PNG", "WEBP", "GIF", "BMP"):
-        body = encoded(noise, form)
-        assert refused(body[: len(body) // 2]) in {"undecodable_image", "not_an_image"}
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda tail: DRAWN[:400] + tail)))
-def test_any_bytes_are_a_picture_or_a_named_refusal(body: bytes) -> None:
-    found = to_picture(body, RULES)
-    assert isinstance(found, Picture) or refused(body) in {"not_an_image", "truncated_image", "undecodable_image"}
+def fetched(
+    site: HostileWeb, rows: list[dict[str, Any]], local: LocalBytes | None = None, **changes: object
+) -> Fetched:
+    with Lane(lane_rules(site, **changes), local) as lane:  # type: ignore[arg-type]
+        return in_lane(lane, rows)
 
 
 def test_each_pair_has_one_final_attempt_and_what_is_stored_is_described_exactly(site: HostileWeb) -> None:
@@ -234,7 +107,7 @@ def test_a_samples_row_says_where_its_bytes_lie_and_what_they_are(site: HostileW
         assert (sample["offset"], sample["size"]) == (pair.offset, pair.size)
         assert (sample["width"], sample["height"]) == Image.open(io.BytesIO(data)).size
         assert (sample["original_width"], sample["original_height"]) == Image.open(io.BytesIO(body)).size
-        assert (sample["shard"], sample["source"], pair.caption) == ("shards/0.tar", "laion", row["caption"])
+        assert (sample["shard"], sample["source"], pair.caption) == ("", "laion", row["caption"])
         assert pair.meta == row | {"sha256": sample["raw_sha256"]} | {
             key: sample[key] for key in ("width", "height", "original_width", "original_height")
         }
@@ -260,3 +133,100 @@ def test_a_shard_without_rows_is_an_empty_tar(site: HostileWeb) -> None:
     assert [table.num_rows for table in tables.values()] == [0, 0]
     assert not any(tar)
     assert pairs == []
+
+
+def local_rows(bodies: list[bytes], slack: int = 0) -> tuple[list[dict[str, Any]], LocalBytes]:
+    """Return rows whose images lie one behind the other in a file, and what reads it."""
+    rows, file, at = rows_of([f"http://h/{n}" for n in range(len(bodies))]), b"".join(bodies), 0
+    for row, body in zip(rows, bodies, strict=True):
+        row |= {"file": "all.bin", "place": f"{at}:{len(body) + slack}"}
+        at += len(body)
+    return rows, lambda name, offset, size: file[offset : offset + size]
+
+
+def test_bytes_that_a_source_brings_along_are_stored_without_the_web(site: HostileWeb) -> None:
+    bodies = [jpeg(n, (40, 40)) for n in range(20)]
+    rows, local = local_rows([*bodies, b"x" * 200_001])
+    site.asked.clear()
+    tables, _, pairs = fetched(site, rows, local, max_in_flight=1500)
+    assert [row["outcome"] for row in tables["fetches"].to_pylist()] == [STORED] * 20 + ["body_too_large"]
+    assert tables["fetches"]["detail"][0].as_py() == "all.bin at byte 0"
+    assert len(pairs) == 20
+    assert site.asked.total() == 0
+
+
+def test_bytes_that_are_shorter_than_their_place_give_all_of_it_back(site: HostileWeb) -> None:
+    rows, local = local_rows([jpeg(1, (40, 40))], slack=5000)
+    with Lane(lane_rules(site), local) as lane:
+        for _ in range(3):
+            assert in_lane(lane, rows)[0]["fetches"]["outcome"].to_pylist() == [STORED]
+        client = lane._client
+        assert client.budget.held - client.budget._returned == 0
+
+
+def test_a_file_that_cannot_be_read_ends_the_shard_and_holds_nothing(site: HostileWeb) -> None:
+    rows, good = local_rows([jpeg(1, (40, 40))])
+
+    def gone(name: str, offset: int, size: int) -> bytes:
+        raise FileNotFoundError(name)
+
+    with Lane(lane_rules(site), gone) as lane:
+        with pytest.raises(FileNotFoundError):
+            lane.fetch(rows, ShardWriter(io.BytesIO()))
+        assert lane._client.budget.held == 0
+        lane._local = good
+        assert len(in_lane(lane, rows)[2]) == 1
+
+
+def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
+    site: HostileWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    rows = rows_of([f"{HOST}/image?n={n}" for n in range(30)])
+    with Lane(lane_rules(site, max_in_flight=2000)) as lane:
+        with monkeypatch.context() as broken:
+            broken.setattr(filling, "_pair", full)
+            started = time.monotonic()
+            with pytest.raises(OSError, match="No space left"):
+                lane.fetch(rows, ShardWriter(io.BytesIO()))
+            assert time.monotonic() - started < 5
+        assert len(in_lane(lane, rows)[2]) == 30  # and what it held is given back
+        assert lane._client.budget.held - lane._client.budget._returned == 0
+
+
+def test_a_lane_goes_on_from_shard_to_shard(site: HostileWeb) -> None:
+    with Lane(lane_rules(site)) as lane:
+        for number in range(3):
+            rows = rows_of([f"{HOST}/image?n={number * 10 + n}" for n in range(10)])
+            assert [pair.uid for pair in in_lane(lane, rows)[2]] == [row["uid"] for row in rows]
+
+
+def test_attempts_go_on_counting_and_hashes_are_compared(site: HostileWeb) -> None:
+    body = jpeg(2, (64, 64))
+    rows = rows_of([f"{HOST}/image?n=2&v=1", f"{HOST}/image?n=2&v=2", f"{HOST}/status?is=404&again"])
+    right, wrong, gone = sorted(rows, key=lambda row: row["record_id"])
+    right["hashes"] = json.dumps({"sha256": hashlib.sha256(body).hexdigest()})
+    wrong["hashes"] = json.dumps({"sha256": "0" * 64})
+    gone["attempts"] = 4
+    tables, _, _ = fetched(site, rows)
+    verdicts = {row["uid"]: row["verdict"] for row in tables["samples"].to_pylist()}
+    assert len(set(verdicts.values())) == 2
+    assert set(verdicts) == {right["uid"], wrong["uid"]}
+    attempts = {row["uid"]: row["attempt"] for row in tables["fetches"].to_pylist()}
+    assert (attempts[gone["uid"]], attempts[right["uid"]]) == (5, 1)
+
+
+def test_what_does_not_add_up_is_said() -> None:
+    problems = [{"uid": uid, "source": "s", "problem": "no_url", "detail": "url: ''"} for uid in ("a", "b", "b")]
+    fetches = without_fetch(problems)
+    pairs, samples = pa.table({"uid": ["a", "b", "b"]}), TABLES["samples"].empty_table()
+    assert fetches.schema == TABLES["fetches"]
+    assert unaccounted(pairs, fetches, samples) == ""
+    assert "3 published rows, 2 have" in unaccounted(pairs, fetches.slice(1), samples)
+    assert "3 published rows, 3 have" in unaccounted(pa.table({"uid": ["a", "a", "b"]}), fetches, samples)
+    stored = fetches.set_column(
+        fetches.schema.get_field_index("outcome"), "outcome", pa.array(["stored", "x", "x"], pa.string())
+    )
+    assert "1 pairs were stored, 0 lie in the shard" in unaccounted(pairs, stored, samples)

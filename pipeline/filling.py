@@ -1,0 +1,154 @@
+"""A shard in the making: bodies become pairs in a thread of their own, and lie in a spool until the tar is written."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import IO, Any
+
+import pyarrow as pa
+
+from pipeline.integrity import verdict
+from pipeline.outcomes import STORED, Attempt
+from pipeline.pictures import ImageRules, Picture, Refused, to_picture
+from pipeline.schemas import TABLES
+from pipeline.shards import ShardWriter, pair_bytes
+
+SPOOL = 64 << 20
+"""Bytes of a shard's pairs that are held in memory before they go to a temporary file."""
+
+Row = dict[str, Any]
+
+
+class FilledShard:
+    """A shard in the making. `answered` is called in the loop's thread, `_decode` works in a thread of its own."""
+
+    def __init__(self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None]) -> None:
+        self.rows, self._image, self._give = rows, image, give
+        self._attempts: list[list[Attempt]] = [[] for _ in rows]
+        self._sizes: dict[int, int] = {}
+        self._refused: dict[int, Refused] = {}
+        self._samples: dict[int, tuple[Row, int, int]] = {}
+        self._queue: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - closed by `close`
+        self._end = 0
+        self._failure: Exception | None = None
+        self._thread = ThreadPoolExecutor(1)
+        self._decoding: Future[None] = self._thread.submit(self._decode)
+
+    def answered(self, index: int, attempts: list[Attempt]) -> None:
+        """Take a row's attempts; the last one's body is decoded."""
+        last = attempts[-1]
+        self._sizes[index] = len(last.body)
+        if last.outcome == STORED:
+            attempts[-1] = Attempt(STORED, last.status, last.detail, seconds=last.seconds)
+            self._queue.put((index, last.body))
+        self._attempts[index] = attempts
+        if self._failure is not None:
+            raise self._failure
+
+    def decoded(self) -> None:
+        """Wait until every body is decoded."""
+        self._queue.put(None)
+        self._decoding.result()
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """End the thread and remove the spool."""
+        self._queue.put(None)
+        self._thread.shutdown()
+        self._spool.close()
+
+    def _decode(self) -> None:
+        while (item := self._queue.get()) is not None:
+            index, body = item
+            try:
+                if self._failure is None:
+                    self._keep(index, body)
+            except Exception as error:  # noqa: BLE001 - raised by `answered`; bodies that wait for room must not hang
+                self._failure = error
+            finally:
+                self._give(len(body))
+
+    def _keep(self, index: int, body: bytes) -> None:
+        row = self.rows[index]
+        faces = json.loads(row["faces"]) if row.get("faces") else ()
+        picture = to_picture(body, self._image, faces)
+        if isinstance(picture, Refused):
+            self._refused[index] = picture
+            return
+        sample, members = _pair(row, body, picture)
+        self._spool.write(members)
+        self._samples[index] = (sample, self._end, len(members))
+        self._end += len(members)
+
+    def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
+        """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
+        samples = []
+        for index in sorted(self._samples):
+            sample, place, size = self._samples[index]
+            self._spool.seek(place)
+            samples.append(sample | {"offset": writer.append(self._spool.read(size)), "size": size})
+        return {
+            "fetches": self._fetches(),
+            "samples": pa.Table.from_pylist(samples, TABLES["samples"]),
+        }
+
+    def _fetches(self) -> pa.Table:
+        columns: dict[str, list[Any]] = {name: [] for name in TABLES["fetches"].names}
+        for index, (row, attempts) in enumerate(zip(self.rows, self._attempts, strict=True)):
+            before = row.get("attempts", 0)
+            for number, attempt in enumerate(attempts, start=1):
+                final = number == len(attempts)
+                refused = self._refused.get(index) if final else None
+                values = (
+                    row["uid"],
+                    row["source"],
+                    before + number,
+                    final,
+                    refused.outcome if refused else attempt.outcome,
+                    attempt.status,
+                    refused.detail if refused else attempt.detail,
+                    self._sizes[index] if final else 0,
+                    attempt.seconds,
+                )
+                for column, value in zip(columns.values(), values, strict=True):
+                    column.append(value)
+        return pa.Table.from_pydict(columns, TABLES["fetches"])
+
+
+def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
+    """Return a pair's row of `samples`, but for shard and place, and its members as they stand in the tar."""
+    raw = hashlib.sha256(body).hexdigest()
+    hashes = json.loads(row["hashes"]) if row.get("hashes") else {}
+    if row.get("place"):  # whoever downloaded it may have re-encoded it: only its look can be compared
+        hashes = {name: value for name, value in hashes.items() if name == "pdq"}
+    checked = verdict(hashes, body, picture, raw)
+    sizes = {
+        "width": picture.width,
+        "height": picture.height,
+        "original_width": picture.original_width,
+        "original_height": picture.original_height,
+    }
+    meta = {key: row[key] for key in ("uid", "source", "record_id", "url", "caption")} | {"sha256": raw} | sizes
+    if picture.blurred:
+        meta["blurred_faces"] = picture.blurred
+    if checked.verdict:
+        meta["verdict"] = checked.verdict
+    sample = {
+        "uid": row["uid"],
+        "source": row["source"],
+        "shard": "",
+        "jpg_bytes": len(picture.jpg),
+        "jpg_sha256": raw if picture.jpg is body else hashlib.sha256(picture.jpg).hexdigest(),
+        "raw_bytes": len(body),
+        "raw_sha256": raw,
+        **sizes,
+        "blurred_faces": picture.blurred,
+        "verdict": checked.verdict,
+        "verdict_detail": checked.detail,
+    }
+    return sample, pair_bytes(row["uid"], picture.jpg, row["caption"], meta)
