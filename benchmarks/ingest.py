@@ -49,7 +49,7 @@ if __name__ == "__main__":
     download(url_list=sys.argv[1], input_format="tsv", url_col="url", caption_col="caption",
              output_format="webdataset", output_folder=sys.argv[2], processes_count=2, thread_count=32,
              image_size=256, resize_mode="keep_ratio", resize_only_if_bigger=True, encode_quality=95,
-             number_sample_per_shard=1250, enable_wandb=False, retries=0, incremental_mode="overwrite")
+             number_sample_per_shard=1250, enable_wandb=False, retries=0)
 """
 
 
@@ -95,8 +95,9 @@ def _baseline(folder: Path, port: int) -> dict[str, float]:
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
     started = time.perf_counter()
     command = [sys.executable, str(folder / "baseline.py"), str(folder / "urls.tsv"), str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     wall = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr[-2000:]
     stats = [json.loads(path.read_text()) for path in out.glob("*_stats.json")]
     stored = sum(one["successes"] for one in stats)
     assert stored == IMAGES, f"img2dataset stored {stored} of {IMAGES}"
@@ -132,7 +133,7 @@ def _experiment(folder: Path, port: int, sums: list[str], images: int, mode: str
     data["training"] |= {"mixtures": ["all"], "model": str(ROOT / "experiments/models/resnet_64px")}
     data["ingest"] = {
         "allow": [f"127.0.0.0/8:{port}"],
-        "per_host": {"at_once": 16, "per_second": 1000},
+        "per_host": {"at_once": 8, "per_second": 1000},
         "pairs_per_shard": 1250,
         "resize": {"mode": mode, "size": SIDE, "quality": 95},
     }
@@ -195,6 +196,7 @@ def measure() -> dict[str, Any]:
     """Return the rates of img2dataset and of ours, with re-encoding and without, and the workers' peak memory."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        folder.chmod(0o755)  # nginx's workers are another user
         sums = _draw(folder / "www")
         with _served(folder) as port:
             rounds = []

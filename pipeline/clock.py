@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 
 
 class Clock:
@@ -12,7 +13,7 @@ class Clock:
     def __init__(self, seconds: float, deadline: float) -> None:
         self.left = self.given = seconds
         self.deadline = deadline
-        self._waited = 0.0
+        self._started = self._waited = 0.0
         self._limit: asyncio.Timeout
 
     @property
@@ -20,15 +21,17 @@ class Clock:
         """Seconds that were spent on the network."""
         return self.given - self.left
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Let it run; raise TimeoutError where nothing is left, or the shard's time is up."""
-        started, self._waited = time.monotonic(), 0.0
-        try:
-            async with asyncio.timeout_at(min(started + self.left, self.deadline)) as self._limit:
-                yield
-        finally:
-            self.left -= time.monotonic() - started - self._waited
+    async def __aenter__(self) -> None:
+        """Let it run; TimeoutError comes where nothing is left, or the shard's time is up."""
+        self._started, self._waited = time.monotonic(), 0.0
+        self._limit = asyncio.timeout_at(min(self._started + self.left, self.deadline))
+        await self._limit.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.left -= time.monotonic() - self._started - self._waited
+        await self._limit.__aexit__(kind, error, trace)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

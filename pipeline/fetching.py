@@ -28,6 +28,10 @@ LocalBytes = Callable[[str, int, int], bytes]
 """(published file, offset, size) to the bytes there: how images are had that a source brings along."""
 
 
+MANY = 64
+"""Rows of one host in a shard from which on its connections are kept: the lane's next shard will have some too."""
+
+
 @dataclass(frozen=True)
 class LaneRules:
     """How a lane works: the web's rules, what is stored of an image, and the seconds that a shard may take.
@@ -100,12 +104,13 @@ class Lane:
 
     async def _serve(self, shard: FilledShard, queue: deque[int], deadline: float) -> None:
         """Fetch one host's rows, as many at once as its limit allows."""
+        many = len(queue) > MANY
         workers = min(len(queue), self._client.host(shard.rows[queue[0]]["url"]).workers, self._rules.web.concurrency)
 
         async def work() -> None:
             while queue:
                 index = queue.popleft()
-                last = len(queue) < workers  # no row is left for this worker's connection
+                last = not many and len(queue) < workers  # no row is left for this worker's connection
                 shard.answered(index, await self._client.fetch(shard.rows[index]["url"], deadline, last))
 
         await _together([work() for _ in range(workers)])

@@ -8,8 +8,7 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -85,18 +84,19 @@ class Host:
     """What is known of one host while a task asks it: its limit, when it may be asked next, and its pause."""
 
     def __init__(self, limit: HostLimit) -> None:
-        self._slots = asyncio.Semaphore(limit.at_once or 1 << 30)
+        self.slots = asyncio.Semaphore(limit.at_once or 1 << 30)
         self._interval = 1 / limit.per_second if limit.per_second else 0.0
         self._asked = 0.0  # the interval that the site asks for
-        self._next = 0.0
+        self._next = 0.0  # when the first turn is that nobody waits for
+        self._earliest = 0.0  # when the next request may go out
         self._paused = 0.0  # until when
-        self._inside = 0
+        self.inside = 0
         self.workers = limit.at_once or 1 << 30
 
     @property
     def forgettable(self) -> bool:
         """Whether nobody waits for it, and it may be asked at once: a new one would know as much."""
-        return not self._inside and max(self._next, self._paused) <= time.monotonic()
+        return not self.inside and max(self._next, self._paused) <= time.monotonic()
 
     def slow_to(self, interval: float) -> None:
         """Leave at least `interval` seconds between requests (robots.txt's Crawl-delay)."""
@@ -106,47 +106,53 @@ class Host:
         """Ask nothing for so many seconds (Retry-After)."""
         self._paused = max(self._paused, time.monotonic() + seconds)
 
-    @asynccontextmanager
-    async def turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> AsyncIterator[None]:
+    def turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> "Turn":
         """Wait for the host's turn and for a place in `gate`; raise Paused where it asks for more than `max_wait`.
 
         Raises TooLate where the turn comes after `deadline`, on the monotonic clock. While it waits for its turn, it
         takes no place in the gate.
         """
-        self._inside += 1
-        try:
-            await self._take(gate, max_wait, deadline)
-            try:
-                yield
-            finally:
-                gate.release()
-                self._slots.release()
-        finally:
-            self._inside -= 1
+        return Turn(self, gate, max_wait, deadline)
 
-    async def _take(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+    async def take(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
         """Take a slot and a place in the gate, or neither and raise."""
+        if not self.slots.locked() and not gate.locked() and self._free(time.monotonic()):
+            await self.slots.acquire()  # neither waits
+            await gate.acquire()
+            return
         try:
             async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
-                await self._slots.acquire()
+                await self.slots.acquire()
                 try:
                     await self._take_turn(gate, max_wait, deadline)
                 except BaseException:
-                    self._slots.release()
+                    self.slots.release()
                     raise
         except TimeoutError:
             raise TooLate from None
 
+    def _free(self, now: float) -> bool:
+        """Take this turn if nothing has to be waited for."""
+        if now < max(self._next, self._paused):
+            return False
+        self._next = self._earliest = now + max(self._interval, self._asked)
+        return True
+
     async def _take_turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+        """Wait for a turn of one's own: whoever comes later waits for the next, so that nobody wakes in vain."""
         while True:
-            if (wait := self._wait(max_wait, deadline)) > 0:
+            interval = max(self._interval, self._asked)
+            wait = self._wait(max_wait, deadline)
+            self._next = max(self._next, time.monotonic() + wait) + interval
+            if wait > 0:
                 await asyncio.sleep(wait)
             await gate.acquire()
             now = time.monotonic()
-            if now >= max(self._next, self._paused):
-                self._next = now + max(self._interval, self._asked)
+            if now >= max(self._earliest, self._paused):
+                self._earliest = now + interval  # the gate may have made this turn late: the next one keeps away too
+                self._next = max(self._next, self._earliest)
                 return
-            gate.release()  # another took this turn, or a pause began
+            gate.release()  # another was late, or a pause began
 
     def _wait(self, max_wait: float, deadline: float) -> float:
         """Return the seconds until the next turn; raise Paused or TooLate where that is not waited for."""
@@ -159,6 +165,26 @@ class Host:
         if max(wait, pause) >= deadline - now:
             raise TooLate
         return max(wait, pause)
+
+
+class Turn:
+    """A host's turn and a place in the gate, held for the time of an `async with`."""
+
+    def __init__(self, host: Host, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+        self._host, self._gate, self._max_wait, self._deadline = host, gate, max_wait, deadline
+
+    async def __aenter__(self) -> None:
+        self._host.inside += 1
+        try:
+            await self._host.take(self._gate, self._max_wait, self._deadline)
+        except BaseException:
+            self._host.inside -= 1
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.release()
+        self._host.slots.release()
+        self._host.inside -= 1
 
 
 class Budget:

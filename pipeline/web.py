@@ -177,7 +177,7 @@ class Client:
         host = self.host(str(url))
         async with (
             host.turn(self._gate, self.rules.max_wait, way.clock.deadline),
-            way.clock.running(),
+            way.clock,
             self._session.get(url, allow_redirects=False, headers=CLOSE if way.alone else None) as reply,
         ):
             if reply.status in REDIRECTS and (location := reply.headers.get("Location")):
@@ -200,14 +200,18 @@ class Client:
 
     async def _unwanted(self, url: URL, deadline: float) -> Attempt | None:
         """Return the outcome of a URL that its origin's robots.txt does not allow, or None."""
-        try:
-            async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
-                found = await self._robots.of(str(url.origin()))
-        except TimeoutError:
-            raise TooLate from None
+        origin = f"{url.scheme}://{url.raw_host}:{url.port}"
+        found = self._robots.known(origin)
+        if found is None:
+            try:
+                async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
+                    found = await self._robots.of(origin, str(url.origin()))
+            except TimeoutError:
+                raise TooLate from None
         if found.failed is not None:
             return found.failed
-        self.host(str(url)).slow_to(found.interval)
+        if found.interval:
+            self.host(str(url)).slow_to(found.interval)
         if cause := found.refusal(str(url), self.rules.permissions.user_agent):
             return Attempt("robots_refused", 0, cause)
         return None
