@@ -5,8 +5,9 @@ line is known, and how many rows cannot be read. The third reads the rows, compu
 shard's rows as one file of `pairs`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,21 +32,40 @@ from sources.registry import source_format
 
 FEW_HOSTS = 8
 """A shard of so few hosts or fewer says in its record which they are."""
-_PART = pa.schema([("path", pa.string()), ("file", pa.string()), ("start", pa.int64()), ("stop", pa.int64())])
-_PLACED = pa.schema([*_PART, ("number", pa.int64()), ("before", pa.int64())])
-_COUNT = pa.schema(
+_PLACE = pa.schema(
     [
-        *((name, pa.int64()) for name in ("number", "rows", "lines", "bad", "bad_line")),
-        ("bad_detail", pa.string()),
+        *(("path", pa.string()), ("file", pa.string())),
+        *(("start", pa.int64()), ("stop", pa.int64()), ("before", pa.int64())),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A part of a published file: where the file lies, what it is called, and how many of its lines come before."""
+
+    path: str
+    file: str
+    start: int
+    stop: int | None
+    before: int = 0
+
+
+@dataclass(frozen=True)
+class Count:
+    """What a part holds: rows, lines, malformed rows, and the first of those by its line in the part and its detail."""
+
+    rows: int
+    lines: int
+    malformed: int
+    first: tuple[int, str] | None
 
 
 @dataclass(frozen=True)
 class Published:
     """What is known of a source's files before a row of it is written."""
 
-    parts: tuple[dict[str, Any], ...]
+    places: tuple[Place, ...]
     rows: int
     malformed: int
     first: str  # where the first malformed row stands and what it is, "" where there is none
@@ -56,31 +76,31 @@ class Published:
         return f"{self.malformed} malformed rows of {self.rows}; the first: {self.first}" if self.malformed else ""
 
 
-def find_parts(kind: str, options: dict[str, Any], size: int, batches: Iterator[pa.RecordBatch]) -> Any:
-    """Yield the parts, as `_PART`, of the files named in `batches` (columns path and file)."""
+def find_parts(kind: str, options: dict[str, Any], size: int, files: Iterable[tuple[str, str]]) -> list[Place]:
+    """Return the parts of files, given as (path, name)."""
     reader = source_format(kind, options)
-    for batch in batches:
-        for row in batch.to_pylist():
-            with opened(row["path"]) as stream:
-                parts = [{**row, "start": part.start, "stop": part.end} for part in reader.parts(stream, size)]
-            yield pa.RecordBatch.from_pylist(parts, _PART)
+    found: list[Place] = []
+    for path, file in files:
+        with opened(path) as stream:
+            found += [Place(path, file, part.start, part.end) for part in reader.parts(stream, size)]
+    return found
 
 
-def count_parts(kind: str, options: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Any:
-    """Yield a row of `_COUNT` for each part in `batches`."""
+def count_parts(kind: str, options: dict[str, Any], places: Iterable[Place]) -> list[Count]:
+    """Return what each of the places holds."""
     reader = source_format(kind, options)
-    for batch in batches:
-        for place in batch.to_pylist():
-            found: dict[str, Any] = {"number": place["number"], "rows": 0, "lines": 0, "bad": 0, "bad_line": 0}
-            with opened(place["path"]) as stream:
-                for row in reader.read(stream, Part(place["start"], place["stop"])):
-                    found["rows"] += 1
-                    found["lines"] = row.line
-                    if row.problem == MALFORMED:
-                        found["bad"] += 1
-                        if found["bad"] == 1:
-                            found |= {"bad_line": row.line, "bad_detail": row.detail}
-            yield pa.RecordBatch.from_pylist([found], _COUNT)
+    found = []
+    for place in places:
+        rows = lines = malformed = 0
+        first = None
+        with opened(place.path) as stream:
+            for row in reader.read(stream, Part(place.start, place.stop)):
+                rows, lines = rows + 1, row.line
+                if row.problem == MALFORMED:
+                    malformed += 1
+                    first = first or (row.line, row.detail)
+        found.append(Count(rows, lines, malformed, first))
+    return found
 
 
 def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Any:
@@ -96,49 +116,49 @@ def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterato
 def counted(run: Run, job: Job) -> Published:
     """Return what a source's files hold; raise InputError where there is nothing to fetch, or too much is malformed."""
     kind, options = job.config["about"]["format"], job.config["about"]["options"]
-    parts = _parts(run, kind, options, job.local["paths"])
-    frame = _frame(run, parts, _PLACED)
-    counts = sorted(
-        frame.mapInArrow(partial(count_parts, kind, options), _ddl(_COUNT)).collect(), key=lambda row: row["number"]
-    )
-    before: dict[str, int] = {}
-    first = ""
-    for part, count in zip(parts, counts, strict=True):
-        part["before"] = before.get(part["file"], 0)
-        before[part["file"]] = part["before"] + count["lines"]
-        if count["bad"] and not first:
-            first = f"{part['file']} line {part['before'] + count['bad_line']}: {count['bad_detail']}"
-    rows, bad = sum(count["rows"] for count in counts), sum(count["bad"] for count in counts)
-    paths = list(job.local["paths"])
-    files = ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")
-    if rows == 0:
-        raise InputError(f"sources.{job.name}: {files}: no rows; expected at least one")
-    if rows == bad:
-        raise InputError(
-            f"sources.{job.name}: {files}: expected {kind}, found {rows} malformed rows; the first: {first}"
-        )
-    found = Published(tuple(parts), rows, bad, first)
-    allowed = run.experiment.file.ingest.malformed_rows
-    if allowed is not None and bad > allowed:
-        limit = f"at most {allowed} (ingest.malformed_rows)"
-        raise InputError(f"sources.{job.name}: expected {limit}, found {found.summary}")
+    places = _places(run, kind, options, job.local["paths"])
+    counts = _each(run, partial(count_parts, kind, options), places)
+    before = Counter[str]()
+    placed, first = [], ""
+    for place, count in zip(places, counts, strict=True):
+        placed.append(replace(place, before=before[place.file]))
+        if count.first and not first:
+            first = f"{place.file} line {before[place.file] + count.first[0]}: {count.first[1]}"
+        before[place.file] += count.lines
+    found = Published(tuple(placed), sum(one.rows for one in counts), sum(one.malformed for one in counts), first)
+    _check(run, job, found)
     return found
 
 
-def _parts(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[dict[str, Any]]:
+def _check(run: Run, job: Job, found: Published) -> None:
+    paths = list(job.local["paths"])
+    files = ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")
+    if found.rows == 0:
+        raise InputError(f"sources.{job.name}: {files}: no rows; expected at least one")
+    if found.rows == found.malformed:
+        kind = job.config["about"]["format"]
+        raise InputError(f"sources.{job.name}: {files}: expected {kind}, found {found.summary}")
+    allowed = run.experiment.file.ingest.malformed_rows
+    if allowed is not None and found.malformed > allowed:
+        limit = f"at most {allowed} (ingest.malformed_rows)"
+        raise InputError(f"sources.{job.name}: expected {limit}, found {found.summary}")
+
+
+def _each(run: Run, work: Callable[[Iterable[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
+    """Return what `work` makes of each item, in their order, an item a task."""
+    return list(run.spark.sparkContext.parallelize(items, max(1, len(items))).mapPartitions(work).collect())
+
+
+def _places(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[Place]:
     """Return the parts of files (path to the name they are known by), in the order of names and places."""
-    files = pa.table({"path": list(paths), "file": list(paths.values())})
-    frame = _frame(run, files.to_pylist(), files.schema)
-    size = run.experiment.file.ingest.part_bytes
-    found = frame.mapInArrow(partial(find_parts, kind, options, size), _ddl(_PART)).collect()
-    ordered = sorted((row.asDict() for row in found), key=lambda row: (row["file"], row["start"]))
-    return [row | {"number": number, "before": 0} for number, row in enumerate(ordered)]
+    work = partial(find_parts, kind, options, run.experiment.file.ingest.part_bytes)
+    return sorted(_each(run, work, list(paths.items())), key=lambda place: (place.file, place.start))
 
 
-def _frame(run: Run, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> DataFrame:
-    """Return plain rows as a DataFrame with a partition for each."""
-    values = [tuple(row[name] for name in schema.names) for row in rows]
-    return run.spark.createDataFrame(run.spark.sparkContext.parallelize(values, max(1, len(values))), _ddl(schema))
+def _frame(run: Run, places: Sequence[Place]) -> DataFrame:
+    """Return places as a DataFrame with a partition for each."""
+    rows = run.spark.sparkContext.parallelize([tuple(vars(place).values()) for place in places], max(1, len(places)))
+    return run.spark.createDataFrame(rows, _ddl(_PLACE))
 
 
 def _ddl(schema: pa.Schema) -> str:
@@ -150,10 +170,10 @@ def _rows(run: Run, job: Job, published: Published) -> DataFrame:
     """Return a source's published rows with their uids."""
     about = job.config["about"]
     reading = partial(read_parts, job.name, about["format"], about["options"])
-    rows = _frame(run, published.parts, _PLACED).mapInArrow(reading, _ddl(ROW_SCHEMA))
+    rows = _frame(run, published.places).mapInArrow(reading, _ddl(ROW_SCHEMA))
     if kind := source_format(about["format"], about["options"]).joins:
-        parts = _parts(run, kind, {}, job.local["joined"])
-        others = _frame(run, parts, _PLACED).mapInArrow(partial(read_parts, job.name, kind, {}), _ddl(ROW_SCHEMA))
+        places = _places(run, kind, {}, job.local["joined"])
+        others = _frame(run, places).mapInArrow(partial(read_parts, job.name, kind, {}), _ddl(ROW_SCHEMA))
         rows = joined(rows, others, kind)
     return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
 

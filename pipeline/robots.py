@@ -109,22 +109,25 @@ class Book:
 
     def __init__(self, ask: Callable[[str], Awaitable[Robots]]) -> None:
         self._ask = ask
-        self._tasks: dict[str, asyncio.Task[Robots]] = {}  # the one that was asked last is the last
+        self._tasks: dict[str, asyncio.Task[Robots]] = {}  # the one that was needed last is the last
         self._chars = 0
 
     def known(self, origin: str) -> Robots | None:
         """Return what is known of an origin, None where it must be asked or waited for."""
         task = self._tasks.get(origin)
-        return task.result() if task is not None and task.done() and self._holds(task) else None
+        if task is None or not task.done() or not self._holds(task):
+            return None
+        self._tasks[origin] = self._tasks.pop(origin)
+        return task.result()
 
-    async def of(self, origin: str, url: str) -> Robots:
-        """Return what is known of an origin, at `url`; ask where nothing is, or nothing any more."""
+    async def of(self, origin: str) -> Robots:
+        """Return what is known of an origin; ask where nothing is, or nothing any more."""
         task = self._tasks.pop(origin, None)
         if task is not None and task.done() and not self._holds(task):
             self._chars -= _chars(task)
             task = None
         if task is None:
-            task = asyncio.create_task(self._asked(url))
+            task = asyncio.create_task(self._asked(origin))
         self._tasks[origin] = task
         return await asyncio.shield(task)
 

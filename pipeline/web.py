@@ -200,12 +200,12 @@ class Client:
 
     async def _unwanted(self, url: URL, deadline: float) -> Attempt | None:
         """Return the outcome of a URL that its origin's robots.txt does not allow, or None."""
-        origin = f"{url.scheme}://{url.raw_host}:{url.port}"
+        origin = str(url.origin())
         found = self._robots.known(origin)
         if found is None:
             try:
                 async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
-                    found = await self._robots.of(origin, str(url.origin()))
+                    found = await self._robots.of(origin)
             except TimeoutError:
                 raise TooLate from None
         if found.failed is not None:

@@ -32,7 +32,7 @@ def _refused(done: Any, *words: str) -> None:
 WRONG = {
     "key": ("ingest.timeouts=3", ["ingest.timeouts", "timeout"]),
     "source": ("mixtures.yfcc_only={sources: [flickr]}", ["mixtures.yfcc_only", "flickr", "shutterstock"]),
-    "format": ("sources.yfcc.format=yfcc200m", ["sources.yfcc.format", "yfcc200m", "did you mean 'yfcc'", "redcaps"]),
+    "format": ("sources.yfcc.format=yfcc200m", ["sources.yfcc.format", "yfcc200m", "did you mean 'yfcc", "redcaps"]),
     "filter": ("mixtures.all_filtered={filter: filtred}", ["mixtures.all_filtered", "filtred", "filtered"]),
     "mixture": ("training.mixtures=[everything]", ["training.mixtures", "everything", "all_filtered"]),
     "evaluation set": ("evaluation.reference=imagenet", ["evaluation", "imagenet", "photo"]),

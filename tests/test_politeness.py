@@ -282,7 +282,7 @@ def test_a_turn_says_what_it_will_not_wait_for_and_leaves_nothing_taken() -> Non
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
         assert not host.forgettable  # its pause is not over
-        assert host._slots._value == gate._value == 1
+        assert host.slots._value == gate._value == 1
         assert Host(HostLimit()).forgettable
 
     asyncio.run(run())

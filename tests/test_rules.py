@@ -196,7 +196,7 @@ QUOTES += ["= 'a\\\n' or reflect('a') = ''", "= 'a''' or reflect('a') = ''", "= 
 NAMES = ["< uid", "and source = 'x'", "> e", "> e5", "> 1d", "E > 1", ".bytes > 1", "> caption.words", "> X_v1.a"]
 BEHIND = [f"caption_v1.words {tail}" for tail in CALLS + QUERIES + BREAKS + MARKS + QUOTES + NAMES]
 ALONE = ["", "true", "'caption_v1.words' = ''", "caption_v1.reflect('a')", "exists(select 1) and caption_v1.words > 1"]
-ALONE += ["caption_v1.wordsE > 1", "caption_v1.* > 1", "caption_v1.words.bytes > 1", "x.caption_v1.words > 1"]
+ALONE += ["caption_v1.wördsE > 1", "caption_v1.* > 1", "caption_v1.words.bytes > 1", "x.caption_v1.words > 1"]
 ALONE += ["CAPTION_v1.words > 1", "(caption_v1.words < 2", ") caption_v1.words (", "`caption_v1`.words > 1"]
 
 
