@@ -1,13 +1,13 @@
 """Bad input: one line that names the file, the key, what was found and what was expected; exit 2; nothing written."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sources.world.publish import publish_world
-from tests.roads import cuvee, write_experiment
+from tests.ingests import write_ingest
+from tests.roads import answered, cuvee, write_experiment
 
 TINY = {"pairs": 32, "evaluation_images": 24, "sizes": {}}
 
@@ -90,32 +90,26 @@ def test_no_store_to_ask(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def malformed(web: Path, tmp_path: Path) -> Path:
-    """An experiment whose CC12M file has one line of three columns, line 3."""
-    lines = (web / "published/cc12m/cc12m.tsv").read_text("utf-8").splitlines()
-    bad = tmp_path / "cc12m.tsv"
-    bad.write_text("\n".join([*lines[:2], "http://a.test/1.jpg\tone\ttwo", *lines[2:]]) + "\n", "utf-8")
-    experiment = write_experiment(tmp_path, tmp_path / "store", web, web={"seed": 11, **TINY})
-    text = re.sub(r"\S*published/cc12m/\*\.tsv", str(bad), experiment.read_text("utf-8"))
-    experiment.write_text(text, "utf-8")
-    return experiment
+def malformed(tmp_path: Path) -> Path:
+    """An experiment whose CC12M file has one line of three columns, line 3; its images lie inside, so none is asked."""
+    lines = [f"http://127.0.0.1:9/{n}.jpg\tcaption {n}" for n in range(32)]
+    (tmp_path / "cc12m.tsv").write_text("\n".join([*lines[:2], "http://a.test/1.jpg\tone\ttwo", *lines[2:]]) + "\n")
+    return write_ingest(tmp_path, {"cc12m": {"format": "cc12m", "files": [str(tmp_path / "cc12m.tsv")]}}, {})
 
 
 def test_a_malformed_row_names_its_file_and_line_and_nothing_is_written(malformed: Path) -> None:
-    only = ["--set", "ingest.malformed_rows=0", "--until", "ingest"]
-    done = cuvee("run", str(malformed), *only)
+    done = cuvee("ingest", str(malformed), "--set", "ingest.malformed_rows=0")
     _refused(done, "sources.cc12m", "cc12m.tsv line 3", "3 columns", "ingest.malformed_rows")
-    tables = malformed.parent / "store" / "tables"
-    assert not any("cc12m" in path.read_text("utf-8", "replace") for path in tables.glob("jobs/_delta_log/*.json"))
+    assert not list((malformed.parent / "store").rglob("*.parquet"))
 
 
-def test_a_tolerated_malformed_row_is_a_counted_outcome(malformed: Path) -> None:
-    from tests.roads import answered
-
-    assert cuvee("run", str(malformed), "--set", "ingest.malformed_rows=1", "--until", "ingest").returncode == 0
-    [cc12m] = [one for one in answered("funnel", str(malformed.parent / "store")) if one["source"] == "cc12m"]
+def test_a_malformed_row_is_a_counted_outcome_and_so_is_an_address_inside(malformed: Path) -> None:
+    done = cuvee("ingest", str(malformed))
+    assert done.returncode == 0, done.stderr
+    assert "cc12m: 1 malformed rows of 33; the first: cc12m.tsv line 3" in done.stderr
+    [cc12m] = answered("funnel", str(malformed.parent / "store"))
     assert cc12m["published"] == 33
-    assert cc12m["stages"][0]["dropped"]["malformed"] == 1
+    assert cc12m["stages"][0]["dropped"] == {"malformed": 1, "address_refused": 32}
 
 
 def test_help_teaches() -> None:
