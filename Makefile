@@ -30,7 +30,7 @@ demo: .venv/ready  ## the whole road on a small web of its own: 7 to 10 minutes 
 domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
 	@$(BIN)/cuvee run experiments/domains.yaml
 
-test: .venv/ready  ## the tests: at most 15 minutes on 2 cores
+test: .venv/ready  ## the tests: about 16 minutes on 2 cores
 	@$(BIN)/python -m pytest
 
 test-slow: .venv/ready  ## the tests that take minutes: ten kills at random moments
