@@ -4,8 +4,10 @@ import bz2
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, BinaryIO, cast
+
+import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
 from sources.blocks import Stretch, block_parts
@@ -138,3 +140,22 @@ def _lines(plain: BinaryIO, owns: Callable[[int], bool] = lambda _: True) -> Ite
         while not rest.endswith(b"\n") and (rest := plain.readline(MAX_LINE)):
             offset += len(rest)
         yield line
+
+
+class LineFormat:
+    """A published format of one row a line: cut at line starts, plain or bz2. A subclass says what a line holds."""
+
+    scores: Mapping[str, pa.DataType] = {}
+    joins = ""
+
+    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+        """Return parts of whole lines, also of a bz2 file."""
+        return line_parts(stream, size)
+
+    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+        """Yield a row for every line of a part."""
+        return whole(self.row(number, line) for number, line in part_lines(stream, part))
+
+    def row(self, number: int, line: str) -> PublishedRow:
+        """Return the row of a line, or the malformed row that stands for it."""
+        raise TypeError(f"{type(self).__name__} does not say what a line holds")

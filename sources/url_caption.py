@@ -1,41 +1,25 @@
 """Headerless TSV of two columns, URL and caption: Conceptual Captions, Shutterstock, and a YFCC15M among them."""
 
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
-
-import pyarrow as pa
-
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.lines import line_parts, part_lines, whole
+from pipeline.records import PublishedRow, malformed
+from sources.lines import LineFormat
 
 NGUYEN = "Nguyen, Ilharco, Wortsman, Oh, Schmidt: Quality Not Quantity. NeurIPS 2022, arXiv:2208.05516"
 
 
-class CC12M:
+class CC12M(LineFormat):
     """Conceptual 12M: `cc12m.tsv`, "URL<tab>caption" without a header; it publishes no id."""
 
     name = "cc12m"
     pattern = "cc12m.tsv"
     citation = "Changpinyo, Sharma, Ding, Soricut: Conceptual 12M. CVPR 2021, arXiv:2102.08981"
-    scores: Mapping[str, pa.DataType] = {}
-    joins = ""
     columns = "URL<tab>caption"
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return parts of whole lines."""
-        return line_parts(stream, size)
-
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every line; one without exactly one tab is malformed."""
-        return whole(self._rows(stream, part))
-
-    def _rows(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
-        for number, line in part_lines(stream, part):
-            first, tab, second = line.partition("\t")
-            if not tab or "\t" in second:
-                yield malformed(number, self.columns, f"{line.count(chr(9)) + 1} columns: {line!r}")
-            else:
-                yield self._row(number, first, second)
+    def row(self, number: int, line: str) -> PublishedRow:
+        """Return the pair; a line without exactly one tab is malformed."""
+        first, tab, second = line.partition("\t")
+        if not tab or "\t" in second:
+            return malformed(number, self.columns, f"{line.count(chr(9)) + 1} columns: {line!r}")
+        return self._row(number, first, second)
 
     def _row(self, number: int, first: str, second: str) -> PublishedRow:
         return PublishedRow(number, url=first, caption=second)

@@ -1,13 +1,9 @@
 """YFCC100M (Thomee et al. 2016): `yfcc100m_dataset` TSV of 25 columns, plain or bz2, its text URL-encoded."""
 
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
 from urllib.parse import unquote_plus
 
-import pyarrow as pa
-
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.lines import line_parts, part_lines, whole
+from pipeline.records import PublishedRow, malformed
+from sources.lines import LineFormat
 
 COLUMNS = [
     "line",
@@ -50,7 +46,7 @@ def caption_of(row: dict[str, str]) -> str:
     return " ".join((joined or unquote_plus(row["user_tags"]).replace(",", " ")).split())
 
 
-class Yfcc:
+class Yfcc(LineFormat):
     """Photos of YFCC100M; a video (marker 1) is handed on as malformed, as it has no image to fetch.
 
     A photo's licence is the URL of the one that its owner chose, which says the version too; else that one's name.
@@ -59,33 +55,21 @@ class Yfcc:
     name = "yfcc"
     pattern = "yfcc100m_dataset*"
     citation = "Thomee, Shamma, Friedland et al.: YFCC100M. Communications of the ACM 59(2), 2016, arXiv:1503.01817"
-    scores: Mapping[str, pa.DataType] = {}
-    joins = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return parts of whole lines, also of the bz2 file as published."""
-        return line_parts(stream, size)
-
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every line; one without 25 columns is malformed."""
-        return whole(self._rows(stream, part))
-
-    def _rows(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
-        for number, line in part_lines(stream, part):
-            cells = line.split("\t")
-            if len(cells) != len(COLUMNS):
-                yield malformed(number, f"{len(COLUMNS)} columns", f"{len(cells)}: {line!r}")
-                continue
-            row = dict(zip(COLUMNS, cells, strict=True))
-            if row["marker"] != "0":
-                yield malformed(number, "a photo (marker 0)", f"marker {row['marker']!r}")
-                continue
-            published = {key: unquote_plus(row[key]) for key in KEPT if row[key]}
-            yield PublishedRow(
-                number,
-                row["photo_id"],
-                row["download_url"],
-                caption_of(row),
-                published=published,
-                licence=published.get("license_url", published.get("license", "")),
-            )
+    def row(self, number: int, line: str) -> PublishedRow:
+        """Return the photo; a line without 25 columns is malformed."""
+        cells = line.split("\t")
+        if len(cells) != len(COLUMNS):
+            return malformed(number, f"{len(COLUMNS)} columns", f"{len(cells)}: {line!r}")
+        row = dict(zip(COLUMNS, cells, strict=True))
+        if row["marker"] != "0":
+            return malformed(number, "a photo (marker 0)", f"marker {row['marker']!r}")
+        published = {key: unquote_plus(row[key]) for key in KEPT if row[key]}
+        return PublishedRow(
+            number,
+            row["photo_id"],
+            row["download_url"],
+            caption_of(row),
+            published=published,
+            licence=published.get("license_url", published.get("license", "")),
+        )

@@ -9,18 +9,14 @@ Three different sets go by this name, and a name alone is no provenance:
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
 
-import pyarrow as pa
-
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.lines import line_parts, part_lines, whole
+from pipeline.records import PublishedRow, malformed
+from sources.lines import LineFormat
 
 NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-class Yfcc15M:
+class Yfcc15M(LineFormat):
     """One row for each photo of the list, to be joined by its id to YFCC100M's rows: it has no URL and no caption.
 
     The columns are YFCC100M's first three: line number, photo identifier, photo hash. That hash names the photo in
@@ -30,22 +26,11 @@ class Yfcc15M:
     name = "yfcc15m"
     pattern = "yfcc100m_subset_data.tsv*"
     citation = "Radford, Kim, Hallacy et al.: Learning Transferable Visual Models. ICML 2021, arXiv:2103.00020"
-    scores: Mapping[str, pa.DataType] = {}
     joins = "yfcc"
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return parts of whole lines, also of the bz2 file as published."""
-        return line_parts(stream, size)
-
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every line; one that is not two numbers and a hash is malformed."""
-        return whole(self._rows(stream, part))
-
-    def _rows(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
-        for number, line in part_lines(stream, part):
-            cells = [cell.strip() for cell in line.split("\t")]
-            if len(cells) != 3 or not all(map(NUMBER.fullmatch, cells[:2])) or not cells[2]:
-                yield malformed(number, "line number, photo id, photo hash", repr(line))
-            else:
-                published = {"yfcc_line": int(cells[0]), "yfcc_hash": cells[2]}
-                yield PublishedRow(number, cells[1], published=published)
+    def row(self, number: int, line: str) -> PublishedRow:
+        """Return the photo's id; a line that is not two numbers and a hash is malformed."""
+        cells = [cell.strip() for cell in line.split("\t")]
+        if len(cells) != 3 or not all(map(NUMBER.fullmatch, cells[:2])) or not cells[2]:
+            return malformed(number, "line number, photo id, photo hash", repr(line))
+        return PublishedRow(number, cells[1], published={"yfcc_line": int(cells[0]), "yfcc_hash": cells[2]})
