@@ -1,6 +1,7 @@
 """The signals by kind, sorted; each is imported when it is asked for. A signal's name is its kind and a version."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,21 +15,34 @@ from pipeline.errors import InputError, unknown
 class Kind:
     """A kind of signal: where its class is, whether it reads shards or tables, and the settings it takes.
 
-    `required` names settings that must be there; `optional` gives the others with their defaults.
+    `required` names settings that must be there; `optional` gives the others with their defaults. Of these, `inputs`
+    name other signals whose tables it reads, `files` name files and `sets` folders in the layout of an evaluation set,
+    whose digests are part of its job. With `evaluation`, it reads all evaluation sets. One that reads sets embeds
+    their images by the model of the signal that its setting `clip` names.
     """
 
     target: str
     scope: str  # "shard" or "corpus"
     required: tuple[str, ...] = ()
     optional: tuple[tuple[str, Any], ...] = ()
+    inputs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    evaluation: bool = False
 
 
 KINDS: dict[str, Kind] = {
     "caption": Kind("filters.caption:CaptionSignal", "shard"),
     "clip": Kind("filters.clip:ClipSignal", "shard", ("model",), (("batch_size", 64),)),
-    "duplicates": Kind("filters.duplicates:Duplicates", "corpus", ("pdq",), (("distance", 31), ("min_quality", 50))),
+    "duplicates": Kind(
+        "filters.duplicates:Duplicates",
+        "corpus",
+        ("pdq",),
+        (("distance", 31), ("min_quality", 50)),
+        inputs=("pdq",),
+    ),
     "image": Kind("filters.image:ImageSignal", "shard"),
-    "nearest": Kind("filters.nearest:Nearest", "corpus", ("pdq", "clip")),
+    "nearest": Kind("filters.nearest:Nearest", "corpus", ("pdq", "clip"), inputs=("pdq", "clip"), evaluation=True),
     "pdq": Kind("filters.fingerprint:PdqSignal", "shard"),
     "placeholders": Kind("filters.placeholders:Placeholders", "corpus", (), (("urls", 10),)),
     "published": Kind("filters.published:Published", "corpus", (), (("numbers", []), ("texts", []))),
@@ -53,6 +67,11 @@ class SignalSpec:
         """The module of its code, for the job's id."""
         return KINDS[self.kind].target.partition(":")[0]
 
+    @property
+    def work(self) -> str:
+        """The module of the job that computes it, where it reads tables."""
+        return f"jobs.corpus.{self.kind}"
+
     def target(self) -> Any:
         """Return its class."""
         module, _, attribute = KINDS[self.kind].target.partition(":")
@@ -68,8 +87,24 @@ class SignalSpec:
         return list(self.columns().names)
 
     def inputs(self) -> list[str]:
-        """Return the names of the signals that it reads (a corpus signal names them in its settings)."""
-        return [self.settings[key] for key in KINDS[self.kind].required if self.scope == "corpus"]
+        """Return the names of the signals that it reads."""
+        return self._named(KINDS[self.kind].inputs)
+
+    def files(self) -> list[str]:
+        """Return the paths of the files that it reads."""
+        return self._named(KINDS[self.kind].files)
+
+    def sets(self) -> list[str]:
+        """Return the folders, in the layout of evaluation sets, that it reads beside the experiment's own."""
+        return self._named(KINDS[self.kind].sets)
+
+    @property
+    def evaluation(self) -> bool:
+        """Whether it reads the experiment's evaluation sets."""
+        return KINDS[self.kind].evaluation
+
+    def _named(self, keys: Iterable[str]) -> list[str]:
+        return [str(self.settings[key]) for key in keys if self.settings[key]]
 
 
 def signal_spec(name: str, given: dict[str, Any] | None) -> SignalSpec:

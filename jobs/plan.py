@@ -15,6 +15,7 @@ from typing import Any
 from jobs.experiment import Experiment
 from pipeline.config import WHEN_NOT_WHAT
 from pipeline.errors import InputError
+from pipeline.evaluation_sets import open_set
 from pipeline.identity import code_digest, digest, stream_sha256
 from pipeline.ledger import Ledger
 from pipeline.model_folder import CONFIG_FILE
@@ -139,18 +140,23 @@ class Plan:
         if "model" in spec.settings:
             model, needs, local = self.model(spec.settings["model"])
             config["model"] = model
+        if files := spec.files():
+            config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
         if spec.scope == "shard":
             code = code_digest("jobs.score", spec.module)
             for ingest in self.ingests():
                 yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), code, local | {"over": "shards"})
             return
         inputs = tuple(job for other in spec.inputs() for job in self.signal(other))
-        if "clip" in spec.settings:
+        if spec.evaluation:
             config["evaluation_sets"] = self.evaluation_digests()
+        if folders := spec.sets():
+            config["sets"] = [open_set(name, Path(folder)).digest() for folder in folders]
+        if spec.evaluation or folders:
             clip = self.experiment.signals[spec.settings["clip"]]
             model, needs, local = self.model(clip.settings["model"])
             config["model"] = model
-        code = code_digest("jobs.score_corpus", spec.module)
+        code = code_digest("jobs.score", spec.work, spec.module)
         yield Job("score", name, config, (*inputs, *self.ingests(), *needs), code, local)
 
     def evaluation_digests(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -93,9 +94,14 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         _score_shards(run, over_shards)
     for job in jobs:
         if "over" not in job.local:
-            from jobs.score_corpus import score_corpus
+            _score_corpus(run, job)
 
-            score_corpus(run, job)
+
+def _score_corpus(run: Run, job: Job) -> None:
+    started = datetime.now(UTC)
+    spec = run.experiment.signals[job.name]
+    files, facts = import_module(spec.work).score(run, job, spec.target()(**spec.settings))
+    run.finish([(job, files, facts)], started, [job.id])
 
 
 def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
