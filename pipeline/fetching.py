@@ -28,7 +28,7 @@ LocalBytes = Callable[[str, int, int], bytes]
 """(published file, offset, size) to the bytes there: how images are had that a source brings along."""
 
 
-MANY = 64
+MANY = 32
 """Rows of one host in a shard from which on its connections are kept: the lane's next shard will have some too."""
 
 
