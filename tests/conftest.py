@@ -14,6 +14,13 @@ from pipeline.store import Store
 from tests.roads import cuvee, write_experiment
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests together where tests run side by side, and all of those that look at the finished road."""
+    on_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("road" if item.path in on_road else item.path.stem))
+
+
 @dataclass(frozen=True)
 class Road:
     """A finished road: its experiment file, its store and its web's folder, and what the run printed."""
