@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs.experiment import load
 from jobs.run import Run
@@ -12,6 +13,9 @@ from pipeline.ledger import Ledger
 from pipeline.progress import Display
 from pipeline.store import Store
 from tests.roads import cuvee, write_experiment
+
+settings.register_profile("cuvee", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("cuvee")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
