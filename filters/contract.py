@@ -1,6 +1,7 @@
 """What a signal is: a named, versioned family of numbers about a pair, computed batch by batch without Spark."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.errors import StageFailed
 from pipeline.shards import StoredPair
 
 Columns = Mapping[str, Any]
@@ -25,9 +27,24 @@ class PairBatch:
 
     @cached_property
     def images(self) -> list[npt.NDArray[np.uint8]]:
-        """The stored images as RGB, (height, width, 3) uint8, decoded once for all signals."""
-        decoded = [cv2.imdecode(np.frombuffer(pair.jpg, np.uint8), cv2.IMREAD_COLOR) for pair in self.pairs]
-        return [cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in decoded]
+        """The stored images as RGB, (height, width, 3) uint8, decoded once for all signals.
+
+        Raises StageFailed at one that does not decode, which names its pair.
+        """
+        return [_decoded(pair) for pair in self.pairs]
+
+
+def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:
+    """Return a pair's image; it was decoded when it was stored, so where it cannot be, the shard is damaged."""
+    image: npt.NDArray[np.uint8] | None = None
+    with suppress(cv2.error):  # raised for no bytes, and for a header that says billions of pixels
+        image = cv2.imdecode(np.frombuffer(pair.jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise StageFailed(
+            f"pair {pair.uid}, at byte {pair.offset} of its shard: expected the JPEG that was stored, found "
+            f"{len(pair.jpg)} bytes that do not decode: the shard is damaged, `cuvee verify` says where"
+        )
+    return image
 
 
 class ShardSignal(Protocol):

@@ -1,23 +1,33 @@
 """Groups of duplicates over the whole corpus: exact by SHA-256 of the fetched bytes, near by PDQ within a distance."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import faiss
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+
+from filters.near_pairs import MOST_DISTANCE, Codes, Found, bands, in_band, in_blocks
+from pipeline.errors import InputError
+from pipeline.pdq import LEAST_QUALITY, SAME_PICTURE
+
+PART_ROWS = 1 << 22
+"""Rows from which a band is split between tasks, and of a block where all are compared with all."""
+BLOCK_ROWS = 1 << 13
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Settings: the PDQ signal, the largest Hamming distance within a group, the least quality that is compared."""
+    """Settings: the PDQ signal, the largest Hamming distance within a group, the least quality that is compared.
+
+    `exact_group` and `near_group` are the smallest uid of a group, `exact_size` and `near_size` its pairs. Equal bytes
+    are an exact group; near groups are the connected components of the exact groups under fingerprints within the
+    distance, so an exact group is never split. A pair without a fingerprint, or whose fingerprint's quality is too low,
+    is near to none but its exact copies.
+    """
 
     pdq: str
-    distance: int = 31
-    min_quality: int = 50
+    distance: int = SAME_PICTURE
+    min_quality: int = LEAST_QUALITY
 
     columns: ClassVar[pa.Schema] = pa.schema(
         [
@@ -28,36 +38,32 @@ class Duplicates:
         ]
     )
 
+    def __post_init__(self) -> None:
+        for key, most in (("distance", 256), ("min_quality", 101)):
+            value: Any = getattr(self, key)
+            if type(value) is not int or not 0 <= value <= most:
+                raise InputError(f"{key}: expected a whole number from 0 to {most}, found {value!r}")
 
-def near_edges(
-    queries: npt.NDArray[np.uint8], first: int, corpus: npt.NDArray[np.uint8], distance: int
-) -> npt.NDArray[np.int64]:
-    """Return (m, 2) int64 pairs i < j of corpus rows within `distance` bits, i among the rows of `queries`.
+    @property
+    def method(self) -> str:
+        """How pairs are found; either way every pair within the distance is."""
+        return f"{len(bands(self.distance))} bands" if self.distance <= MOST_DISTANCE else "all pairs"
 
-    `queries` (n, 32) uint8 are the corpus rows from `first` on. Exact: FAISS's binary range search, one thread.
-    """
-    faiss.omp_set_num_threads(1)
-    index = faiss.IndexBinaryFlat(corpus.shape[1] * 8)
-    index.add(np.ascontiguousarray(corpus))
-    limits, _, places = index.range_search(np.ascontiguousarray(queries), distance + 1)  # FAISS's radius is exclusive
-    left = np.repeat(np.arange(len(queries), dtype=np.int64), np.diff(limits).astype(np.int64)) + first
-    edges = np.stack([left, places.astype(np.int64)], axis=1)
-    return edges[edges[:, 0] < edges[:, 1]]
+    def tasks(self, rows: int) -> list[tuple[int, int, int]]:
+        """Return the parts in which `rows` distinct fingerprints are compared, each as `compare` takes it."""
+        if self.distance > MOST_DISTANCE:
+            return [(0, first, min(first + BLOCK_ROWS, rows)) for first in range(0, rows, BLOCK_ROWS)]
+        parts = 1 + rows // PART_ROWS
+        return [(band, part, parts) for band in range(len(bands(self.distance))) for part in range(parts)]
 
-
-def groups(size: int, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Return the connected component, (size,) int32, of each of `size` rows under (m, 2) edges."""
-    if not len(edges):
-        return np.arange(size, dtype=np.int32)
-    graph = coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(size, size))
-    labels: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
-    return labels
+    def compare(self, codes: Codes, task: tuple[int, int, int]) -> Found:
+        """Return a forest of near pairs of distinct fingerprints, (n, 32) uint8; the tasks' forests have all groups."""
+        band, first, second = task
+        if self.distance > MOST_DISTANCE:
+            return in_blocks(codes, first, second, self.distance)
+        return in_band(codes, bands(self.distance)[band], self.distance, first, second)
 
 
-def name_groups(uids: list[str], labels: npt.NDArray[np.int32]) -> tuple[list[str], list[int]]:
-    """Return each row's group, named by its smallest uid, and the group's size."""
-    smallest: dict[int, str] = {}
-    for uid, label in zip(uids, labels.tolist(), strict=True):
-        smallest[label] = min(uid, smallest.get(label, uid))
-    sizes = np.bincount(labels) if len(labels) else np.zeros(0, np.int64)
-    return [smallest[label] for label in labels.tolist()], [int(sizes[label]) for label in labels.tolist()]
+def ordered(codes: Codes) -> Any:
+    """Return the order, (n,) int64, that sorts fingerprints, (n, 32) uint8, as bytes."""
+    return np.lexsort(codes.view(">u8").T[::-1])

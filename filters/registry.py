@@ -33,7 +33,15 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "caption": Kind("filters.caption:CaptionSignal", "shard"),
-    "clip": Kind("filters.clip:ClipSignal", "shard", ("model",), (("batch_size", 64),)),
+    "clip": Kind("filters.clip:ClipSignal", "shard", ("model",), (("batch_size", 64), ("precision", "fp32"))),
+    "clusters": Kind(
+        "filters.clusters:Clusters",
+        "corpus",
+        ("clip", "clusters"),
+        (("iterations", 20), ("sample", 1_000_000), ("seed", 0)),
+        inputs=("clip",),
+    ),
+    "concepts": Kind("filters.concepts:Concepts", "shard", ("file",), (("match", "words"),), files=("file",)),
     "duplicates": Kind(
         "filters.duplicates:Duplicates",
         "corpus",
@@ -41,11 +49,38 @@ KINDS: dict[str, Kind] = {
         (("distance", 31), ("min_quality", 50)),
         inputs=("pdq",),
     ),
+    "hashes": Kind("filters.fingerprint:HashesSignal", "shard"),
+    "heads": Kind(
+        "filters.heads:Heads",
+        "corpus",
+        ("clip", "file", "layout"),
+        (("input", "image"), ("normalise", True), ("output", ["score"])),
+        inputs=("clip",),
+        files=("file",),
+    ),
     "image": Kind("filters.image:ImageSignal", "shard"),
-    "nearest": Kind("filters.nearest:Nearest", "corpus", ("pdq", "clip"), inputs=("pdq", "clip"), evaluation=True),
+    "nearest": Kind(
+        "filters.nearest:Nearest",
+        "corpus",
+        ("pdq", "clip"),
+        (("align", True), ("candidates", 4), ("min_recall", 0.95), ("index_mb", 4096)),
+        inputs=("pdq", "clip"),
+        evaluation=True,
+    ),
     "pdq": Kind("filters.fingerprint:PdqSignal", "shard"),
     "placeholders": Kind("filters.placeholders:Placeholders", "corpus", (), (("urls", 10),)),
     "published": Kind("filters.published:Published", "corpus", (), (("numbers", []), ("texts", []))),
+    "reference": Kind(
+        "filters.reference:Reference",
+        "corpus",
+        ("clip", "clusters", "images"),
+        inputs=("clip", "clusters"),
+        sets=("images",),
+    ),
+    "repeats": Kind("filters.repeats:Repeats", "corpus", ("caption",), inputs=("caption",)),
+    "semantic": Kind(
+        "filters.semantic:Semantic", "corpus", ("clip", "clusters", "cosine"), inputs=("clip", "clusters")
+    ),
 }
 
 
@@ -78,9 +113,9 @@ class SignalSpec:
         return getattr(import_module(module), attribute)
 
     def columns(self) -> pa.Schema:
-        """Return its columns; of a kind that looks at the whole corpus, they may follow from its settings."""
-        target = self.target()
-        return (target(**self.settings) if self.scope == "corpus" else target).columns
+        """Return its columns, which may follow from its settings; raise InputError where one of these is wrong."""
+        columns: pa.Schema = self.target()(**self.settings).columns
+        return columns
 
     def column_names(self) -> list[str]:
         """Return the names of its columns."""

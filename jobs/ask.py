@@ -1,18 +1,27 @@
-"""The commands that ask a store and start no job: funnel, trace, verify."""
+"""The commands that ask a store and start no job: funnel, trace, subset, verify."""
 
 import argparse
 import json
 import sys
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
-from pipeline.errors import AnswerNo, InputError
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import AnswerNo, InputError, unknown
 from pipeline.funnel import as_text as funnel_text
-from pipeline.funnel import faults, funnel
+from pipeline.funnel import faults, funnel, latest
 from pipeline.ledger import Ledger
 from pipeline.progress import Display
+from pipeline.remote import told
 from pipeline.store import Store
+from pipeline.subsets import write_subset
 from pipeline.trace import as_text as life_text
 from pipeline.trace import trace
+from pipeline.uids import keys
 from pipeline.verify import verify
 
 
@@ -28,7 +37,7 @@ def _print(value: Any, text: str, as_json: bool) -> None:
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    """Answer one of the three; return the exit code."""
+    """Answer one of the four; return the exit code."""
     ledger = _open(arguments.store)
     if arguments.command == "funnel":
         found = funnel(ledger)
@@ -40,6 +49,8 @@ def answer(arguments: argparse.Namespace) -> int:
         lives = trace(ledger, arguments.key)
         _print(lives, "" if arguments.json else "\n".join(map(life_text, lives)), arguments.json)
         return 0
+    if arguments.command == "subset":
+        return _subset(ledger, arguments)
     display = Display()
     with display.stage("verify", arguments.store):
         findings = verify(ledger, arguments.prune, display.task("rehashing", "files"))
@@ -48,3 +59,34 @@ def answer(arguments: argparse.Namespace) -> int:
     plain = {"differences": [one.what for one in wrong], "leftovers": [one.what for one in findings if one.leftover]}
     _print(plain, "\n".join([*(one.what for one in findings), summary]), arguments.json)
     return 1 if wrong else 0
+
+
+def _subset(ledger: Ledger, arguments: argparse.Namespace) -> int:
+    """Write what the latest decision of a filter keeps as a subset file, whole or not at all."""
+    decided = latest(ledger.jobs(), "decide")
+    if arguments.filter not in decided:
+        raise InputError(f"{arguments.store}: {unknown('decided filter', arguments.filter, decided)}")
+    if not arguments.out.parent.is_dir():
+        raise InputError(f"--out: {arguments.out.parent}: no such folder")
+    job = decided[arguments.filter].job
+    found = [keys(part) for part in _kept(ledger, job)]
+    draft = arguments.out.with_name(f"{arguments.out.name}.{uuid.uuid4().hex}.draft")
+    try:
+        with draft.open("wb") as stream:
+            count = write_subset(stream, np.concatenate([np.empty(0, "S16"), *found]))
+        draft.replace(arguments.out)
+    except OSError as error:
+        raise InputError(f"--out: {arguments.out}: cannot be written: {told(error)}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+    plain = {"filter": arguments.filter, "job": job, "pairs": count, "file": str(arguments.out)}
+    _print(plain, f"{arguments.out}: {count} pairs that {arguments.filter} keeps", arguments.json)
+    return 0
+
+
+def _kept(ledger: Ledger, job: str) -> Iterator[pa.ChunkedArray]:
+    """Yield the uids that a filter keeps, one file of its decisions after another."""
+    for _, path in ledger.snapshot("decisions", [job]):
+        with ledger.store.arrow(path) as stream:
+            rows = pq.read_table(stream, columns=["uid", "keep"])
+        yield rows.filter(rows["keep"])["uid"]

@@ -1,20 +1,29 @@
 """Blend: which pairs a mixture is made of, and how often each is in it."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import reduce
+from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
+import pyarrow.parquet as pq
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from filters.expressions import compared
 from jobs.ledger_source import frame
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.spark import write_frame
-from pipeline.errors import StageFailed
+from pipeline.config import Mixture
+from pipeline.errors import InputError, StageFailed
 from pipeline.integrity import MISMATCH
+from pipeline.ledger import DataFile
 from pipeline.mixtures import Quota, quotas, rank_sql
-from pipeline.schemas import TABLES
+from pipeline.parts import Condition, Taken, columns_of, filters_of, parts_of
+from pipeline.schemas import TABLES, signal_table
+from pipeline.uids import keys, read_uids, texts, unique
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
@@ -26,71 +35,173 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
     task(len(jobs), len(jobs))
 
 
-def _eligible(run: Run, job: Job) -> tuple[DataFrame, DataFrame | None]:
-    """Return uid and source of the pairs that the mixture's filter keeps, or of all that are stored; and the same of
-    those among them that are quarantined and stay out, None where there are none.
+def times_column(chosen: dict[str, Quota], column: str = "source") -> str:
+    """Return the Spark SQL expression of how often a pair is taken, from what it is drawn by and its rank within it."""
+    cases = []
+    for name, quota in sorted(chosen.items()):
+        rounds, rest = divmod(quota.pairs, quota.available)
+        cases.append(f"when '{name}' then {rounds} + if(rank < {rest}, 1, 0)")
+    return f"case {column} {' '.join(cases)} else 0 end"
+
+
+def _stored(run: Run, job: Job, columns: Sequence[str]) -> DataFrame:
+    ingests = [one.id for one in of_stage(job, "ingest")]
+    return frame(run.spark, run.ledger, "samples", TABLES["samples"], columns, ingests)
+
+
+def _candidates(run: Run, job: Job, given: Mixture, parts: Sequence[Taken]) -> DataFrame:
+    """Return uid and source of the pairs that the mixture's filter keeps, or of all that are stored.
+
+    With them stands a boolean for each other filter that a part names, whether it keeps the pair, and a struct of the
+    columns of each signal; both are null where nothing is said of the pair.
     """
-    sources = list(job.config["of"])
-    decided = of_stage(job, "decide")
-    ingests = of_stage(job, "ingest")
-    if decided:
-        columns, jobs = ["uid", "source", "keep"], [decided[0].id]
-        rows = frame(run.spark, run.ledger, "decisions", TABLES["decisions"], columns, jobs).filter("keep")
+    decided = {one.name: one.id for one in of_stage(job, "decide")}
+
+    def kept(name: str, column: str) -> DataFrame:
+        rows = frame(
+            run.spark, run.ledger, "decisions", TABLES["decisions"], ["uid", "source", "keep"], [decided[name]]
+        )
+        return rows.withColumnRenamed("keep", column)
+
+    if given.filter:
+        rows = kept(given.filter, "keep").filter("keep").select("uid", "source")
     else:
-        jobs = [one.id for one in ingests]
-        rows = frame(run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "source"], jobs)
-    rows = rows.filter(F.col("source").isin(sources)).select("uid", "source")
-    finished = [run.ledger.finished(one.id) for one in ingests]
+        rows = _stored(run, job, ["uid", "source"])
+    rows = rows.filter(F.col("source").isin(list(job.config["of"])))
+    for name in filters_of(given):
+        if name != given.filter:
+            rows = rows.join(kept(name, f"filter:{name}").drop("source"), "uid", "left")
+    for signal, columns in columns_of(parts).items():
+        table = signal_table(signal)
+        jobs = [one.id for one in run.plan.signal(signal)]
+        values = frame(run.spark, run.ledger, table, run.schema(table), ["uid", *columns], jobs)
+        rows = rows.join(values.select("uid", F.struct(*columns).alias(f"signal:{signal}")), "uid", "left")
+    return rows
+
+
+def _meets(condition: Condition) -> Column:
+    column = f"`signal:{condition.signal}`.{condition.column}"
+    if condition.values:
+        return F.col(column).isin(list(condition.values))
+    bounds = [compared(column, ">=", condition.least)] if condition.least > -math.inf else []
+    bounds += [compared(column, "<", condition.below)] if condition.below < math.inf else []
+    return F.expr(f"not isnan({column}) and {' and '.join(bounds)}")
+
+
+def _takes(part: Taken, main: str) -> Column:
+    """Return whether a part takes a candidate; where nothing is said of it, it does not. `main` kept them all."""
+    said = [F.col("source").isin(list(part.sources))]
+    if part.filter:
+        said.append(F.lit(True) if part.filter == main else F.col(f"`filter:{part.filter}`"))
+    if part.dropped_by:
+        said.append(F.lit(False) if part.dropped_by == main else ~F.col(f"`filter:{part.dropped_by}`"))
+    if part.condition:
+        said.append(_meets(part.condition))
+    return reduce(lambda one, other: one & other, said)
+
+
+def _listed(run: Run, job: Job, given: Mixture, rows: DataFrame) -> tuple[DataFrame, dict[str, int]]:
+    """Return those of the rows whose uids the mixture's file lists, and counts of what it lists.
+
+    Raises InputError where more of them than the mixture allows are not stored.
+    """
+    if not given.uids:
+        return rows, {}
+    keys, repeated = read_uids(given.uids)
+    listed = run.spark.createDataFrame(pa.table({"uid": texts(keys)}))
+    stored = _stored(run, job, ["uid", "source"]).filter(F.col("source").isin(list(job.config["of"])))
+    absent = listed.join(stored, "uid", "left_anti").agg(F.count("*").alias("n"), F.min("uid").alias("first")).first()
+    assert absent is not None
+    if absent["n"] > given.missing:
+        raise InputError(
+            f"mixtures.{job.name}.uids: {given.uids}: {absent['n']} of its {len(keys)} uids are not stored "
+            f"({absent['first']} is one), expected at most {given.missing} (mixtures.{job.name}.missing)"
+        )
+    return rows.join(listed, "uid", "left_semi"), {"listed": len(keys), "repeated": repeated, "missing": absent["n"]}
+
+
+def _split(run: Run, job: Job, rows: DataFrame) -> tuple[DataFrame, DataFrame | None]:
+    """Return the rows that may be drawn, and those that are quarantined and stay out, None where there are none."""
+    finished = [run.ledger.finished(one.id) for one in of_stage(job, "ingest")]
     if job.config["mismatched"] or not any(one and one.facts.get("verdicts", {}).get(MISMATCH) for one in finished):
         return rows, None
-    samples = frame(
-        run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "verdict"], [one.id for one in ingests]
-    )
-    wrong = samples.filter(F.col("verdict") == MISMATCH).select("uid")
+    wrong = _stored(run, job, ["uid", "verdict"]).filter(F.col("verdict") == MISMATCH).select("uid")
     return rows.join(wrong, "uid", "left_anti"), rows.join(wrong, "uid", "left_semi")
 
 
-def _by_source(rows: DataFrame | None) -> dict[str, int]:
-    return {} if rows is None else {row["source"]: row["count"] for row in rows.groupBy("source").count().collect()}
+def _counts(rows: DataFrame | None, *columns: str) -> dict[Any, int]:
+    found = {} if rows is None else {tuple(row[:-1]): row[-1] for row in rows.groupBy(*columns).count().collect()}
+    return {key if len(columns) > 1 else key[0]: count for key, count in found.items()}
 
 
-def times_column(chosen: dict[str, Quota]) -> str:
-    """Return the Spark SQL expression of how often a pair is taken, from its source and its rank within it."""
-    cases = []
-    for source, quota in sorted(chosen.items()):
-        rounds, rest = divmod(quota.pairs, quota.available)
-        cases.append(f"when '{source}' then {rounds} + if(rank < {rest}, 1, 0)")
-    return f"case source {' '.join(cases)} else 0 end"
+def _summed(counts: dict[tuple[int, str], int], place: int) -> dict[Any, int]:
+    found: dict[Any, int] = {}
+    for key, count in counts.items():
+        found[key[place]] = found.get(key[place], 0) + count
+    return found
 
 
 def _blend(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     given = run.experiment.file.mixtures[job.name]
-    eligible, wrong = _eligible(run, job)
+    parts = parts_of(job.name, given, job.config["of"])
+    rows, listed = _listed(run, job, given, _candidates(run, job, given, parts))
+    number = F.coalesce(*(F.when(_takes(part, given.filter), F.lit(place)) for place, part in enumerate(parts)))
+    taken = rows.select("uid", "source", number.alias("part")).filter("part is not null")
+    eligible, wrong = _split(run, job, taken)
     eligible = eligible.cache()
-    counted = _by_source(eligible)
-    available = {source: counted.get(source, 0) for source in job.config["of"]}
+    counts = _counts(eligible, "part", "source")
+    by_part, by_source = _summed(counts, 0), _summed(counts, 1)
+    available = {part.name: by_part.get(place, 0) for place, part in enumerate(parts)}
+    shares = {part.name: part.share for part in parts if part.share is not None}
     total = None if given.total == "all" else given.total
-    chosen = quotas(job.name, given.shares, total, available, given.shortage, given.repeat)
-    order = f"row_number() over (partition by source order by {rank_sql(run.experiment.file.seed)}, uid) - 1"
-    ranked = eligible.withColumn("rank", F.expr(order).cast("bigint"))
-    taken = ranked.withColumn("times", F.expr(times_column(chosen)).cast("int")).filter("times > 0")
-    rows = taken.select(F.lit(job.name).alias("mixture"), "uid", "source", "times", "rank")
-    record = write_frame(rows, run.store, job.id, "mixtures", TABLES["mixtures"])
+    chosen = quotas(job.name, shares, total, available, given.shortage, given.repeat)
+    drawn = _drawn(run, job, eligible, [chosen.get(part.name) for part in parts], [part.name for part in parts])
+    record = write_frame(drawn, run.store, job.id, "mixtures", TABLES["mixtures"])
     eligible.unpersist()
     files = record.files[job.id]
-    written = pa.concat_tables([_read(run, file.path) for file in files])
-    found = {
-        one["source"]: one["times_sum"] for one in written.group_by("source").aggregate([("times", "sum")]).to_pylist()
+    told = {
+        "available": {source: by_source.get(source, 0) for source in job.config["of"]},
+        "by_source": _verified(run, job, files, chosen),
+        "parts": {name: {"available": count, "pairs": _pairs(chosen, name)} for name, count in available.items()},
+        "quarantined": _counts(wrong, "source"),
+        **({"uids": listed} if listed else {}),
     }
-    if found != (wanted := {source: quota.pairs for source, quota in chosen.items()}):
+    run.finish([(job, files, told)], started, [job.id])
+
+
+def _pairs(chosen: dict[str, Quota], name: str) -> int:
+    return chosen[name].pairs if name in chosen else 0
+
+
+def _drawn(
+    run: Run, job: Job, eligible: DataFrame, by_place: Sequence[Quota | None], names: Sequence[str]
+) -> DataFrame:
+    """Return the rows of `mixtures`: of each part the first pairs by rank, as often as its quota says."""
+    order = f"row_number() over (partition by part order by {rank_sql(run.experiment.file.seed)}, uid) - 1"
+    ranked = eligible.withColumn("rank", F.expr(order).cast("bigint"))
+    quota = {str(place): one for place, one in enumerate(by_place) if one}
+    times = F.expr(times_column(quota, "cast(part as string)")).cast("int")
+    named = F.element_at(F.array(*map(F.lit, names)), F.col("part") + 1)
+    return (
+        ranked.withColumn("times", times)
+        .filter("times > 0")
+        .select(F.lit(job.name).alias("mixture"), "uid", "source", named.alias("part"), "times", "rank")
+    )
+
+
+def _verified(run: Run, job: Job, files: Sequence[DataFile], chosen: dict[str, Quota]) -> dict[str, int]:
+    """Return the pairs written of each source; raise StageFailed where a part has not its quota, or a pair is twice."""
+    written = [TABLES["mixtures"].empty_table().select(["uid", "source", "part", "times"])]
+    for file in files:
+        with run.store.arrow(f"tables/mixtures/{file.path}") as stream:
+            written.append(pq.read_table(stream, columns=["uid", "source", "part", "times"]))
+    rows = pa.concat_tables(written)
+    found = {one["part"]: one["times_sum"] for one in rows.group_by("part").aggregate([("times", "sum")]).to_pylist()}
+    if found != (wanted := {name: quota.pairs for name, quota in chosen.items()}):
         raise StageFailed(f"mixtures.{job.name}: wrote {found}, expected {wanted}")
-    facts = {"available": available, "by_source": found, "quarantined": _by_source(wrong)}
-    run.finish([(job, files, facts)], started, [job.id])
-
-
-def _read(run: Run, path: str) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    with run.store.arrow(f"tables/mixtures/{path}") as stream:
-        return pq.read_table(stream, columns=["source", "times"])
+    if (distinct := len(unique(keys(rows["uid"])))) != rows.num_rows:
+        raise StageFailed(f"mixtures.{job.name}: wrote {rows.num_rows} rows of {distinct} pairs, expected one of each")
+    return {
+        one["source"]: one["times_sum"] for one in rows.group_by("source").aggregate([("times", "sum")]).to_pylist()
+    }

@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+from filters.presets import listed
+from jobs import replay, takedown
 from pipeline.errors import CuveeError
 
 STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
@@ -15,8 +17,11 @@ exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not
   cuvee run experiments/demo.yaml                       the whole road; run it again and it does nothing
   cuvee ingest experiments/demo.yaml --retry-failed     what could not be reached, again
   cuvee run experiments/demo.yaml --until decide --set filters.clip_top.top_fraction=0.5
+  cuvee replay experiments/demo.yaml all_filtered --set filters.clip_top.top_fraction=0.5      what that would change
   cuvee funnel build/demo/store                         what came in, what stayed, why the rest went
   cuvee trace build/demo/store KEY                      a pair's whole life, by uid, URL or SHA-256
+  cuvee subset build/demo/store filtered --out kept.npy what a filter keeps, as DataComp's tools read it
+  cuvee takedown build/demo/store --list FILE --reason TEXT --dry-run      who and what a takedown would touch
 """
 
 
@@ -37,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(stage, help=f"up to {stage}: what is missing before it is done first")
         one.set_defaults(until=stage)
         _experiment(one)
+        if stage == "decide":
+            one.epilog = f"presets, as in filters: {{best: {{preset: datacomp_1b}}}}:\n\n{listed()}"
+            one.formatter_class = argparse.RawDescriptionHelpFormatter
         if stage == "ingest":
             one.add_argument(
                 "--retry-failed",
@@ -50,15 +58,21 @@ def parser() -> argparse.ArgumentParser:
             "trace",
             "a pair's whole life: published row, fetches, shard, signals, decisions, mixtures, trainings",
         ),
+        ("subset", "write the uids that a decided filter keeps as a subset file of DataComp's"),
         ("verify", "recount and rehash everything; exit 1 on any difference"),
     ):
         one = commands.add_parser(name, help=text, description=text)
         one.add_argument("store", help="the store's folder, such as build/demo/store")
         if name == "trace":
             one.add_argument("key", help="a uid, a URL, or the SHA-256 of an image as fetched or as stored")
+        if name == "subset":
+            one.add_argument("filter", help="a filter that was decided by, such as filtered")
+            one.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="the file to write")
         if name == "verify":
             one.add_argument("--prune", action="store_true", help="remove files that no finished job owns")
         one.add_argument("--json", action="store_true", help="print JSON for programs")
+    takedown.add_parser(commands)
+    replay.add_parser(commands)
     return top
 
 
@@ -74,10 +88,14 @@ def _experiment(one: argparse.ArgumentParser) -> None:
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
-    if arguments.command in ("funnel", "trace", "verify"):
+    if arguments.command in ("funnel", "trace", "subset", "verify"):
         from jobs.ask import answer
 
         return answer(arguments)
+    if arguments.command == "takedown":
+        return takedown.answer(arguments)
+    if arguments.command == "replay":
+        return replay.answer(arguments)
     from jobs.experiment import load
     from jobs.run import execute
     from pipeline.progress import Display

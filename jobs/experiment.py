@@ -7,15 +7,20 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from filters.parsing import Setting, parse_rule
 from filters.registry import SignalSpec, signal_spec
-from filters.rules import Rule, parse_rule
+from filters.rules import Rule
 from pipeline.config import ExperimentFile
 from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError, unknown
 from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.model_folder import check_folder
+from pipeline.parts import Condition, columns_of, filters_of, parts_of
 from pipeline.remote import matching
 from pipeline.store import Store
+from pipeline.subsets import check_subset
 from pipeline.training import check_flags
 from sources.registry import FORMATS, source_format
 
@@ -65,7 +70,11 @@ class Experiment:
     def mixture_sources(self, name: str) -> list[str]:
         """Return the sources that a mixture draws on."""
         mixture = self.file.mixtures[name]
-        return list(mixture.shares) or list(mixture.sources) or list(self.file.sources)
+        named = mixture.sources or (() if mixture.by or mixture.parts else mixture.shares)
+        listed = [part.sources for part in mixture.parts]
+        if listed and all(listed) and not named:  # no part asks for a pair of another source
+            named = tuple(source for source in self.file.sources if any(source in part for part in listed))
+        return list(map(str, named)) or list(self.file.sources)
 
 
 def load(path: Path, settings: list[str]) -> Experiment:
@@ -74,7 +83,8 @@ def load(path: Path, settings: list[str]) -> Experiment:
     file: ExperimentFile = build(ExperimentFile, data, str(path))
     try:
         signals = {name: signal_spec(name, given) for name, given in file.signals.items()}
-        rules = {name: parse_rule(name, given) for name, given in file.filters.items()}
+        setting = Setting(file.seed, signals)
+        rules = {name: parse_rule(name, given, setting) for name, given in file.filters.items()}
         experiment = Experiment(path, file, signals, rules)
         for check in (_sources, _signals, _filters, _mixtures, _models, _training):
             check(experiment)
@@ -133,6 +143,17 @@ def _filters(experiment: Experiment) -> None:
             for column in columns:
                 present = experiment.signals[signal].column_names()
                 _known(f"filters.{name}", f"column of {signal}", column, present)
+        for signal, column in (number for part in rule.walk() for number in part.numbers()):
+            kind = experiment.signals[signal].columns().field(column).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise InputError(f"filters.{name}: expected a column of numbers, found {signal}.{column} ({kind})")
+        for source in rule.sources():
+            _known(f"filters.{name}", "source", source, experiment.file.sources)
+        for path in rule.files():
+            try:
+                check_subset(path)
+            except InputError as error:
+                raise InputError(f"filters.{name}: {error}") from None
     for name in experiment.rules:
         _no_circle(experiment, name, ())
 
@@ -146,10 +167,29 @@ def _no_circle(experiment: Experiment, name: str, seen: tuple[str, ...]) -> None
 
 def _mixtures(experiment: Experiment) -> None:
     for name, mixture in experiment.file.mixtures.items():
-        if mixture.filter:
-            _known(f"mixtures.{name}.filter", "filter", mixture.filter, experiment.rules)
-        for source in (*mixture.sources, *mixture.shares):
-            _known(f"mixtures.{name}", "source", source, experiment.file.sources)
+        where = f"mixtures.{name}"
+        parts = parts_of(name, mixture, experiment.mixture_sources(name))
+        for other in filters_of(mixture):
+            _known(f"{where}.filter", "filter", other, experiment.rules)
+        for source in (*mixture.sources, *(source for part in parts for source in part.sources)):
+            _known(where, "source", source, experiment.file.sources)
+        for part in parts:
+            if not set(part.sources) & set(experiment.mixture_sources(name)):
+                raise InputError(f"{where}: the part {part.name!r} is of no source of the mixture's")
+            if part.condition:
+                _column(experiment, where, part.condition)
+
+
+def _column(experiment: Experiment, where: str, condition: Condition) -> None:
+    _known(f"{where}.by", "signal", condition.signal, experiment.signals)
+    columns = experiment.signals[condition.signal].columns()
+    _known(f"{where}.by", f"column of {condition.signal}", condition.column, columns.names)
+    kind = columns.field(condition.column).type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if condition.values and not pa.types.is_string(kind):
+        raise InputError(f"{where}.by: expected a column of text, found {condition.column} ({kind}); cut it by buckets")
+    if not condition.values and not number:
+        raise InputError(f"{where}.by: expected a column of numbers, found {condition.column} ({kind})")
 
 
 def _models(experiment: Experiment) -> None:
@@ -166,12 +206,17 @@ def _models(experiment: Experiment) -> None:
 
 def signals_behind(experiment: Experiment, filter_name: str) -> set[str]:
     """Return every signal that a filter stands on, directly or through others."""
-    found: set[str] = set()
-    todo_filters, todo = [filter_name], list[str]()
+    todo_filters, named = [filter_name], list[str]()
     while todo_filters:
         rule = experiment.rules[todo_filters.pop()]
         todo_filters.extend(rule.filters())
-        todo.extend(rule.signals())
+        named.extend(rule.signals())
+    return _behind(experiment, named)
+
+
+def _behind(experiment: Experiment, signals: Sequence[str]) -> set[str]:
+    """Return these signals and all that they are made of."""
+    found, todo = set[str](), list(signals)
     while todo:
         name = todo.pop()
         if name not in found:
@@ -181,9 +226,11 @@ def signals_behind(experiment: Experiment, filter_name: str) -> set[str]:
 
 
 def models_behind(experiment: Experiment, mixture: str) -> set[str]:
-    """Return the models whose signals a mixture's filter stands on."""
-    name = experiment.file.mixtures[mixture].filter
-    signals = signals_behind(experiment, name) if name else set()
+    """Return the models whose signals a mixture stands on: those of its filters and those that it is cut by."""
+    given = experiment.file.mixtures[mixture]
+    signals = {name for one in filters_of(given) for name in signals_behind(experiment, one)}
+    for name in columns_of(parts_of(mixture, given, experiment.mixture_sources(mixture))):
+        signals |= _behind(experiment, [name])
     return {experiment.signals[signal].settings.get("model", "") for signal in signals} - {""}
 
 

@@ -1,19 +1,34 @@
-"""Export: training tars made of byte ranges of the shards, with manifest, sizes and Croissant."""
+"""Export: training tars made of byte ranges of the shards, and the papers beside them."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from jobs.about import about
 from jobs.plan import Job, of_stage
 from jobs.run import Run
-from jobs.spark import run_units
-from pipeline.exports import Range, croissant, export_digest, laid_out, manifest, sizes, write_tar
+from jobs.spark import Unit, run_units
+from pipeline.errors import StageFailed
+from pipeline.exports import export_digest, write_tar
+from pipeline.layout import Chosen, Pieces, laid_out, tars_of_parts
+from pipeline.papers import papers
 from pipeline.schemas import TABLES
 from pipeline.store import Store
-from pipeline.units import Output
+from pipeline.uids import keys, order, places, texts
+from pipeline.units import Output, Record, finished_units, run_unit
+
+ONE_MACHINE = 4 << 30
+"""Bytes of an export up to which the driver's threads copy it where Spark has other machines for that."""
+_LOCAL = re.compile(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?")
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
@@ -27,58 +42,124 @@ def export_folder(job: Job) -> str:
     return f"exports/{job.name}/{job.short}"
 
 
-def _copy(store: Store, job: str, mixture: str, folder: str, payload: tuple[int, list[Range]]) -> Output:
+def threads(master: str, size: int) -> int:
+    """Return how many threads of the driver copy an export of `size` bytes, 0 where Spark does it.
+
+    On one machine they are as many as Spark's tasks would be, and spare their start. Spark on other machines is asked
+    for more than `ONE_MACHINE` bytes.
+    """
+    cores = os.cpu_count() or 1
+    if local := _LOCAL.fullmatch(master):
+        return cores if local[1] == "*" else int(local[1] or 1)
+    return 0 if size > ONE_MACHINE else cores
+
+
+def copy_tar(store: Store, job: str, mixture: str, folder: str, payload: tuple[int, Pieces]) -> Output:
     """Write one tar; its rows go to `exports` and `export_members`."""
-    tar = write_tar(store, folder, *payload)
-    about = {
-        "mixture": mixture,
-        "tar": tar.name,
-        "pairs": tar.pairs,
-        "bytes": tar.bytes,
-        "sha256": tar.sha256,
-    }
-    uids, offsets, lengths = zip(*tar.members, strict=True)
-    members = {
-        "mixture": [mixture] * tar.pairs,
-        "uid": uids,
-        "tar": [tar.name] * tar.pairs,
-        "offset": offsets,
-        "size": lengths,
-    }
+    number, pieces = payload
+    tar = write_tar(store, folder, number, pieces)
+    told = {"mixture": mixture, "tar": tar.name, "pairs": tar.pairs, "bytes": tar.bytes, "sha256": tar.sha256}
+    members = [
+        pa.repeat(mixture, tar.pairs),
+        texts(pieces.keys),
+        pa.repeat(tar.name, tar.pairs),
+        np.cumsum(pieces.sizes) - pieces.sizes,
+        pieces.sizes,
+    ]
     tables = {
-        "exports": pa.Table.from_pylist([about], TABLES["exports"]),
-        "export_members": pa.Table.from_pydict(members, TABLES["export_members"]),
+        "exports": pa.Table.from_pylist([told], TABLES["exports"]),
+        "export_members": pa.Table.from_arrays(list(map(pa.array, members)), schema=TABLES["export_members"]),
     }
-    return Output({job: tables}, about)
+    return Output({job: tables}, told)
+
+
+def _chosen(run: Run, blend: str) -> tuple[Chosen, dict[str, int]]:
+    """Return the pairs of a mixture, and how many of them there are of each source."""
+    rows = run.ledger.read("mixtures", ["uid", "source", "part", "times"], [blend])
+    found = keys(rows["uid"])
+    by_uid = order(found)
+    parts = rows["part"].combine_chunks().dictionary_encode()
+    names = parts.dictionary.to_pylist()
+    sorted_names = sorted(names)
+    part = np.array([sorted_names.index(name) for name in names], np.int32)[parts.indices.to_numpy()][by_uid]
+    times = rows["times"].to_numpy()[by_uid].astype(np.int32)
+    by_source = {one["values"]: one["counts"] for one in pc.value_counts(rows["source"]).to_pylist()}
+    return Chosen(found[by_uid], times, part, tuple(sorted_names)), by_source
+
+
+def _pieces(run: Run, chosen: Chosen, ingests: Sequence[str]) -> Pieces:
+    """Return where the chosen pairs lie, in their order; the tables are read file by file.
+
+    Raises StageFailed where one is not stored.
+    """
+    count = len(chosen.keys)
+    of, offsets, sizes = np.full(count, -1, np.int32), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    shards: dict[str, int] = {}
+    for _, path in run.ledger.snapshot("samples", ingests):
+        with run.store.arrow(path) as stream:
+            rows = pq.read_table(stream, columns=["uid", "shard", "offset", "size"])
+        at, there = places(keys(rows["uid"]), chosen.keys)
+        mine, at = rows.filter(pa.array(there)), at[there]
+        names = mine["shard"].combine_chunks().dictionary_encode()
+        numbers = [shards.setdefault(name, len(shards)) for name in names.dictionary.to_pylist()]
+        of[at] = np.array(numbers, np.int32)[names.indices.to_numpy()]
+        offsets[at], sizes[at] = mine["offset"].to_numpy(), mine["size"].to_numpy()
+    if absent := int((of < 0).sum()):
+        first = texts(chosen.keys[of < 0][:1])[0]
+        raise StageFailed(f"{run.store.root}: {absent} pairs of the mixture are not stored ({first} is one)")
+    return Pieces(tuple(shards), chosen.keys, of, offsets, sizes)
+
+
+def in_threads(
+    store: Store,
+    group: str,
+    units: Sequence[Unit],
+    work: Callable[[tuple[int, Pieces]], Output],
+    count: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Record]:
+    """Run units as `run_units` does, in threads of this process."""
+    with ThreadPoolExecutor(count, "export") as pool:
+        running = [pool.submit(run_unit, store, group, name, partial(work, payload)) for name, payload in units]
+        try:
+            for done, future in enumerate(as_completed(running)):
+                on_progress(done, len(units))
+                future.result()
+        except OSError as error:
+            raise StageFailed(f"{store.root}: {error}") from error
+        finally:
+            for future in running:
+                future.cancel()
+    on_progress(len(units), len(units))
+    done_units = finished_units(store, group)
+    return {name: done_units[name] for name, _ in units}
 
 
 def _export(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
-    blend = of_stage(job, "blend")[0]
-    chosen = run.ledger.read("mixtures", ["uid", "times"], [blend.id]).to_pydict()
-    times = dict(zip(chosen["uid"], chosen["times"], strict=True))
-    ingests = [one.id for one in of_stage(job, "ingest")]
-    samples = run.ledger.read("samples", ["uid", "shard", "offset", "size"], ingests).to_pylist()
-    ranges = {
-        row["uid"]: Range(row["uid"], row["shard"], row["offset"], row["size"])
-        for row in samples
-        if row["uid"] in times
-    }
-    layout = laid_out(times, job.config["seed"], job.config["pairs_per_tar"])
-    units = [(f"tar-{number:08d}", (number, [ranges[uid] for uid in uids])) for number, uids in enumerate(layout)]
-    folder = export_folder(job)
-    work = partial(_copy, run.store, job.id, job.name, folder)
-    records = run_units(run.spark, run.store, job.id, units, work, run.task(f"exporting {job.name}", "tars"))
+    config, folder = job.config, export_folder(job)
+    chosen, by_source = _chosen(run, of_stage(job, "blend")[0].id)
+    pieces = _pieces(run, chosen, [one.id for one in of_stage(job, "ingest")])
+    if config["repeat_as"] == "weights":
+        layout = list(tars_of_parts(chosen, config["seed"], config["pairs_per_tar"]))
+        factors = {f"{number:08d}.tar": factor for number, (_, factor) in enumerate(layout)}
+        tars_at = [at for at, _ in layout]
+    else:
+        tars_at, factors = list(laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])), {}
+    units = [(f"tar-{number:08d}", (number, pieces.take(at))) for number, at in enumerate(tars_at)]
+    work = partial(copy_tar, run.store, job.id, job.name, folder)
+    task = run.task(f"exporting {job.name}", "tars")
+    size = sum(int(one.sizes.sum()) for _, (_, one) in units)
+    if count := threads(run.experiment.file.spark.master, size):
+        records = in_threads(run.store, job.id, units, work, count, task)
+    else:
+        records = run_units(run.spark, run.store, job.id, units, work, task)
     tars = [record.facts for record in records.values()]
-    inputs = {"blend": blend.id, "ingest": ingests, "tables": run.ledger.versions()}
-    licences = {name: run.experiment.file.sources[name].licence for name in run.experiment.mixture_sources(job.name)}
-    beside = {
-        "manifest.json": manifest(job.name, job.id, inputs, tars),
-        "sizes.json": sizes(tars),
-        "croissant.json": croissant(run.experiment.file.title, job.name, licences, tars),
-    }
-    for name, data in beside.items():
+    said = about(run, job, chosen.pairs(), by_source, factors)
+    digests = {}
+    for name, data in papers(said, tars).items():
         run.store.write(f"{folder}/{name}", data)
-    digests = {f"{folder}/{name}": hashlib.sha256(data).hexdigest() for name, data in beside.items()}
+        digests[f"{folder}/{name}"] = hashlib.sha256(data).hexdigest()
     files = [file for record in records.values() for file in record.files[job.id]]
-    run.finish([(job, files, {"folder": folder, "digest": export_digest(tars), "files": digests})], started, [job.id])
+    facts = {"folder": folder, "digest": export_digest(tars), "files": digests, "about": said}
+    run.finish([(job, files, facts)], started, [job.id])

@@ -37,6 +37,8 @@ from pipeline.politeness import HostLimit, HostLimits
 from pipeline.remote import opened
 from pipeline.shards import ShardWriter
 from pipeline.store import Store
+from pipeline.tombstones import Tombstones
+from pipeline.tombstones import read as read_tombstones
 from pipeline.units import Output, Record, finished_units
 from pipeline.web import WebRules
 
@@ -66,6 +68,7 @@ class Fetching:
     folder: str
     rules: LaneRules
     files: Mapping[str, str]
+    tombstones: Tombstones
 
     @contextmanager
     def open(self) -> Iterator[Work]:
@@ -79,7 +82,7 @@ class Fetching:
             return bytes(streams[file].read(size))
 
         try:
-            with Lane(self.rules, local) as lane:
+            with Lane(self.rules, local, self.tombstones) as lane:
                 yield partial(self._fetch, lane)
         finally:
             for stream in streams.values():
@@ -161,24 +164,25 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.id in published and (said := published[job.id].summary):
             run.display.say(f"  {job.name}: {said}")
+    tombstones = read_tombstones(run.ledger)
     side_by_side = min(AT_ONCE, len(jobs))
     with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(side_by_side) as pool:
         rules = lane_rules(run.experiment.file.ingest, hosts, side_by_side)
         futures = []
         for job in jobs:
             if job.id in published:
-                futures.append(pool.submit(_ingest, run, job, published[job.id], rules))
+                futures.append(pool.submit(_ingest, run, job, published[job.id], rules, tombstones))
             else:
-                futures.append(pool.submit(_retry, run, job, rules))
+                futures.append(pool.submit(_retry, run, job, rules, tombstones))
         for future in futures:
             future.result()
 
 
-def _ingest(run: Run, job: Job, published: Any, rules: LaneRules) -> None:
+def _ingest(run: Run, job: Job, published: Any, rules: LaneRules, tombstones: Tombstones) -> None:
     started = datetime.now(UTC)
     records = _pair_records(run, job)
     if sum(record.files[job.id][0].rows for record in records) != published.rows:
-        write_pairs(run, job, published)
+        write_pairs(run, job, published, tombstones)
         records = _pair_records(run, job)
     free = _freely(rules.web.limits)
     shards = []
@@ -187,7 +191,7 @@ def _ingest(run: Run, job: Job, published: Any, rules: LaneRules) -> None:
         # a lane of its own where no host in it has a limit that would have to be kept across tasks
         lane = -1 - number if free(record.facts["hosts"]) else record.facts["lane"]
         shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), lane))
-    fetched = _fetch(run, job, shards, rules)
+    fetched = _fetch(run, job, shards, rules, tombstones)
     lane_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
     _finish(run, job, started, records, fetched, published.rows, lane_of)
 
@@ -201,14 +205,14 @@ def _freely(limits: HostLimits) -> Any:
     return free
 
 
-def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules) -> dict[str, Record]:
+def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules, tombstones: Tombstones) -> dict[str, Record]:
     lanes: dict[int, list[Unit]] = {}
     for shard in shards:
         lanes.setdefault(shard.lane, []).append((f"fetch-{shard.number:08d}", shard))
     ordered = sorted(lanes.values(), key=len, reverse=True)  # the longest first, as it bounds the whole
     folder = f"shards/{job.config['source']}/{job.short}"
     names = {name: path for path, name in job.local["paths"].items()}
-    fetching = Fetching(run.store, job.id, folder, rules, names)
+    fetching = Fetching(run.store, job.id, folder, rules, names, tombstones)
     task = run.task(f"fetching {job.name}", "shards")
     return run_lanes(run.spark, run.store, job.id, ordered, fetching.open, task)
 
@@ -248,7 +252,7 @@ def failed_for_now(run: Run, jobs: Sequence[str]) -> dict[str, int]:
     return dict(zip(failed["uid"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
 
 
-def _retry(run: Run, job: Job, rules: LaneRules) -> None:
+def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None:
     """Fetch again what failed for reasons that pass: a lane's rows together, in shards of their own."""
     started = datetime.now(UTC)
     failed = failed_for_now(run, [one.id for one in job.needs])
@@ -269,5 +273,5 @@ def _retry(run: Run, job: Job, rules: LaneRules) -> None:
         ordered = sorted(again.items())
         for start in range(0, len(ordered), size):
             shards.append(Shard(len(shards), tuple(paths), lane, dict(ordered[start : start + size])))
-    fetched = _fetch(run, job, shards, rules)
+    fetched = _fetch(run, job, shards, rules, tombstones)
     _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})

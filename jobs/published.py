@@ -27,6 +27,7 @@ from pipeline.records import MALFORMED, REPEATED_ROW, ROW_SCHEMA, Part, to_batch
 from pipeline.remote import opened
 from pipeline.schemas import TABLES
 from pipeline.store import Store
+from pipeline.tombstones import Tombstones, blanked
 from pipeline.units import Output, run_unit
 from sources.registry import source_format
 
@@ -198,8 +199,11 @@ def joined(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
     return both.withColumns(columns).select(*ROW_SCHEMA.names)
 
 
-def write_pairs(run: Run, job: Job, published: Published) -> None:
-    """Write a source's published rows as `pairs`, a unit for each shard that is not written yet."""
+def write_pairs(run: Run, job: Job, published: Published, tombstones: Tombstones) -> None:
+    """Write a source's published rows as `pairs`, a unit for each shard that is not written yet.
+
+    Of rows that the tombstones name, no more is written than that they are there.
+    """
     rows = _rows(run, job, published).persist(StorageLevel.DISK_ONLY)  # else the files are read once more
     try:
         rows = rows.withColumn("bucket", F.expr(bucket_sql("url", "uid")))
@@ -215,19 +219,19 @@ def write_pairs(run: Run, job: Job, published: Published) -> None:
         store, job_id, licence = run.store, job.id, job.config["about"]["licence"]
 
         def write(key: tuple[Any, ...], shard: pa.Table) -> pa.Table:  # Spark reads the type hints
-            return _write(store, job_id, licence, int(key[0].as_py()), shard)
+            return _write(store, job_id, licence, tombstones, int(key[0].as_py()), shard)
 
         placed.drop("bucket", "first", "shards").groupBy("shard").applyInArrow(write, "unit string").collect()
     finally:
         rows.unpersist()
 
 
-def _write(store: Store, job: str, licence: str, number: int, rows: pa.Table) -> pa.Table:
+def _write(store: Store, job: str, licence: str, tombstones: Tombstones, number: int, rows: pa.Table) -> pa.Table:
     """Write one shard's published rows; called by Spark with the rows of one shard number."""
     lane = rows["lane"][0].as_py()
 
     def work() -> Output:
-        pairs = shard_rows(rows, licence)
+        pairs = blanked(shard_rows(rows, licence), tombstones)
         hosts = {host_of(url) for url in pairs["url"].to_pylist()}
         return Output({job: {"pairs": pairs}}, {"lane": lane, "hosts": sorted(hosts)[: FEW_HOSTS + 1]})
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from jobs.experiment import Experiment
 from jobs.plan import STAGES, Job, Plan
 from pipeline.errors import StageFailed
+from pipeline.intents import refuse_unfinished
 from pipeline.ledger import DataFile, JobRow, Ledger
 from pipeline.lineage import complete_event
 from pipeline.progress import Display, Task
@@ -44,6 +45,7 @@ class Run:
         self.display = display
         self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
         self._exit = ExitStack()
+        self._tombstones = self.ledger.version("tombstones")
 
     def _failed(self, jobs: list[str]) -> bool:
         from jobs.ingest import failed_for_now
@@ -83,8 +85,14 @@ class Run:
     ) -> None:
         """Commit jobs' files, a Delta commit for each table, and then their rows in `jobs`, all in one commit.
 
-        `staging` names the passes whose completion records are no longer needed after that.
+        `staging` names the passes whose completion records are no longer needed after that. Raises StageFailed, and
+        removes what was made, where a takedown came in between: it may be about a pair that the jobs have read.
         """
+        if self.ledger.version("tombstones") != self._tombstones:
+            written = [f"tables/{file.table}/{file.path}" for _, files, _ in made for file in files]
+            for path in (*(f"staging/{group}" for group in staging), *written):
+                self.store.remove(path)
+            raise StageFailed(f"{self.store.root}: a takedown came in between; run again")
         rows = []
         for job, files, facts in made:
             tables: dict[str, list[DataFile]] = {}
@@ -151,6 +159,7 @@ def execute(experiment: Experiment, until: str, display: Display, retry_failed: 
     With `retry_failed`, what was fetched before and failed for reasons that pass is tried again.
     """
     experiment.store.check_writable()
+    refuse_unfinished(experiment.store)
     run = Run(experiment, display, retry_failed)
     try:
         if experiment.file.web is not None:

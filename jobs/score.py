@@ -1,5 +1,6 @@
 """Score: signals of stored pairs. Those that look at images are computed together, in one reading of each shard."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from filters.contract import PairBatch
 from filters.registry import SignalSpec
@@ -53,10 +55,25 @@ def _batches(pairs: Iterator[StoredPair], samples: dict[str, dict[str, Any]]) ->
         yield PairBatch(part, [samples[pair.uid] for pair in part])
 
 
+def _finite(rows: pa.Table) -> pa.Table:
+    """Return rows with null for every number that is none: Spark SQL takes NaN for larger than any threshold."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_floating(field.type):
+            column = rows[field.name]
+            rows = rows.set_column(place, field, pc.if_else(pc.is_finite(column), column, None))
+    return rows
+
+
+def _nulls(rows: pa.Table) -> dict[str, int]:
+    """Return how many nulls each column has that has any."""
+    return {name: rows[name].null_count for name in rows.column_names if rows[name].null_count}
+
+
 def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequence[Wanted]) -> Output:
     """Read one shard once and compute every wanted signal; `samples` are the shard's rows in the ledger.
 
-    Raises StageFailed where the shard holds other pairs than the ledger says.
+    A number that is NaN or infinite becomes null. The facts are how many `pairs` the shard has, and for each job the
+    `nulls` in each column. Raises StageFailed where the shard holds other pairs than the ledger says.
     """
     shard, source = samples[0]["shard"], samples[0]["source"]
     by_uid = {row["uid"]: row for row in samples}
@@ -69,21 +86,29 @@ def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequenc
             names = {"uid": [pair.uid for pair in batch.pairs], "source": [source] * len(batch.pairs)}
             for one, signal in signals:
                 schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *signal.columns])
-                parts[one.job].append(pa.Table.from_pydict({**names, **signal.compute(batch)}, schema))
+                parts[one.job].append(_finite(pa.Table.from_pydict({**names, **signal.compute(batch)}, schema)))
     if seen != len(samples):
         raise StageFailed(f"{shard}: holds {seen} pairs, the ledger says {len(samples)}")
-    rows = {one.job: {signal_table(one.spec.name): pa.concat_tables(parts[one.job])} for one in wanted}
-    return Output(rows, {"pairs": seen})
+    tables = {one.job: pa.concat_tables(parts[one.job]) for one in wanted}
+    rows = {one.job: {signal_table(one.spec.name): tables[one.job]} for one in wanted}
+    return Output(rows, {"pairs": seen, "nulls": {job: _nulls(table) for job, table in tables.items()}})
 
 
 def _known(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> Iterator[StoredPair]:
+    seen = set()
     for pair in pairs:
-        if pair.uid not in samples:
-            raise StageFailed(f"{shard}: holds the pair {pair.uid}, which the ledger does not know")
+        if pair.uid not in samples or pair.uid in seen:
+            what = "a second time" if pair.uid in seen else "which the ledger does not know"
+            raise StageFailed(f"{shard}: holds the pair {pair.uid}, {what}")
+        seen.add(pair.uid)
         yield pair
 
 
-def _work(store: Store, payload: tuple[Sequence[dict[str, Any]], Sequence[Wanted]]) -> Output:
+def _work(store: Store, threads: int, payload: tuple[Sequence[dict[str, Any]], Sequence[Wanted]]) -> Output:
+    if any(one.model for one in payload[1]):
+        from pipeline.models import use_threads
+
+        use_threads(threads)
     return score_shard(store, *payload)
 
 
@@ -99,8 +124,11 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
 def _score_corpus(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
-    spec = run.experiment.signals[job.name]
-    files, facts = import_module(spec.work).score(run, job, spec.target()(**spec.settings))
+    if "set" in job.local:  # no signal, but what signals search; imported by name, as its code shapes no signal's job
+        files, facts = import_module("jobs.corpus.index").score(run, job)
+    else:
+        spec = run.experiment.signals[job.name]
+        files, facts = import_module(spec.work).score(run, job, spec.target()(**spec.settings))
     run.finish([(job, files, facts)], started, [job.id])
 
 
@@ -117,10 +145,14 @@ def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
             units.append((shard, ([row for row in rows if row["shard"] == shard], wanted)))
     group = digest(sorted(job.id for job in jobs))
     names = sorted({job.config["signal"] for job in jobs})
-    records = run_units(
-        run.spark, run.store, group, units, partial(_work, run.store), run.task(", ".join(names), "shards")
-    )
-    made: list[tuple[Job, list[DataFile], dict[str, Any]]] = [
-        (job, [file for record in records.values() for file in record.files.get(job.id, [])], {}) for job in jobs
-    ]
+    threads = max(1, run.spark.sparkContext.defaultParallelism // max(1, len(units)))  # cores that no shard fills
+    work = partial(_work, run.store, threads)
+    records = run_units(run.spark, run.store, group, units, work, run.task(", ".join(names), "shards")).values()
+    made: list[tuple[Job, list[DataFile], dict[str, Any]]] = []
+    for job in jobs:
+        nulls: Counter[str] = Counter()
+        for record in records:
+            nulls.update(record.facts["nulls"].get(job.id, {}))
+        files = [file for record in records for file in record.files.get(job.id, [])]
+        made.append((job, files, {"nulls": dict(nulls)} if nulls else {}))
     run.finish(made, started, [group])

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.joined import LedgerParts
 from jobs.ledger_source import LedgerSource
 from pipeline.config import Spark
 from pipeline.errors import StageFailed
@@ -127,6 +128,7 @@ def start(settings: Spark, name: str) -> SparkSession:
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.dataSource.register(LedgerSource)
+    session.dataSource.register(LedgerParts)
     return session
 
 

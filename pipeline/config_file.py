@@ -108,7 +108,7 @@ def _keys(data: Any, location: tuple[int | str, ...], kind: str) -> list[str]:
         elif isinstance(data, list) and isinstance(part, int):
             data = data[part]
         elif kind != "missing":
-            break
+            continue
         path.append(repr(str(part))[1:-1])  # on one line
     return path
 

@@ -2,91 +2,52 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from itertools import groupby
+from typing import Any
 
-from pipeline.shards import ShardWriter
+import numpy as np
+
+from pipeline.layout import Pieces
+from pipeline.ranges import gathered
+from pipeline.shards import BLOCK, END
 from pipeline.store import Store
 
 
 @dataclass(frozen=True)
-class Range:
-    """Where a pair's members lie in a source tar, in bytes."""
-
-    uid: str
-    shard: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
 class ExportedTar:
-    """A tar of an export: its name, pairs, bytes, SHA-256, and where each pair now lies: (uid, offset, size)."""
+    """A tar of an export: its name, pairs, bytes and SHA-256. Its pairs lie one behind the other as they were given."""
 
     name: str
     pairs: int
     bytes: int
     sha256: str
-    members: tuple[tuple[str, int, int], ...]
 
 
-def order_key(seed: int, uid: str, copy: int) -> bytes:
-    """Return the key by which copy number `copy` of a pair is placed among the others of that number."""
-    return hashlib.sha256(f"order:{seed}:{copy}:{uid}".encode()).digest()
+def write_tar(store: Store, folder: str, number: int, pieces: Pieces) -> ExportedTar:
+    """Copy the pieces into `folder`/<number>.tar in their order; nothing is decoded.
 
-
-def laid_out(times: Mapping[str, int], seed: int, pairs_per_tar: int) -> Iterator[list[str]]:
-    """Yield the uids of each tar in their order: first all first copies, shuffled, then all second ones, and so on.
-
-    A tar never holds two copies of a pair, as readers take equal keys side by side for one sample. The pairs of a
-    round are spread evenly, so that no tar is much smaller than another.
+    What is written is hashed beside, by a thread of its own. Raises ValueError for a piece that is not of whole blocks,
+    and what `gathered` raises; the tar appears whole or not at all.
     """
-    for copy in range(max(times.values(), default=0)):
-        round_ = sorted(
-            (uid for uid, count in times.items() if count > copy), key=lambda uid: order_key(seed, uid, copy)
-        )
-        tars = -(-len(round_) // pairs_per_tar)
-        for number in range(tars):
-            yield round_[len(round_) * number // tars : len(round_) * (number + 1) // tars]
-
-
-class _Shards:
-    """Keeps source tars open while ranges are read from them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._open: dict[str, BinaryIO] = {}
-
-    def read(self, part: Range) -> bytes:
-        stream = self._open.get(part.shard)
-        if stream is None:
-            stream = self._open[part.shard] = self._store.open(part.shard)
-        stream.seek(part.offset)
-        data = stream.read(part.size)
-        if len(data) != part.size:
-            raise OSError(f"{part.shard}: {len(data)} bytes at {part.offset}, the ledger says {part.size}")
-        return data
-
-    def close(self) -> None:
-        for stream in self._open.values():
-            stream.close()
-
-
-def write_tar(store: Store, folder: str, number: int, ranges: Iterable[Range]) -> ExportedTar:
-    """Copy the ranges into `folder`/<number>.tar in their order; nothing is decoded."""
+    if np.any(pieces.sizes % BLOCK):
+        raise ValueError(f"{folder}/{number:08d}.tar: a range in the ledger is not of whole blocks of {BLOCK} bytes")
     name = f"{number:08d}.tar"
-    shards = _Shards(store)
-    members = []
-    try:
-        with store.create(f"{folder}/{name}") as stream:
-            writer = ShardWriter(stream)
-            for part in ranges:
-                members.append((part.uid, writer.append(shards.read(part)), part.size))
-            sha256 = writer.close()
-    finally:
-        shards.close()
-    return ExportedTar(name, len(members), writer.bytes, sha256, tuple(members))
+    state = hashlib.sha256()
+    with ThreadPoolExecutor(1, "sha256") as beside, store.create(f"{folder}/{name}") as stream:
+        before: list[Future[None]] = []
+        for stretch in gathered(store, pieces):
+            before.append(beside.submit(state.update, stretch))
+            stream.write(stretch)
+            if len(before) > 1:
+                before.pop(0).result()  # the next stretch overwrites the one before this
+        for one in before:
+            one.result()
+        stream.write(END)
+        state.update(END)
+    return ExportedTar(name, len(pieces), int(pieces.sizes.sum()) + len(END), state.hexdigest())
 
 
 def export_digest(tars: Sequence[Mapping[str, Any]]) -> str:
@@ -95,15 +56,41 @@ def export_digest(tars: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def _braces(names: Sequence[str]) -> list[str]:
+    """Return the names of tars, sorted, as brace patterns, one for each run of numbers that follow each other."""
+    numbers = [int(name.removesuffix(".tar")) for name in names]
+    runs = groupby(enumerate(numbers), key=lambda one: one[1] - one[0])
+    found = [[number for _, number in run] for _, run in runs]
+    return [f"{run[0]:08d}.tar" if len(run) == 1 else f"{{{run[0]:08d}..{run[-1]:08d}}}.tar" for run in found]
+
+
+def reading(tars: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return how open_clip_train is told to read the tars, whose names are relative to the export's folder.
+
+    `train_data` is for --train-data. Where tars have a `factor`, `upsampling_factors` is for
+    --train-data-upsampling-factors, a number for each pattern, which asks for --dataset-resampled.
+    """
+    ordered = sorted(tars, key=lambda tar: tar["tar"])
+    patterns: list[str] = []
+    factors: list[str] = []
+    for factor, group in groupby(ordered, key=lambda tar: tar.get("factor")):
+        mine = _braces([tar["tar"] for tar in group])
+        patterns += mine
+        factors += [repr(float(factor))] * len(mine) if factor is not None else []
+    return {"train_data": "::".join(patterns)} | ({"upsampling_factors": "::".join(factors)} if factors else {})
+
+
 def manifest(mixture: str, job: str, inputs: Mapping[str, Any], tars: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return `manifest.json`: each tar's pairs, bytes and SHA-256, and the jobs the mixture came from."""
+    """Return `manifest.json`: each tar's pairs, bytes and SHA-256, how to read them, and the jobs they came from."""
+    said = ("pairs", "bytes", "sha256", "factor")
     body = {
         "mixture": mixture,
         "job": job,
         "inputs": dict(inputs),
         "pairs": sum(tar["pairs"] for tar in tars),
         "digest": export_digest(tars),
-        "tars": {tar["tar"]: {key: tar[key] for key in ("pairs", "bytes", "sha256")} for tar in tars},
+        "tars": {tar["tar"]: {key: tar[key] for key in said if tar.get(key) is not None} for tar in tars},
+        **reading(tars),
     }
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 
@@ -111,37 +98,3 @@ def manifest(mixture: str, job: str, inputs: Mapping[str, Any], tars: Sequence[M
 def sizes(tars: Sequence[Mapping[str, Any]]) -> bytes:
     """Return `sizes.json`, from which open_clip_train knows how many pairs each tar holds."""
     return (json.dumps({tar["tar"]: tar["pairs"] for tar in tars}, indent=1, sort_keys=True) + "\n").encode()
-
-
-def croissant(title: str, mixture: str, licences: Mapping[str, str], tars: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return `croissant.json`: the export as a Croissant 1.0 dataset of tars (https://docs.mlcommons.org/croissant)."""
-    context = {
-        "@language": "en",
-        "@vocab": "https://schema.org/",
-        "sc": "https://schema.org/",
-        "cr": "http://mlcommons.org/croissant/",
-        "dct": "http://purl.org/dc/terms/",
-        "conformsTo": "dct:conformsTo",
-    }
-    files = [
-        {
-            "@type": "cr:FileObject",
-            "@id": tar["tar"],
-            "name": tar["tar"],
-            "contentUrl": tar["tar"],
-            "contentSize": f"{tar['bytes']} B",
-            "encodingFormat": "application/x-tar",
-            "sha256": tar["sha256"],
-        }
-        for tar in tars
-    ]
-    body = {
-        "@context": context,
-        "@type": "sc:Dataset",
-        "name": mixture,
-        "description": f"{title}: {sum(tar['pairs'] for tar in tars)} image-text pairs as WebDataset tars.",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "license": sorted(set(licences.values())),
-        "distribution": files,
-    }
-    return (json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -22,6 +22,7 @@ from pipeline.pictures import ImageRules, ready
 from pipeline.politeness import Claim, host_of
 from pipeline.schemas import TABLES
 from pipeline.shards import ShardWriter
+from pipeline.tombstones import NONE, Tombstones
 from pipeline.web import Client, WebRules
 
 LocalBytes = Callable[[str, int, int], bytes]
@@ -45,11 +46,15 @@ class LaneRules:
 
 
 class Lane:
-    """Fetches shard after shard; a context manager. `local` reads the images that a source brings along."""
+    """Fetches shard after shard; a context manager. `local` reads the images that a source brings along.
 
-    def __init__(self, rules: LaneRules, local: LocalBytes | None = None) -> None:
+    An image that one of the `tombstones` stands for is not stored; rows that they name must not be given.
+    """
+
+    def __init__(self, rules: LaneRules, local: LocalBytes | None = None, tombstones: Tombstones = NONE) -> None:
         self._rules = rules
         self._local = local
+        self._tombstones = tombstones
         self._runner = asyncio.Runner()
         self._client: Client
 
@@ -77,7 +82,7 @@ class Lane:
         `file` (bytes that the source brings along), and `attempts` (how many were made before). Every row gets at
         least one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
         """
-        made = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread)
+        made = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread, self._tombstones)
         try:
             self._runner.run(self._fill(made))
             made.decoded()

@@ -15,6 +15,7 @@ from pipeline.outcomes import STORED, Attempt
 from pipeline.pictures import ImageRules, Picture, Refused, to_picture
 from pipeline.schemas import TABLES
 from pipeline.shards import ShardWriter, pair_bytes
+from pipeline.tombstones import TAKEN_DOWN, Tombstones
 
 SPOOL = 64 << 20
 """Bytes of a shard's pairs that are held in memory before they go to a temporary file."""
@@ -25,8 +26,10 @@ Row = dict[str, Any]
 class FilledShard:
     """A shard in the making. `answered` is called in the loop's thread, `_decode` works in a thread of its own."""
 
-    def __init__(self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None]) -> None:
-        self.rows, self._image, self._give = rows, image, give
+    def __init__(
+        self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None], tombstones: Tombstones
+    ) -> None:
+        self.rows, self._image, self._give, self._tombstones = rows, image, give, tombstones
         self._attempts: list[list[Attempt]] = [[] for _ in rows]
         self._sizes: dict[int, int] = {}
         self._refused: dict[int, Refused] = {}
@@ -77,6 +80,8 @@ class FilledShard:
         row = self.rows[index]
         faces = json.loads(row["faces"]) if row.get("faces") else ()
         picture = to_picture(body, self._image, faces)
+        if isinstance(picture, Picture) and self._tombstones and self._taken_down(body, picture):
+            picture = Refused(TAKEN_DOWN, "")
         if isinstance(picture, Refused):
             self._refused[index] = picture
             return
@@ -84,6 +89,9 @@ class FilledShard:
         self._spool.write(members)
         self._samples[index] = (sample, self._end, len(members))
         self._end += len(members)
+
+    def _taken_down(self, body: bytes, picture: Picture) -> bool:
+        return self._tombstones.holds_image(body, picture.jpg) or self._tombstones.looks_taken(picture.jpg)
 
     def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
         """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
@@ -147,6 +155,8 @@ def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
         "raw_bytes": len(body),
         "raw_sha256": raw,
         **sizes,
+        "format": picture.format,
+        "frames": picture.frames,
         "blurred_faces": picture.blurred,
         "verdict": checked.verdict,
         "verdict_detail": checked.detail,

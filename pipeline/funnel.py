@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.ledger import JobRow, Ledger
 from pipeline.outcomes import STORED
+from pipeline.tombstones import TAKEN_DOWN
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,14 @@ def settled(fetches: Sequence[pa.Table]) -> pa.Table:
     return result
 
 
-def ingest_step(published: int, final: pa.Table) -> Step:
-    """Return a source's ingest from the final attempts: one for each published row, the problems of some among them."""
+def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:
+    """Return a source's ingest from the final attempts: one for each published row, the problems of some among them.
+
+    Of `taken_down` rows, that takedowns removed, nothing is left but their number.
+    """
     outcomes = _counts(final, "outcome")
-    dropped = Counter({key[0]: count for key, count in outcomes.items() if key[0] != STORED})
+    outcomes[(TAKEN_DOWN,)] += taken_down
+    dropped = Counter({key[0]: count for key, count in outcomes.items() if key[0] != STORED and count})
     return Step("ingest", published, outcomes[(STORED,)], dropped)
 
 
@@ -138,9 +143,10 @@ def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None
     mixed = {name: ledger.read("mixtures", ["source"], [job]) for name, job in chosen["blend"].items()}
     result = []
     for source, jobs in by_source(chosen["ingest"]).items():
-        published = ledger.read("pairs", ["problem"], jobs).num_rows
+        gone = sum(row.facts.get(TAKEN_DOWN, 0) for job in jobs if (row := ledger.finished(job)))
+        published = ledger.read("pairs", ["problem"], jobs).num_rows + gone
         columns = ["uid", "attempt", "final", "outcome"]
-        first = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]))
+        first = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]), gone)
         steps = [first]
         for name, rows in decided.items():
             mine = rows.filter(pc.equal(rows["source"], source))

@@ -6,6 +6,7 @@ without a row there is not finished, and its rows are not read.
 """
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,12 @@ class Ledger:
 
     def versions(self) -> dict[str, int]:
         """Return each table's Delta version."""
-        return {name: table.version() for name in self.tables() if (table := self.open(name))}
+        return {name: self.version(name) for name in self.tables()}
+
+    def version(self, table: str) -> int:
+        """Return a table's Delta version, -1 where there is no such table."""
+        delta = self.open(table) if self.store.exists(f"tables/{table}") else None
+        return -1 if delta is None else delta.version()
 
     def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
         """Return (job, path relative to the store) of each data file of the table's newest version.
@@ -141,25 +147,40 @@ class Ledger:
     def commit(self, job: str, table: str, schema: pa.Schema, files: Sequence[DataFile]) -> bool:
         """Register `files` in one Delta commit that carries `job`; return False if it was committed before."""
         full = schema.append(pa.field("job", pa.string()))
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(
-                path=file.path,
-                size=file.bytes,
-                partition_values={"job": job},
-                modification_time=0,
-                data_change=True,
-                stats=json.dumps({"numRecords": file.rows}),
-            )
-            for file in files
-        ]
+        actions: list[AddAction | RemoveAction] = [_added(file) for file in files]
 
         def append(delta: DeltaTable) -> bool:
-            if delta.transaction_version(job) is not None:
+            if _has(delta, job):
                 return False
             _write(delta, full, actions, [job], ["job"])
             return True
 
         return self._committed(table, full, append, ["job"], {"delta.enableDeletionVectors": "false"})
+
+    def replace(
+        self, job: str, table: str, old: Sequence[str], new: Sequence[DataFile], withdrawn: Sequence[str] = ()
+    ) -> bool:
+        """Put the files `new` in the place of `old` (paths in the table's folder), each in its owner's partition.
+
+        One Delta commit that carries `job`; False where it was made before. The jobs `withdrawn`, none of whose rows
+        are left, can be committed anew. The old files stay where they lie. Raises StageFailed where one is not in the
+        newest version.
+        """
+        mark = f"replaced by {job}"
+
+        def swap(delta: DeltaTable) -> bool:
+            if _has(delta, mark):
+                return False
+            sizes = {one["path"]: one["size_bytes"] for one in pa.table(delta.get_add_actions()).to_pylist()}
+            if gone := set(old) - sizes.keys():
+                raise StageFailed(f"{self.store.uri(f'tables/{table}')}: {min(gone)} is in it no more; run again")
+            now = int(time.time() * 1000)
+            actions: list[AddAction | RemoveAction] = [_added(file) for file in new]
+            actions += [RemoveAction(path, True, now, sizes[path], _partition(path)) for path in old]
+            _write(delta, delta.schema(), actions, [mark, *withdrawn], delta.metadata().partition_columns)
+            return True
+
+        return self._committed(table, TABLES["jobs"], swap)
 
     def _committed(self, table: str, schema: pa.Schema, append: Callable[[DeltaTable], bool], *create: Any) -> bool:
         """Return what `append` says of the newest version, asked again where another writer was quicker.
@@ -223,7 +244,7 @@ class Ledger:
         schema = TABLES["jobs"]
 
         def append(delta: DeltaTable) -> bool:
-            new = [row for row in rows if delta.transaction_version(row.job) is None]
+            new = [row for row in rows if not _has(delta, row.job)]
             if new:
                 # not removed where the commit fails: it may be in the table, and only the answer was lost
                 path = f"{uuid.uuid4().hex}.parquet"
@@ -242,18 +263,35 @@ class Ledger:
         self.__dict__.pop("_finished", None)
 
 
+def _partition(path: str) -> dict[str, str | None]:
+    """Return the partition that a file of a table lies in."""
+    folder, slash, _ = path.partition("/")
+    return {"job": folder.removeprefix("job=")} if slash else {}
+
+
+def _added(file: DataFile) -> AddAction:
+    stats = json.dumps({"numRecords": file.rows})
+    return AddAction(file.path, file.bytes, _partition(file.path), 0, True, stats)
+
+
+def _has(delta: DeltaTable, job: str) -> bool:
+    """Tell whether a table has what a job committed: its id's version is odd, and even once that was withdrawn."""
+    return bool((delta.transaction_version(job) or 0) % 2)
+
+
 def _write(
     delta: DeltaTable,
-    schema: pa.Schema,
+    schema: Any,
     actions: list[AddAction | RemoveAction],
     jobs: Sequence[str],
     partition_by: list[str] | None = None,
 ) -> None:
-    """Append in one commit that carries the jobs' ids."""
+    """Write one commit that carries the jobs' ids, each in its next version."""
+    carried = [Transaction(job, (delta.transaction_version(job) or 0) + 1) for job in jobs]
     delta.create_write_transaction(
         actions,
         mode="append",
         schema=schema,
         partition_by=partition_by,
-        commit_properties=CommitProperties(app_transactions=[Transaction(job, 1) for job in jobs]),
+        commit_properties=CommitProperties(app_transactions=carried),
     )

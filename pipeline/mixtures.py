@@ -16,7 +16,10 @@ def _exact(shares: Mapping[str, float]) -> dict[str, Fraction]:
 def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
     """Return whole numbers that sum to `total`, in proportion to `shares`, by Hamilton's method.
 
-    Each gets its quota rounded down; what is left goes to the largest remainders, ties to the first name.
+    Each gets its quota rounded down; what is left goes to the largest remainders, ties to the first name. So a count
+    is its quota rounded down or up. A larger total leaves no count smaller where it adds a whole pair or more to each
+    quota. Of two totals nearer than that, one of three or more counts can be one smaller under the larger total (the
+    Alabama paradox; Balinski and Young 1982, Fair Representation).
     """
     exact = _exact(shares)
     whole = sum(exact.values())
@@ -40,7 +43,10 @@ def rank_key(seed: int, uid: str) -> str:
 
 @dataclass(frozen=True)
 class Quota:
-    """What a mixture takes from one source: `pairs` in all, over `available` distinct ones."""
+    """What a mixture takes from one part: `pairs` in all, over `available` distinct ones.
+
+    They are the first by rank, so of two quotas over the same pairs the smaller takes no pair more often.
+    """
 
     pairs: int
     available: int
@@ -52,7 +58,7 @@ class Quota:
 
 
 def _largest_total(shares: Mapping[str, float], available: Mapping[str, int], repeat: int) -> int:
-    """Return the largest total of which each source has its whole quota; no smaller one falls short either."""
+    """Return the largest total of which each part has its whole quota; no smaller one falls short either."""
     exact = _exact(shares)
     whole = sum(exact.values())
     return min(int(repeat * available[name] * whole / share) for name, share in exact.items())
@@ -66,9 +72,9 @@ def quotas(
     shortage: str,
     repeat: int,
 ) -> dict[str, Quota]:
-    """Return each source's quota for mixture `name`. `total` None means as many as there are.
+    """Return the quota of each part (a source, say) for mixture `name`. `total` None means as many as there are.
 
-    Without shares, every source gives all it has, or its part of `total` in proportion to what it has. On a shortage:
+    Without shares, every part gives all it has, or its part of `total` in proportion to what it has. On a shortage:
     "fail" raises InputError, "shrink" takes the largest total that the shares allow, "repeat" takes pairs up to
     `repeat` times and fails beyond.
     """

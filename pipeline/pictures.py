@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from struct import error as StructError
 from struct import iter_unpack, unpack_from
@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.faces import NOT_BLURRED, TURNS, blurrer, upright
+from pipeline.frames import frames
 from pipeline.records import Box
 
 NONE = "none"
@@ -30,6 +31,7 @@ NONE = "none"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is opened at all, by Pillow's names; its other parsers (one starts ghostscript) never see a body."""
 _TO_OPENCV = frozenset({"JPEG", "MPO", "PNG", "WEBP"})
+_JPEG = frozenset({"JPEG", "MPO"})
 _ORIENTATION, _SHORT = 0x0112, 3
 
 _DEEP = {"I;16": "<u2", "I;16L": "<u2", "I;16B": ">u2"}
@@ -58,7 +60,10 @@ class ImageRules:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as stored (JPEG bytes) with its size and the upright original's, in pixels; `blurred` counts faces."""
+    """An image as stored (JPEG bytes) with its size and the upright original's, in pixels; `blurred` counts faces.
+
+    `format` is that of the body it came in, Pillow's name in lower case, and `frames` how many pictures this shows.
+    """
 
     jpg: bytes
     width: int
@@ -66,6 +71,8 @@ class Picture:
     original_width: int
     original_height: int
     blurred: int = 0
+    format: str = "jpeg"
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -271,4 +278,7 @@ def to_picture(body: bytes, rules: ImageRules, faces: Sequence[Box] = ()) -> Pic
     except Exception as error:  # noqa: BLE001 - Pillow's parsers raise anything, and one image must not end a shard
         return Refused("not_an_image", type(error).__name__)
     with image:
-        return _checked(image, body, rules) or _made(image, body, rules, faces)
+        made = _checked(image, body, rules) or _made(image, body, rules, faces)
+        if isinstance(made, Refused) or image.format in _JPEG:
+            return made
+        return replace(made, format=str(image.format).lower(), frames=frames(image, body))

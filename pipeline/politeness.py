@@ -156,7 +156,8 @@ class Host:
             await gate.acquire()
             now = time.monotonic()
             if now >= max(self._earliest - _early(interval), self._paused):
-                self._earliest = max(self._earliest, now) + interval  # the gate may have made this turn late: the next one keeps away too
+                # the gate may have made this turn late: the next one keeps away too
+                self._earliest = max(self._earliest, now) + interval
                 self._next = max(self._next, self._earliest)
                 return
             gate.release()  # another was late, or a pause began

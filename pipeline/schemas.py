@@ -44,8 +44,9 @@ TABLES: dict[str, pa.Schema] = {
     # tries again. A published row that is no pair has attempt 0, and its problem as the outcome.
     "fetches": _schema(uid=S, source=S, attempt=I32, final=B, outcome=S, status=I32, detail=S, bytes=I64, seconds=F64),
     # One row for each stored pair: where its bytes lie. `offset` and `size` span its members in the tar;
-    # the image's bytes start at offset + 512. Sizes of images are in pixels. `verdict` compares with what the source
-    # says of the image (`pipeline.integrity`), "" where it says nothing; `blurred_faces` counts boxes.
+    # the image's bytes start at offset + 512. Sizes of images are in pixels. `format` (jpeg, png, gif, …) is of the
+    # body as it came, `frames` 1 but for animations. `verdict` compares with what the source says of the image
+    # (`pipeline.integrity`), "" where it says nothing; `blurred_faces` counts boxes.
     "samples": _schema(
         uid=S,
         source=S,
@@ -60,13 +61,32 @@ TABLES: dict[str, pa.Schema] = {
         height=I32,
         original_width=I32,
         original_height=I32,
+        format=S,
+        frames=I32,
         blurred_faces=I32,
         verdict=S,
         verdict_detail=S,
     ),
+    # One row for each index that was built of a set: what it holds (the set's SHA-256), how it searches (`kind` exact,
+    # ivf or ivfpq, `parameters` as JSON), its files by name as JSON of their SHA-256, and the recall of the nearest
+    # other image that was measured against an exact search, on so many of its rows.
+    "indexes": _schema(
+        evaluation_set=S,
+        rows=I64,
+        dimensions=I32,
+        metric=S,
+        kind=S,
+        parameters=S,
+        sha256=S,
+        files=S,
+        recall=F64,
+        recall_sample=I64,
+        build_seconds=F64,
+    ),
     "decisions": _schema(uid=S, source=S, filter=S, keep=B, reason=S),
-    # One row for each chosen pair, `times` = how often it is in the mixture, `rank` = its place by seeded hash.
-    "mixtures": _schema(mixture=S, uid=S, source=S, times=I32, rank=I64),
+    # One row for each chosen pair: `part` is the mixture's that it was drawn for, `times` = how often it is in the
+    # mixture, `rank` = its place in the part by seeded hash.
+    "mixtures": _schema(mixture=S, uid=S, source=S, part=S, times=I32, rank=I64),
     "exports": _schema(mixture=S, tar=S, pairs=I64, bytes=I64, sha256=S),
     "export_members": _schema(mixture=S, uid=S, tar=S, offset=I64, size=I64),
     "trainings": _schema(
@@ -88,6 +108,9 @@ TABLES: dict[str, pa.Schema] = {
     "evaluations": _schema(
         training=S, mixture=S, evaluation_set=S, n=I64, correct=I64, top1=F64, low=F64, high=F64, chance=F64
     ),
+    # One row for each thing that was taken down: `kind` and `value` are as in `pipeline.tombstones`, `distance` is a
+    # PDQ's, in bits. `seen` is JSON of how often each training saw the pair of a uid, "" where none did.
+    "tombstones": _schema(kind=S, value=S, distance=I32, reason=S, at=pa.timestamp("us", tz="UTC"), seen=S),
     "jobs": _schema(
         job=S,
         stage=S,

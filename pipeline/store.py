@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, StageFailed
 from pipeline.remote import Ranges, delta_options, failures, fs_options, is_s3, told
@@ -118,6 +119,19 @@ class Store:
         the process is aborted with it.
         """
         return pa.memory_map(self.path(relative)) if self.local else pa.BufferReader(self.read(relative))
+
+    @contextmanager
+    def parquet(self, relative: str) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file of which some columns or row groups are read, by ranges where the store is a bucket.
+
+        In this thread alone: read it with `use_threads=False`.
+        """
+        if self.local:
+            with pa.memory_map(self.path(relative)) as mapped:
+                yield pq.ParquetFile(mapped)
+            return
+        with self.open(relative) as stream:
+            yield pq.ParquetFile(pa.PythonFile(stream, "r"), pre_buffer=False)
 
     @contextmanager
     def create(self, relative: str, named: Callable[[], str] | None = None) -> Iterator[BinaryIO]:

@@ -29,6 +29,7 @@ _LOSS = re.compile(r"\bLoss: ([\d.]+|nan|inf)")
 _OWN_FLAGS = frozenset(
     [
         "train-data",
+        "train-data-upsampling-factors",
         "train-num-samples",
         "dataset-type",
         "model",
@@ -119,8 +120,19 @@ def scan_export(folder: Path, batch_size: int) -> list[Path]:
     return [folder / name for name in sorted(manifest["tars"])]
 
 
-def arguments(recipe: Recipe, tars: list[Path], model: Path, logs: Path) -> list[str]:
-    """Return the arguments of `open_clip_train`."""
+def weights(export: Path) -> dict[str, str]:
+    """Return the arguments by which tars are drawn by the manifest's factors; none where a pass reads each tar once."""
+    said = json.loads((export / "manifest.json").read_text("utf-8"))
+    if "upsampling_factors" not in said:
+        return {}
+    data = "::".join(f"{export}/{pattern}" for pattern in said["train_data"].split("::"))
+    return {"train-data": data, "train-data-upsampling-factors": said["upsampling_factors"]}
+
+
+def arguments(
+    recipe: Recipe, tars: list[Path], model: Path, logs: Path, weighted: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return the arguments of `open_clip_train`; with `weighted` of an export, tars are drawn with replacement."""
     given = {
         "train-data": "::".join(map(str, tars)),
         "train-num-samples": recipe.steps * recipe.batch_size,
@@ -139,9 +151,11 @@ def arguments(recipe: Recipe, tars: list[Path], model: Path, logs: Path) -> list
         "name": "run",
         "log-every-n-steps": max(1, recipe.steps // 50),
     }
+    given |= weighted or {}
     if "log-every-n-steps" in {key.replace("_", "-") for key in recipe.flags}:
         del given["log-every-n-steps"]
     flags = [part for key, value in recipe.flags.items() for part in _flag(key.replace("_", "-"), value)]
+    flags += ["--dataset-resampled"] if weighted else []
     return [part for key, value in given.items() for part in (f"--{key}", str(value))] + flags
 
 
@@ -184,7 +198,7 @@ def train(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = folder / "train.log"
-    argv = arguments(recipe, scan_export(export, recipe.batch_size), model.resolve(), folder)
+    argv = arguments(recipe, scan_export(export, recipe.batch_size), model.resolve(), folder, weights(export))
     command = [sys.executable, "-m", "pipeline.train_entry", *argv]
     started = time.monotonic()
     with log.open("wb") as output:

@@ -1,7 +1,7 @@
 """Verification: everything in a store is recounted and rehashed against the ledger, and what nobody owns is found."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.funnel import faults, funnel
+from pipeline.intents import how_to_finish, unfinished
 from pipeline.ledger import Ledger
 from pipeline.model_folder import WEIGHTS_FILE
+from pipeline.scanning import matching, scan
 from pipeline.store import Store
+from pipeline.tombstones import TAKEN_DOWN, read
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,23 @@ def _hashed(store: Store, path: str, expected: str, size: int | None = None) -> 
         yield Finding(f"{path}: SHA-256 is {found[:12]}…, the ledger says {expected[:12]}…")
 
 
-def _owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
+def owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
     """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
-    owned: dict[str, tuple[str, int | None]] = {}
+    found: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
-        owned[f"lineage/{job.job}.json"] = ("", None)
+        found[f"lineage/{job.job}.json"] = ("", None)
         for shard in job.facts.get("shards", []):
-            owned[shard["shard"]] = (shard["sha256"], shard["bytes"])
+            found[shard["shard"]] = (shard["sha256"], shard["bytes"])
         for name, sha256 in job.facts.get("files", {}).items():
-            owned[name] = (sha256, None)
+            found[name] = (sha256, None)
     folders = {job.job: job.facts["folder"] for job in ledger.jobs() if "folder" in job.facts}
     for row in ledger.read("exports").to_pylist():
         if row["job"] in folders:
-            owned[f"{folders[row['job']]}/{row['tar']}"] = (row["sha256"], row["bytes"])
+            found[f"{folders[row['job']]}/{row['tar']}"] = (row["sha256"], row["bytes"])
     for row in ledger.read("trainings").to_pylist():
         if ledger.finished(row["job"]) is not None:
-            owned[f"{row['checkpoint']}/{WEIGHTS_FILE}"] = (row["checkpoint_sha256"], None)
-    return owned
+            found[f"{row['checkpoint']}/{WEIGHTS_FILE}"] = (row["checkpoint_sha256"], None)
+    return found
 
 
 def _table_files(ledger: Ledger) -> set[str]:
@@ -81,37 +84,69 @@ def _table_files(ledger: Ledger) -> set[str]:
     return {path for table in ledger.tables() for _, path in ledger.snapshot(table)}
 
 
-def _unowned(ledger: Ledger, owned: dict[str, Any]) -> Iterator[str]:
-    """Yield the files that no finished job owns, in the order of their paths."""
-    known, trainings = _table_files(ledger), {path.split("/")[1] for path in owned if path.startswith("trainings/")}
-    for top in ("tables", "shards", "exports", "staging", "lineage", "trainings"):
+TOPS = ("tables", "shards", "exports", "staging", "lineage", "trainings")
+"""The folders of a store in which every file is some finished job's."""
+
+
+def unowned(ledger: Ledger, known_files: Mapping[str, Any], tops: Sequence[str] = TOPS) -> Iterator[str]:
+    """Yield the files in these folders that no finished job owns; `known_files` are as `owned` returns them."""
+    known = _table_files(ledger)
+    trainings = {path.split("/")[1] for path in known_files if path.startswith("trainings/")}
+    for top in tops:
         for path in ledger.store.files(top):
             parts = path.split("/")
             if top == "tables" and (path in known or "_delta_log" in parts):
                 continue
-            if path in owned or (top == "trainings" and parts[1] in trainings):
+            if path in known_files or (top == "trainings" and parts[1] in trainings):
                 continue
             yield path
+
+
+def _taken_down(ledger: Ledger) -> Iterator[Finding]:
+    """Find the pairs that were taken down and are there all the same; by look is left to `cuvee takedown`."""
+    stones = read(ledger)
+    if not stones:
+        return
+
+    def named(rows: pa.RecordBatch) -> Any:
+        columns = (rows[name].to_pylist() for name in ("uid", "url", "problem"))
+        return pa.array(
+            [problem != TAKEN_DOWN and stones.names(uid, url) for uid, url, problem in zip(*columns, strict=True)],
+            pa.bool_(),
+        )
+
+    def stored(rows: pa.RecordBatch) -> Any:
+        columns = (rows[name].to_pylist() for name in ("uid", "raw_sha256", "jpg_sha256"))
+        rows_of = zip(*columns, strict=True)
+        return pa.array([row[0] in stones.uids or not stones.images.isdisjoint(row) for row in rows_of], pa.bool_())
+
+    for table, columns, mask in (
+        ("pairs", ["uid", "url", "problem"], named),
+        ("samples", ["uid", "raw_sha256", "jpg_sha256"], stored),
+    ):
+        for part, row in matching(scan(ledger, table, columns), mask):
+            yield Finding(f"{part.path}: holds the pair {row['uid']}, which was taken down")
 
 
 def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
     """Return every difference; with `prune`, remove what no finished job owns. Nothing else is changed.
 
     A row whose job has no row in `jobs` is a job that was not finished: its files are leftovers of a kill between two
-    commits, and a new run finishes it.
+    commits, and a new run finishes it. Where a takedown is unfinished, what nobody owns is its own, and is left to it.
     """
-    owned = _owned(ledger)
-    findings: list[Finding] = []
-    for number, (path, (sha256, size)) in enumerate(sorted(owned.items())):
-        on_progress(number, len(owned))
+    known = owned(ledger)
+    findings = [Finding(how_to_finish(ledger.store, left))] if (left := unfinished(ledger.store)) else []
+    for number, (path, (sha256, size)) in enumerate(sorted(known.items())):
+        on_progress(number, len(known))
         if sha256:
             findings.extend(_hashed(ledger.store, path, sha256, size))
-    on_progress(len(owned), len(owned))
+    on_progress(len(known), len(known))
     for table in ledger.tables():
         findings.extend(_data_files(ledger, table))
     if ledger.jobs():
         findings.extend(Finding(f"the counts do not add up: {line}") for line in faults(funnel(ledger)))
-    for path in _unowned(ledger, owned):
+    findings.extend(_taken_down(ledger))
+    for path in [] if left else unowned(ledger, known):
         findings.append(Finding(f"{path}: no finished job owns it{'; removed' if prune else ''}", leftover=True))
         if prune:
             ledger.store.remove(path)

@@ -106,6 +106,7 @@ def a_face(folder: Path, site: HostileWeb) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def done(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder = tmp_path_factory.mktemp("ingest")
+    (folder / "concepts.txt").write_text("gone\nnever there\nPhoto\nnumber 7\n")
     experiment = write_ingest(
         folder,
         {"listed": a_list(folder), "had": a_tar(folder), "subset": a_subset(folder), "faces": a_face(folder, site)},
@@ -113,6 +114,10 @@ def done(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Ingested
         ingest={"pairs_per_shard": 16, "part_bytes": 700},
         signals={
             "caption_v1": None,
+            "concepts_v1": {"file": str(folder / "concepts.txt")},
+            "hashes_v1": None,
+            "image_v1": None,
+            "repeats_v1": {"caption": "caption_v1"},
             "published_v1": {"numbers": ["score"]},
             "placeholders_v1": {"urls": 10},
         },
@@ -229,6 +234,29 @@ def test_the_same_bytes_behind_many_urls_are_a_placeholder(done: Ingested) -> No
     assert reasons == {"": len(rows) - 12, "placeholder": 12}
 
 
+def test_repeats_and_concepts_of_captions_and_hashes_of_images_are_signals(done: Ingested) -> None:
+    samples, pairs = by_uid(done.ledger.read("samples")), by_uid(_good(done))  # type: ignore[arg-type]
+    repeats, concepts = (by_uid(done.ledger.read(f"signals_{name}_v1")) for name in ("repeats", "concepts"))
+    hashes, images = (by_uid(done.ledger.read(f"signals_{name}_v1")) for name in ("hashes", "image"))
+    assert set(repeats) == set(concepts) == set(hashes) == set(images) == set(samples)
+    times = Counter(pairs[uid]["caption"] for uid in samples)
+    assert times["gone"] == 12
+    for uid, sample in samples.items():
+        caption = pairs[uid]["caption"]
+        assert repeats[uid]["caption_pairs"] == times[caption]
+        assert repeats[uid]["caption_sources"] == 1
+        assert concepts[uid]["concepts"] == [
+            n for n, one in enumerate(("gone", "", "photo", "number 7")) if one in (caption, caption.split()[0])
+        ]
+        assert (hashes[uid]["raw_sha256"], hashes[uid]["stored_sha256"]) == (sample["raw_sha256"], sample["jpg_sha256"])
+        assert len(hashes[uid]["pixels_sha256"]) == 64
+        assert (sample["format"], sample["frames"]) == ("jpeg", 1)
+        assert (images[uid]["format"], images[uid]["animated"]) == ("jpeg", False)
+    assert {concepts[uid]["concept_count"] for uid in samples} == {0, 1}
+    [job] = [job for job in done.ledger.jobs() if job.name == "concepts_v1/listed"]
+    assert job.config["files"] == [_sha((done.experiment.parent / "concepts.txt").read_bytes())]
+
+
 def test_licences_and_published_scores_are_signals(done: Ingested) -> None:
     rows, pairs = by_uid(done.ledger.read("signals_published_v1")), by_uid(_good(done))  # type: ignore[arg-type]
     for uid, row in rows.items():
@@ -274,7 +302,9 @@ def test_what_failed_for_now_is_tried_again_beside_the_old_attempt(done: Ingeste
     assert answered("verify", str(store)) == {"differences": [], "leftovers": []}
     [life] = answered("trace", str(store), failed["uid"])
     assert [row["outcome"] for row in life["fetches"]] == ["http_503", "stored"]
-    assert set(life["signals"]) == {"caption_v1", "published_v1", "placeholders_v1"}
+    assert set(life["signals"]) == {
+        *("caption_v1", "concepts_v1", "hashes_v1", "image_v1", "repeats_v1", "published_v1", "placeholders_v1")
+    }
 
 
 def test_what_dead_attempts_leave_is_found_and_cleaned(done: Ingested, tmp_path: Path) -> None:

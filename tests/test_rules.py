@@ -7,16 +7,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from filters.composites import AllOf, AnyOf, Not
+from filters.corpus_rules import Balanced, TopFraction, Unique
+from filters.parsing import Setting, parse_rule
+from filters.predicates import _FUNCTIONS, _WORDS, predicate_columns
 from filters.rules import (
-    _FUNCTIONS,
-    _WORDS,
-    AllOf,
+    Concepts,
+    Decided,
     DropWhen,
+    NearReference,
     NotInEvaluation,
-    TopFraction,
-    Unique,
-    parse_rule,
-    predicate_columns,
+    RandomFraction,
+    Subset,
+    Threshold,
 )
 from pipeline.errors import InputError
 
@@ -53,33 +56,108 @@ def test_top_fraction_ranks_one_column(per_source: bool) -> None:
     assert "30%" in rule.text()
 
 
+def test_a_top_fraction_is_counted_among_what_another_filter_keeps() -> None:
+    rule = parse_rule("top", {**TOP, "among": "basic"})
+    assert rule == TopFraction("top", 0.5, ("clip_v1", "similarity"), among=Decided("basic"))
+    assert rule.filters() == ["basic"]
+    assert rule.text().endswith("among what this keeps: basic")
+    written = parse_rule("top", {**TOP, "among": {"drop_when": {"short": SHORT}}})
+    assert written.signals() == {"clip_v1": {"similarity"}, "caption_v1": {"words"}}
+    assert written.filters() == []
+
+
 def test_unique_names_its_reason_by_its_group() -> None:
     rule = parse_rule("one", {"unique_by": "duplicates_v1.exact_group", "prefer": "clip_v1.similarity"})
     assert rule == Unique("one", ("duplicates_v1", "exact_group"), ("clip_v1", "similarity"))
-    assert rule.reason == "exact_duplicate"
     assert rule.signals() == {"duplicates_v1": {"exact_group"}, "clip_v1": {"similarity"}}
     same = parse_rule("one", {"unique_by": "duplicates_v1.near_group", "prefer": "duplicates_v1.near_size"})
     assert same.signals() == {"duplicates_v1": {"near_group", "near_size"}}
     assert parse_rule("one", {"unique_by": "duplicates_v1.near_group"}).signals() == {"duplicates_v1": {"near_group"}}
+    reasons = {}
+    for column in ("exact_group", "near_group", "semantic_group", "cluster"):
+        given = {"unique_by": f"duplicates_v1.{column}", "prefer_smallest": "clusters_v1.centre_cosine"}
+        found = parse_rule("one", given)
+        assert isinstance(found, Unique)
+        assert found.smallest
+        reasons[column] = found.reason
+    assert set(reasons.values()) == {"exact_duplicate", "near_duplicate", "semantic_duplicate", "cluster_duplicate"}
 
 
 def test_not_in_evaluation_has_the_thresholds_of_pdq() -> None:
-    assert parse_rule("e", {"not_in_evaluation": "nearest_v1"}) == NotInEvaluation("e", "nearest_v1", 31, 1.0, 50)
+    assert parse_rule("e", {"not_in_evaluation": "nearest_v1"}) == NotInEvaluation("e", "nearest_v1", 31, 1.0, None, 50)
     given = {"not_in_evaluation": "nearest_v2", "pdq_distance": 0, "cosine": 0.9, "min_quality": 100}
     rule = parse_rule("e", given)
-    assert rule == NotInEvaluation("e", "nearest_v2", 0, 0.9, 100)
+    assert rule == NotInEvaluation("e", "nearest_v2", 0, 0.9, None, 100)
     assert rule.signals() == {"nearest_v2": {"pdq_distance", "pdq_quality", "cosine"}}
+    one = parse_rule("e", {**NEAR, "pdq_distance": None, "cosine": None, "aligned": 0.8})
+    assert one == NotInEvaluation("e", "nearest_v1", None, None, 0.8, 50)
+    assert one.signals() == {"nearest_v1": {"aligned"}}
+    assert "an alignment of 0.8" in one.text()
+    assert "(PDQ)" not in one.text()
 
 
-def test_all_names_its_parts_in_order() -> None:
+def test_all_any_and_not_are_made_of_names_and_of_rules_written_out() -> None:
     rule = parse_rule("both", {"all": ["b", "a"]})
-    assert rule == AllOf("both", ("b", "a"))
+    assert rule == AllOf("both", (Decided("b"), Decided("a")))
     assert (rule.filters(), rule.signals()) == (["b", "a"], {})
     assert rule.text().endswith("b, a")
+    deep = parse_rule("deep", {"any": [TOP, {"not": "a"}, {"all": ["b", TOP, TOP]}]})
+    assert isinstance(deep, AnyOf)
+    assert [part.name for part in deep.walk()] == [
+        *("deep", "deep.top_fraction", "deep.not", "a"),
+        *("deep.all", "b", "deep.all.top_fraction", "deep.all.top_fraction_2"),
+    ]
+    assert deep.filters() == ["a", "b"]
+    assert deep.signals() == {"clip_v1": {"similarity"}}
+    assert parse_rule("n", {"not": TOP}).text() == "keep what this drops: keep the top 50% by clip_v1.similarity"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [({"not": "basic"}, "basic_keeps"), ({"not": {"near_reference": "r_v1"}}, "near_reference_keeps")],
+)
+def test_a_negation_names_its_reason_by_what_it_negates(given: dict[str, Any], reason: str) -> None:
+    rule = parse_rule("mine", given)
+    assert isinstance(rule, Not)
+    assert rule.reason == reason
+
+
+def test_a_threshold_compares_one_column_with_numbers() -> None:
+    by = {"by": "clip_v1.similarity"}
+    rule = parse_rule("t", {"threshold": {"at_least": 0.28, **by, "per_source": {"yfcc": 0.25}}})
+    assert rule == Threshold("t", ("clip_v1", "similarity"), "at_least", 0.28, {"yfcc": 0.25}, "below_threshold")
+    assert rule.sources() == ["yfcc"]
+    assert rule.text() == "keep where clip_v1.similarity is at least 0.28, at least 0.25 for yfcc"
+    reasons = {key: getattr(parse_rule("t", {"threshold": {key: 1, **by}}), "reason", "") for key in COMPARED}
+    assert reasons == {"at_least": "below_threshold", "above": "below_threshold"} | dict.fromkeys(
+        ("at_most", "below"), "above_threshold"
+    )
+    named = parse_rule("t", {"threshold": {"below": 0.5, "by": "nsfw_v1.score", "reason": "unsafe"}})
+    assert getattr(named, "reason", "") == "unsafe"
+
+
+def test_the_other_rules_hold_what_they_were_given() -> None:
+    assert parse_rule("r", {"near_reference": "reference_v1"}) == NearReference("r", "reference_v1")
+    assert parse_rule("c", {"concepts": "concepts_v1"}) == Concepts("c", "concepts_v1")
+    some = parse_rule("c", {"concepts": "concepts_v1", "any_of": [7, 0, 7]})
+    assert some == Concepts("c", "concepts_v1", (0, 7))
+    assert some.signals() == {"concepts_v1": {"concepts"}}
+    assert parse_rule("s", {"subset": "a.npy"}) == Subset("s", "a.npy")
+    assert parse_rule("s", {"all": [{"subset": "a.npy"}, {"subset": "b.npy"}]}).files() == ["a.npy", "b.npy"]
+
+
+def test_the_experiments_seed_reaches_what_draws() -> None:
+    setting = Setting(seed=2022)
+    assert parse_rule("r", {"random_fraction": 0.1}, setting) == RandomFraction("r", 0.1, 2022)
+    balanced = parse_rule("b", {"balanced": "concepts_v1", "t": 20_000}, setting)
+    assert balanced == Balanced("b", "concepts_v1", 20_000, 2022)
+    assert parse_rule("a", {"all": ["x", {"random_fraction": 0.1}]}, setting).seeded()
+    assert not parse_rule("a", {"all": ["x", TOP]}, setting).seeded()
 
 
 TOP = {"top_fraction": 0.5, "by": "clip_v1.similarity"}
 NEAR = {"not_in_evaluation": "nearest_v1"}
+COMPARED = ("at_least", "above", "at_most", "below")
 NO_DROP: list[Any] = ["caption_v1.words < 2", {}, [], None, 3, True]
 NO_FRACTION: list[Any] = [-0.1, 1.1, "0.5", None, True, float("nan"), float("inf"), [0.5]]
 NO_COLUMN: list[Any] = [None, "", "similarity", "clip.similarity", "clip_v1", "clip_v1.a.b", "clip_v1.a; x", 3, "*", []]
@@ -142,7 +220,8 @@ def test_per_source_is_true_or_false(value: Any) -> None:
         ("cosine", -1.1),
         ("cosine", 2.1),
         ("cosine", float("nan")),
-        ("cosine", None),
+        ("aligned", 1.1),
+        ("aligned", "0.5"),
     ],
 )
 def test_a_threshold_out_of_its_range_is_refused(key: str, value: Any) -> None:
@@ -160,8 +239,53 @@ def test_a_reason_is_a_name_as_an_empty_one_would_keep_what_it_drops(reason: Any
 
 
 @pytest.mark.parametrize("value", [[], "basic", {}, None, 1])
-def test_all_wants_a_list(value: Any) -> None:
-    assert refusal({"all": value}).startswith("filters.mine.all: expected a list of filters")
+@pytest.mark.parametrize("key", ["all", "any"])
+def test_all_and_any_want_a_list(key: str, value: Any) -> None:
+    assert refusal({key: value}).startswith(f"filters.mine.{key}: expected a list of filters")
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"all": ["a", 3]}, ".all.1: expected a filter's name or a rule"),
+    ({"all": ["a", {"top_fraction": 2, "by": "clip_v1.similarity"}]}, ".all.1.top_fraction: expected a number from 0"),
+    ({"any": [{"all": [{"subset": ""}]}]}, ".any.0.all.0.subset: expected the path"),
+    ({"not": None}, ".not: expected a filter's name or a rule"),
+    ({"not": {}}, ".not: expected exactly one of"),
+    ({**TOP, "among": []}, ".among: expected a filter's name or a rule"),
+    ({**TOP, "among": {"by": "x"}}, ".among: expected exactly one of"),
+    ({"threshold": 0.3}, ".threshold: expected by and one of"),
+    ({"threshold": {"by": "clip_v1.similarity"}}, ".threshold: expected exactly one of"),
+    ({"threshold": {"at_least": 1, "below": 2, "by": "c_v1.a"}}, ".threshold: expected exactly one of"),
+    ({"threshold": {"at_least": 1}}, ".threshold.by: expected a signal's column"),
+    ({"threshold": {"at_least": float("nan"), "by": "c_v1.a"}}, ".threshold.at_least: expected a number"),
+    ({"threshold": {"at_least": float("inf"), "by": "c_v1.a"}}, ".threshold.at_least: expected a number"),
+    ({"threshold": {"at_leest": 1, "by": "c_v1.a"}}, ".threshold.at_leest: unknown key"),
+    (
+        {"threshold": {"below": 1, "by": "c_v1.a", "per_source": {"s": "x"}}},
+        ".threshold.per_source.s: expected a number",
+    ),
+    ({"threshold": {"below": 1, "by": "c_v1.a", "per_source": []}}, ".threshold.per_source: expected source: number"),
+    ({"threshold": {"below": 1, "by": "c_v1.a", "reason": "x'"}}, ".threshold.reason: expected a reason"),
+    ({"near_reference": "reference"}, ".near_reference: expected a signal"),
+    ({"near_reference": "r_v1' or true"}, ".near_reference: expected a signal"),
+    ({"not_in_evaluation": ["nearest_v1"]}, ".not_in_evaluation: expected a signal"),
+    ({**NEAR, "pdq_distance": None, "cosine": None}, ": expected one of pdq_distance, cosine, aligned"),
+    ({"concepts": "concepts_v1", "any_of": []}, ".any_of: expected a list of lines"),
+    ({"concepts": "concepts_v1", "any_of": [1, -1]}, ".any_of.1: expected a number from 0"),
+    ({"concepts": "concepts_v1", "any_of": [1.5]}, ".any_of.0: expected a whole number"),
+    ({"balanced": "concepts_v1"}, ".t: expected a number from 1"),
+    ({"balanced": "concepts_v1", "t": 0}, ".t: expected a number from 1"),
+    ({"subset": 3}, ".subset: expected the path"),
+    ({"random_fraction": -1}, ".random_fraction: expected a number from 0"),
+    ({"preset": "datacomp_2b"}, ".preset: unknown preset 'datacomp_2b' (did you mean 'datacomp_1b'?)"),
+    ({"preset": ["datacomp_1b"]}, ".preset: unknown preset"),
+    ({"preset": "semdedup", "signals": ["semantic_v1"]}, ".signals: expected role: signal"),
+    ({"unique_by": "d_v1.a", "prefer": "c_v1.a", "prefer_smallest": "c_v1.a"}, ": expected prefer or prefer_smallest"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), REFUSED)
+def test_what_a_rule_cannot_be_is_refused_at_its_key(given: dict[str, Any], said: str) -> None:
+    assert refusal(given).startswith(f"filters.mine{said}")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
-"""Signals about one pair: what they say of captions and images that are known, and that no caption can upset them."""
+"""Signals about one pair: what they say of images that are known, by pixels, fingerprints and embeddings."""
 
 import io
 import json
-import math
-import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,15 +10,20 @@ import numpy.typing as npt
 import open_clip
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from filters.caption import CaptionSignal, language
 from filters.clip import ClipSignal
 from filters.contract import PairBatch, binary_to_embeddings, embeddings_to_binary
 from filters.fingerprint import PdqSignal
-from filters.image import ImageSignal, colourfulness, entropy, sharpness
+from filters.image import (
+    ImageSignal,
+    channel_spread,
+    colourfulness,
+    entropy,
+    sharpness,
+)
 from pipeline.errors import InputError
 from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
 from pipeline.models import load
@@ -51,94 +53,16 @@ def batch_of(
         StoredPair(f"{n:032x}", encode(image, "jpg", 90), text, {}, 0, 0)
         for n, (image, text) in enumerate(zip(images, texts, strict=True))
     ]
-    sizes = {"original_width": original[0], "original_height": original[1]}
-    samples = [{"width": image.shape[1], "height": image.shape[0]} | sizes for image in images]
+    stored = {"original_width": original[0], "original_height": original[1], "format": "jpeg", "frames": 1}
+    samples = [
+        {"width": image.shape[1], "height": image.shape[0], "raw_sha256": f"{n:064x}"} | stored
+        for n, image in enumerate(images)
+    ]
     return PairBatch(pairs, samples)
-
-
-def of_caption(text: str) -> dict[str, Any]:
-    columns = CaptionSignal().compute(PairBatch([StoredPair("0" * 32, b"", text, {}, 0, 0)], [{}]))
-    assert list(columns) == CaptionSignal.columns.names
-    return {name: values[0] for name, values in columns.items()}
 
 
 def hamming(left: bytes, right: bytes) -> int:
     return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).bit_count()
-
-
-def test_a_captions_characters_words_and_letters_are_counted() -> None:
-    found = of_caption("Two dogs, 1 cat!")
-    assert (found["chars"], found["words"]) == (16, 4)
-    assert found["letter_ratio"] == pytest.approx(10 / 13)
-    assert of_caption("naïve café")["words"] == 2
-    assert of_caption("naïve café")["letter_ratio"] == 1.0
-
-
-@pytest.mark.parametrize(
-    "text", ["IMG_1234", "DSC00042.JPG", "dscn 12", "Screenshot-2020.01.02", "photo 3", "p1010.png"]
-)
-def test_names_that_cameras_and_tools_give_are_file_names(text: str) -> None:
-    assert of_caption(text)["is_file_name"]
-
-
-@pytest.mark.parametrize(
-    "text", ["photo of 3 dogs", "image", "a jpg of a dog", "dog.jpg on the wall", "12 dogs", "piano 12", ""]
-)
-def test_captions_that_only_resemble_file_names_are_none(text: str) -> None:
-    assert not of_caption(text)["is_file_name"]
-
-
-def test_urls_and_markup_are_seen_and_plain_signs_are_not() -> None:
-    assert of_caption("see HTTPS://a.test/1")["has_url"]
-    assert of_caption("www.a.test")["has_url"]
-    assert not of_caption("http is a protocol, awww")["has_url"]
-    for text in ("a <b>bold</b> dog", "cats &amp; dogs", "a&#39;s", 'see <a href="x">'):
-        assert of_caption(text)["has_markup"], text
-    for text in ("2 < 3 > 1", "AT&T", "cats & dogs; birds", "I <3 you"):
-        assert not of_caption(text)["has_markup"], text
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A man is riding a brown horse through the green field near the river", "en"),
-        ("Ein Hund läuft über die grüne Wiese hinter dem Haus", "de"),
-        ("un chien court dans le jardin derrière la maison blanche", "fr"),
-        ("これは猫の写真です", "ja"),
-        ("un chien court derri&egrave;re la maison &eacute;toil&eacute;e", "fr"),
-    ],
-)
-def test_the_language_of_a_clear_sentence_is_found(text: str, expected: str) -> None:
-    found = of_caption(text)
-    assert found["language"] == expected
-    assert found["language_probability"] > 0.9
-
-
-@pytest.mark.parametrize("text", ["", "   ", "😀🎉", "!!! ???"])
-def test_text_without_a_word_has_no_language(text: str) -> None:
-    found = of_caption(text)
-    assert (found["language"], found["language_probability"], found["words"]) == ("und", 0.0, 0)
-    assert found["letter_ratio"] == 0.0
-    assert found["chars"] == len(text)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.text(max_size=80) | st.text("<a&;#1 .jpgIMG_https://", max_size=80))
-def test_any_text_gives_finite_numbers(text: str) -> None:
-    found = of_caption(text)
-    assert 0 <= found["letter_ratio"] <= 1
-    assert 0 <= found["language_probability"] <= 1.0001
-    assert math.isfinite(found["language_probability"])
-    assert found["words"] <= found["chars"] == len(text)
-    assert language(text)[0]
-
-
-@pytest.mark.parametrize("part", ["<a", "&a", "&#1", "p_", ". ", "a.jpg ", "<a>", "http"])
-def test_a_huge_hostile_caption_takes_no_more_time_than_its_length_asks_for(part: str) -> None:
-    of_caption("load the language model")
-    started = time.process_time()
-    of_caption(part * 150_000)
-    assert time.process_time() - started < 5
 
 
 def test_entropy_is_zero_for_one_level_one_bit_for_two_and_eight_for_all() -> None:
@@ -167,11 +91,12 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 
 def test_colourfulness_is_the_spread_of_the_channels() -> None:
     image = np.random.default_rng(2).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    assert colourfulness(np.repeat(image[..., :1], 3, axis=2)) == 0
-    assert colourfulness(image) == pytest.approx(np.ptp(image.astype(int), axis=2).mean(), rel=1e-6)
+    assert channel_spread(image).tolist() == np.ptp(image.astype(int), axis=2).tolist()
+    assert colourfulness(channel_spread(np.repeat(image[..., :1], 3, axis=2))) == 0
+    assert colourfulness(channel_spread(image)) == pytest.approx(np.ptp(image.astype(int), axis=2).mean(), rel=1e-6)
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 0] = 255
-    assert colourfulness(red) == 255
+    assert colourfulness(channel_spread(red)) == 255
 
 
 def test_the_image_signal_tells_stored_sizes_from_the_originals() -> None:
@@ -187,10 +112,12 @@ def test_the_image_signal_tells_stored_sizes_from_the_originals() -> None:
     assert (tall["short_side"], tall["aspect"]) == ([300], [3.0])
 
 
-def test_images_are_decoded_as_rgb() -> None:
+def test_images_are_decoded_as_rgb_and_a_grey_one_too() -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[..., 0] = 250
     assert batch_of([red]).images[0][16, 16].tolist() == pytest.approx([250, 0, 0], abs=6)
+    grey = cv2.imencode(".jpg", np.full((16, 16), 70, np.uint8))[1].tobytes()
+    assert PairBatch([StoredPair("0" * 32, grey, "", {}, 0, 0)], [{}]).images[0][3, 3].tolist() == [70, 70, 70]
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from filters.alignment import SAME, align, thumbnail
+from sources.world.alterations import ALTERATIONS
 from sources.world.captions import TRANSLATIONS, WORDS
 from sources.world.catalogue import SOURCES
 from sources.world.photographs import DOMAINS, publish_domains
@@ -399,7 +401,7 @@ def distance(first: bytes, second: bytes) -> int:
 def test_copies_are_copies_of_what_the_truth_names(world: Path, truth: list[dict[str, Any]]) -> None:
     site, images = world / "site", evaluation_images(world / "evaluation")
     originals = {row["plant_group"]: row for row in truth if row["plant_group"] >= 0 and row["plant"] == "none"}
-    near = []
+    near: dict[str, list[tuple[int, float]]] = {}
     for row in truth:
         if row["plant"] == "none":
             assert row["evaluation_key"] == ""
@@ -415,13 +417,39 @@ def test_copies_are_copies_of_what_the_truth_names(world: Path, truth: list[dict
             assert other["class_name"] == row["class_name"]
         if row["plant"] in ("exact_duplicate", "evaluation_copy"):
             assert content == original
+            assert row["transformation"] == ""
         else:
             assert content != original
-            near.append(distance(content, original))
-    assert np.mean(np.array(near) <= 31) > 0.8
+            thumbnails = [
+                thumbnail(np.asarray(Image.open(io.BytesIO(one)).convert("RGB"))) for one in (content, original)
+            ]
+            score = float(align(thumbnails[0], thumbnails[1][None])[0])
+            near.setdefault(row["transformation"], []).append((distance(content, original), score))
+    assert np.mean([score >= SAME for found in near.values() for _, score in found]) > 0.9
+    assert np.mean([apart <= 31 for apart, _ in near["trimmed"]]) > 0.8
     assert len({row["source"] for row in truth if row["plant"] == "exact_duplicate"}) > 1
     copied = [row["evaluation_key"] for row in truth if row["evaluation_key"]]
     assert len(copied) == len(set(copied))
+
+
+def test_near_copies_of_evaluation_images_are_altered_in_every_way() -> None:
+    rows = plan(SEED, 800, 200)
+    turns = collections.Counter(row.transformation for row in rows if row.plant == "evaluation_near_copy")
+    assert set(turns) == set(ALTERATIONS) - {"trimmed"}
+    assert max(turns.values()) - min(turns.values()) <= 1
+    assert {row.transformation for row in rows if row.plant == "near_duplicate"} == {"trimmed"}
+    assert {row.transformation for row in rows if "near" not in row.plant} == {""}
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 90, 3), (80, 120, 3)])
+def test_any_image_can_be_altered(name: str, shape: tuple[int, ...]) -> None:
+    image = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    found = [ALTERATIONS[name](image.copy(), np.random.default_rng(5)) for _ in range(2)]
+    assert found[0].dtype == np.uint8
+    assert found[0].shape[2:] == (3,)
+    assert min(found[0].shape) >= 1
+    assert (found[0] == found[1]).all()
 
 
 def test_pictures_drawn_apart_are_not_near_duplicates() -> None:

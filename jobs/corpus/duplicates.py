@@ -1,87 +1,124 @@
-"""Groups of duplicates over the whole corpus."""
+"""Groups of duplicates over the whole corpus.
 
+Spark groups equal bytes, then equal fingerprints, so that of each fingerprint one is compared; tasks compare them
+(`filters.near_pairs`) and write the edges of a forest; the components of these are the near groups. Each step leaves
+its rows in the staging area with a completion record, and a run that was killed goes on behind the last.
+"""
+
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-from filters.duplicates import Duplicates, groups, name_groups, near_edges
-from jobs.corpus.tables import Made, signal_jobs
+from filters.duplicates import Duplicates, ordered
+from jobs.corpus.components import EDGES, connected
+from jobs.corpus.staged import Staged, fresh_path, once, opened, read, stage, write_batches
+from jobs.corpus.tables import Made, signal_frame, stored, written
 from jobs.plan import Job
 from jobs.run import Run
 from jobs.spark import run_units
-from pipeline.ledger import write_rows
+from pipeline.errors import StageFailed
 from pipeline.pdq import PDQ_BYTES
-from pipeline.schemas import signal_table
 from pipeline.store import Store
 from pipeline.units import Output
 
-BLOCK = 8192
-"""Rows of the corpus that one task compares with all others."""
+ROWS = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("source", pa.string()),
+        ("exact_group", pa.string()),
+        ("exact_size", pa.int64()),
+        ("code", pa.binary()),
+    ]
+)
+CODES = pa.schema([("code", pa.binary()), ("node", pa.string()), ("pairs", pa.int64())])
 
 
-def _compare(store: Store, path: str, distance: int, first: int) -> Output:
-    """Compare one block of the corpus with all of it; the edges found are rows of the unit's record."""
-    with store.open(path) as stream:
-        corpus: npt.NDArray[np.uint8] = np.load(stream, allow_pickle=False)
-    edges = near_edges(corpus[first : first + BLOCK], first, corpus, distance)
-    return Output({}, {"edges": edges.tolist()})
+def exact_groups(samples: DataFrame, prints: DataFrame, min_quality: int) -> DataFrame:
+    """Return `ROWS` of samples (uid, source, raw_sha256) and fingerprints (uid, pdq, quality).
+
+    `code` is the fingerprint where its quality lets it be compared, else null.
+    """
+    known = prints.select("uid", F.expr(f"case when quality >= {int(min_quality)} then pdq end").alias("code"))
+    sizes = samples.groupBy("raw_sha256").agg(F.min("uid").alias("exact_group"), F.count("uid").alias("exact_size"))
+    return samples.join(sizes, "raw_sha256").join(known, "uid", "left").select(*ROWS.names)
+
+
+def by_code(rows: DataFrame) -> DataFrame:
+    """Return `CODES` of `ROWS`: each fingerprint that is compared, and the smallest exact group that has it."""
+    compared = rows.filter("code is not null")
+    return compared.groupBy("code").agg(F.min("exact_group").alias("node"), F.count("uid").alias("pairs"))
+
+
+def links(rows: DataFrame, codes: DataFrame) -> DataFrame:
+    """Return edges between each exact group and the smallest that shares a fingerprint with it."""
+    joined = rows.join(codes, "code").filter("exact_group != node")
+    return joined.select(F.col("exact_group").alias("left"), F.col("node").alias("right")).distinct()
+
+
+def near_groups(rows: DataFrame, groups: DataFrame) -> DataFrame:
+    """Return the signal's rows of `ROWS`, and of the near group of each exact group that is not its name."""
+    named = rows.join(groups, rows["exact_group"] == groups["member"], "left")
+    named = named.withColumn("near_group", F.coalesce("group", "exact_group"))
+    sizes = named.groupBy("near_group").agg(F.count("uid").alias("near_size"))
+    return named.join(sizes, "near_group").select(
+        "uid", "source", "exact_group", "exact_size", "near_group", "near_size"
+    )
+
+
+def _collect(store: Store, group: str, files: Sequence[str]) -> dict[str, int]:
+    """Write the distinct fingerprints as one array, sorted, and their nodes in the same order."""
+    table = read(store, files, CODES).combine_chunks()
+    if faulty := [len(code) for code in table["code"].to_pylist() if len(code) != PDQ_BYTES]:
+        raise StageFailed(f"fingerprints: expected {PDQ_BYTES} bytes each, found one of {faulty[0]}")
+    codes = np.frombuffer(b"".join(table["code"].to_pylist()), np.uint8).reshape(-1, PDQ_BYTES)
+    order = ordered(codes)
+    with store.create(f"staging/{group}/compared/codes.npy") as stream:
+        np.save(stream, codes[order])
+    nodes = table.select(["node"]).take(pa.array(order))
+    write_batches(store, f"staging/{group}/compared/nodes.parquet", nodes.schema, nodes.to_batches())
+    return {"fingerprints": len(codes), "pairs": int(np.sum(table["pairs"].to_numpy()))}
+
+
+def _compare(store: Store, group: str, signal: Duplicates, task: tuple[int, int, int]) -> Output:
+    """Compare one part; the edges found are a staged file that the unit's record names."""
+    with store.open(f"staging/{group}/compared/codes.npy") as stream:
+        codes: npt.NDArray[np.uint8] = np.load(stream, allow_pickle=False)
+    found = signal.compare(codes, task)
+    nodes = read(store, [f"staging/{group}/compared/nodes.parquet"], pa.schema([("node", pa.string())]))["node"]
+    edges = pa.table([nodes.take(pa.array(side)) for side in found.edges.T], schema=EDGES)
+    edges = edges.filter(pc.not_equal(edges["left"], edges["right"]))
+    path = fresh_path(group, "edges", "parquet")
+    write_batches(store, path, EDGES, edges.to_batches())
+    return Output({}, {"path": path, "edges": edges.num_rows, "compared": found.compared, "most": found.most})
 
 
 def score(run: Run, job: Job, signal: Duplicates) -> Made:
     """Compute the signal."""
-    prints = run.ledger.read(signal_table(signal.pdq), ["uid", "pdq", "quality"], signal_jobs(run, signal.pdq))
-    prints = prints.sort_by("uid")
-    good = prints.filter(pc.greater_equal(prints["quality"], signal.min_quality))
-    corpus = np.frombuffer(b"".join(good["pdq"].to_pylist()), np.uint8).reshape(-1, PDQ_BYTES)
-    path = f"staging/{job.id}/pdq.npy"
-    with run.store.create(path) as stream:
-        np.save(stream, corpus)
-    units = [(f"block-{first:012d}", first) for first in range(0, len(corpus), BLOCK)]
-    work = partial(_compare, run.store, path, signal.distance)
-    records = run_units(run.spark, run.store, job.id, units, work, run.task("comparing fingerprints", "blocks"))
-    edges = [edge for record in records.values() for edge in record.facts["edges"]]
-    near = dict(
-        zip(
-            good["uid"].to_pylist(),
-            groups(len(corpus), np.array(edges, np.int64).reshape(-1, 2)),
-            strict=True,
-        )
-    )
-    samples = run.ledger.read("samples", ["uid", "source", "raw_sha256"], [one.id for one in run.plan.ingests()])
-    rows = group_rows(samples.sort_by("uid"), near)
-    return [write_rows(run.store, job.id, signal_table(job.name), rows)], {}
-
-
-def group_rows(samples: pa.Table, near: dict[str, Any]) -> pa.Table:
-    """Return each sample's exact group (equal SHA-256 of what was fetched) and near group, of which exact is a part.
-
-    `near` gives the component of those whose fingerprints were compared; the others are alone, but for exact copies.
-    """
-    uids, hashes = samples["uid"].to_pylist(), samples["raw_sha256"].to_pylist()
-    exact = np.unique(np.array(hashes), return_inverse=True)[1].astype(np.int32)
-    fresh = iter(range(len(near), len(near) + len(uids)))
-    component = np.array([near[uid] if uid in near else next(fresh) for uid in uids], np.int64)
-    joined = np.concatenate([_chain(exact), _chain(np.unique(component, return_inverse=True)[1])])
-    exact_names, exact_sizes = name_groups(uids, exact)
-    near_names, near_sizes = name_groups(uids, groups(len(uids), joined))
-    return pa.table(
-        {
-            "uid": samples["uid"],
-            "source": samples["source"],
-            "exact_group": exact_names,
-            "exact_size": pa.array(exact_sizes, pa.int64()),
-            "near_group": near_names,
-            "near_size": pa.array(near_sizes, pa.int64()),
-        }
-    )
-
-
-def _chain(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return (m, 2) edges that link the rows of each label in a chain."""
-    order = np.argsort(labels, kind="stable")
-    same = labels[order][1:] == labels[order][:-1]
-    return np.stack([order[:-1][same], order[1:][same]], axis=1).astype(np.int64)
+    samples, _ = stored(run, [])
+    prints = signal_frame(run, signal.pdq, ["uid", "pdq", "quality"])
+    staged = stage(exact_groups(samples, prints, signal.min_quality), run.store, job.id, "rows")
+    rows = opened(run.spark, run.store, staged.files, ROWS)
+    distinct = stage(by_code(rows), run.store, job.id, "codes")
+    counts = once(run.store, job.id, "collected", partial(_collect, run.store, job.id, distinct.files))
+    linked = stage(links(rows, opened(run.spark, run.store, distinct.files, CODES)), run.store, job.id, "links")
+    units = [(f"compared-{'-'.join(map(str, task))}", task) for task in signal.tasks(counts["fingerprints"])]
+    work = partial(_compare, run.store, job.id, signal)
+    done = run_units(run.spark, run.store, job.id, units, work, run.task("comparing fingerprints", "parts"))
+    found = [record.facts for record in done.values()]
+    files = (*linked.files, *(facts["path"] for facts in found))
+    edges = Staged(files, linked.rows + sum(facts["edges"] for facts in found))
+    groups, where = connected(run.spark, run.store, job.id, edges)
+    facts = counts | {
+        "method": signal.method,
+        "compared": sum(facts["compared"] for facts in found),
+        "most_under_one_value": max((facts["most"] for facts in found), default=0),
+        "edges": edges.rows,
+        "joined_in": where,
+    }
+    return written(run, job, near_groups(rows, groups)), facts

@@ -236,6 +236,7 @@ def write_truth(file: Path, rows: Sequence[Row]) -> None:
         "behaviour",
         "plant",
         "plant_group",
+        "transformation",
         "evaluation_set",
         "evaluation_key",
     )

@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
+from sources.world.alterations import ALTERATIONS
 from sources.world.drawing import Image
 from sources.world.scenes import compose
 from sources.world.styles import STYLES
 
 # Sharing two cores with itself makes OpenCV slower on pictures this small.
 cv2.setNumThreads(1)
+
+_LEAST_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Alteration:
-    """How a copy differs from its original: `cropped` and recoloured, or only resized and saved anew."""
+    """How a copy differs from its original: what was done to it, a name of `ALTERATIONS`."""
 
     seed: tuple[int, ...]
-    cropped: bool
+    name: str
 
 
 def draw(picture: Picture) -> Image:
@@ -64,27 +67,14 @@ def file_of(picture: Picture) -> tuple[bytes, int, int]:
 
 
 def altered(original: bytes, alteration: Alteration) -> tuple[bytes, int, int]:
-    """A near copy of an image file: JPEG bytes, width and height in px.
-
-    If `cropped`: resized by 0.6 to 1.4, recompressed at quality 60 to 90, 2 to 3 % of the area cut away at
-    the edges, each channel scaled by up to 4 %. Otherwise resized by 0.7 to 1.3, recompressed at 70 to 90.
-    """
+    """A near copy of an image file: JPEG bytes of quality 70 to 90, width and height in px."""
     rng = np.random.default_rng(alteration.seed)
     with Pillow.open(io.BytesIO(original)) as opened:
-        image = opened.convert("RGB")
-    if alteration.cropped:
-        margin = rng.uniform(0.005, 0.0075, 4) * (image.width, image.height, image.width, image.height)
-        left, top, right, bottom = np.round(margin).astype(int).tolist()
-        image = image.crop((left, top, image.width - right, image.height - bottom))
-        gain = rng.uniform(0.96, 1.04, 3)
-        pixels = np.clip(np.asarray(image, dtype=np.float32) * gain + rng.uniform(-4, 4), 0, 255)
-        image = Pillow.fromarray(pixels.astype(np.uint8))
-    scale = rng.uniform(0.6, 1.4) if alteration.cropped else rng.uniform(0.7, 1.3)
+        pixels = np.asarray(opened.convert("RGB"), np.uint8)
+    image = Pillow.fromarray(ALTERATIONS[alteration.name](pixels, rng))
     # No side under 64 px: smaller ones fall to every size filter, and then nobody learns whether the copy was
     # found.
-    scale = max(scale, 64 / min(image.size))
-    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    image = image.resize(size, Pillow.Resampling.BICUBIC)
-    return encode(
-        np.asarray(image, dtype=np.uint8), "jpg", int(rng.integers(60 if alteration.cropped else 70, 91))
-    ), *size
+    if min(image.size) < _LEAST_SIDE:
+        scale = _LEAST_SIDE / min(image.size)
+        image = image.resize([round(side * scale) for side in image.size], Pillow.Resampling.BICUBIC)
+    return encode(np.asarray(image, np.uint8), "jpg", int(rng.integers(70, 91))), *image.size

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from sources.world.alterations import ALTERATIONS
 from sources.world.captions import Caption, caption, tricky
 from sources.world.catalogue import SOURCES, SourceSettings
 from sources.world.evaluation import evaluation_pictures
@@ -29,6 +30,12 @@ _REFUSALS = (
     ("cuvee: noai",),
     ("NoAI",),
 )
+# What is done to near copies, each in turn. Those of evaluation images are altered in every way; those of
+# other rows little enough for fingerprints alone, which is what duplicates are found by.
+_ALTERATIONS = {
+    "near_duplicate": ("trimmed",),
+    "evaluation_near_copy": tuple(name for name in ALTERATIONS if name != "trimmed"),
+}
 _CONTROLS = (("otherbot: noai, noindex",), ("max-image-preview: large",), ("all",))
 
 
@@ -56,6 +63,11 @@ class Row:
     evaluation_key: str = ""
     picture: Picture | None = None
     alteration: Alteration | None = None
+
+    @property
+    def transformation(self) -> str:
+        """What was done to a copy, a name of `ALTERATIONS`; "" where nothing was."""
+        return self.alteration.name if self.alteration else ""
 
 
 def site_key(url: str) -> str:
@@ -152,16 +164,19 @@ def _own_row(
     return Row(settings.name, index, url, written, class_name, style, stored_at, behaviour, response, picture=picture)
 
 
-def _copy_row(settings: SourceSettings, number: int, seed: int, index: int, original: Row, plant: str) -> Row:
+def _copy_row(
+    settings: SourceSettings, number: int, seed: int, index: int, original: Row, plant: str, turn: int
+) -> Row:
     """A row whose image is a copy of `original`'s, at its own address and under a caption of its own for the
-    same class.
+    same class; `turn` counts the rows of one plant, so that its alterations all occur.
     """
     rng = np.random.default_rng((seed, 4, number, index))
-    exact = plant in ("exact_duplicate", "evaluation_copy")
+    exact = plant not in _ALTERATIONS
     assert original.picture is not None
     url = address(settings, index, original.picture.form if exact else "jpg", rng)
     written = _caption(settings, rng, original.class_name, original.style, "right")
-    alteration = None if exact else Alteration((seed, 5, number, index), cropped=plant == "near_duplicate")
+    names = _ALTERATIONS.get(plant, ())
+    alteration = Alteration((seed, 5, number, index), names[turn % len(names)]) if names else None
     return replace(
         original,
         source=settings.name,
@@ -240,13 +255,15 @@ def plan(seed: int, pairs: int, evaluation_images: int, sizes: Mapping[str, int]
                 plain.append([]) if len(plain) == number else None
                 plain[number].append((settings.name, index))
     groups: dict[tuple[str, int], int] = {}
+    planted: dict[str, int] = {}
     for number, index, plant in waiting:
         settings = SOURCES[number]
+        turn = planted[plant] = planted.get(plant, -1) + 1
         if plant.startswith("evaluation"):
             donor = next(donors, None)
             if donor is None:
                 raise ValueError(f"evaluation_images: {evaluation_images} found, too few for the copies to plant")
-            rows[settings.name, index] = _copy_row(settings, number, seed, index, donor, plant)
+            rows[settings.name, index] = _copy_row(settings, number, seed, index, donor, plant, turn)
             continue
         rng = np.random.default_rng((seed, 8, number, index))
         # Half of the copies stay within their source, half cross over.
@@ -254,5 +271,5 @@ def plan(seed: int, pairs: int, evaluation_images: int, sizes: Mapping[str, int]
         original = plain[other][int(rng.integers(len(plain[other])))]
         group = groups.setdefault(original, len(groups))
         rows[original] = replace(rows[original], plant_group=group)
-        rows[settings.name, index] = _copy_row(settings, number, seed, index, rows[original], plant)
+        rows[settings.name, index] = _copy_row(settings, number, seed, index, rows[original], plant, turn)
     return [rows[settings.name, index] for settings in SOURCES for index in range(rows_of[settings.name])]

@@ -22,7 +22,7 @@ from sources.world.shapes import CLASSES
 Progress = Callable[[int, int], None]
 
 # Raise it when anything published changes: webs of another version are built anew.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PARTS = ("published", "evaluation", "site", "site.json", "truth.parquet")
 _CHUNK = 32
