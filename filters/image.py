@@ -79,8 +79,8 @@ def flat_border(grey: Pixels) -> float:
 class ImageSignal:
     """Sizes in pixels as published and as stored, aspect (long side over short), bytes, light, contrast and colour.
 
-    `format` is the file's as it came, in lower case, and `animated` whether it has more than one frame, of which the
-    first is stored. `has_flat_border` is `flat_border` of at least BORDER_SHARE.
+    `format` is the file's as it came, in lower case, `raw_bytes` its size, and `animated` whether it has more than one
+    frame, of which the first is stored. `has_flat_border` is `flat_border` of at least BORDER_SHARE.
     """
 
     columns: ClassVar[pa.Schema] = pa.schema(
@@ -92,6 +92,7 @@ class ImageSignal:
             ("short_side", pa.int32()),
             ("aspect", pa.float32()),
             ("bytes", pa.int64()),
+            ("raw_bytes", pa.int64()),
             ("format", pa.string()),
             ("animated", pa.bool_()),
             ("entropy", pa.float32()),
@@ -119,7 +120,7 @@ class ImageSignal:
 def _of_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     short, long = sorted((sample["original_width"], sample["original_height"]))
     return {
-        **{key: sample[key] for key in ("width", "height", "original_width", "original_height", "format")},
+        **{key: sample[key] for key in ("width", "height", "original_width", "original_height", "raw_bytes", "format")},
         "short_side": short,
         "aspect": long / short,
         "animated": sample["frames"] > 1,

@@ -53,7 +53,13 @@ def batch_of(
         StoredPair(f"{n:032x}", encode(image, "jpg", 90), text, {}, 0, 0)
         for n, (image, text) in enumerate(zip(images, texts, strict=True))
     ]
-    stored = {"original_width": original[0], "original_height": original[1], "format": "jpeg", "frames": 1}
+    stored = {
+        "original_width": original[0],
+        "original_height": original[1],
+        "format": "jpeg",
+        "frames": 1,
+        "raw_bytes": 999,
+    }
     samples = [
         {"width": image.shape[1], "height": image.shape[0], "raw_sha256": f"{n:064x}"} | stored
         for n, image in enumerate(images)
@@ -106,6 +112,7 @@ def test_the_image_signal_tells_stored_sizes_from_the_originals() -> None:
     assert [found[name] for name in ("width", "height", "original_width", "original_height")] == [60, 40, 900, 300]
     assert (found["short_side"], found["aspect"]) == (300, 3.0)
     assert found["bytes"] == len(batch.pairs[0].jpg)
+    assert found["raw_bytes"] == 999
     assert found["luminance"] == pytest.approx(128, abs=1)
     assert found["entropy"] < 0.1
     tall = ImageSignal().compute(batch_of([image], original=(300, 900)))
