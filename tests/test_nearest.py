@@ -281,5 +281,4 @@ def test_a_setting_that_is_none_is_refused(key: str, value: Any) -> None:
 def test_the_settings_have_the_defaults_of_the_signal() -> None:
     spec = signal_spec("nearest_v1", {"pdq": "pdq_v1", "clip": "clip_v1"})
     assert spec.target()(**spec.settings) == SIGNAL
-    wanted = {alignment.EMBEDDING_CANDIDATES, alignment.PDQ_CANDIDATES, alignment.LAYOUT_CANDIDATES}
-    assert wanted == {spec.settings["candidates"]}
+    assert spec.settings["candidates"] == alignment.EMBEDDING_CANDIDATES
