@@ -1,4 +1,4 @@
-"""What a rule's parts must know of all pairs, measured on a test's own view; how Spark is quick with few rows."""
+"""What a rule's parts must know of all pairs, measured on a view of a test's own; and Spark's settings for few rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -20,7 +20,9 @@ from filters.registry import signal_spec
 from pipeline.errors import InputError, StageFailed
 from sources.world.pictures import Picture, file_of
 from sources.world.shapes import CLASSES
-from tests.test_search import Bits, clustered, distances, prints
+from tests.test_search import Bits, clustered, distances, one_thread, prints
+
+__all__ = ["one_thread"]  # a fixture of this module, too
 
 SEEDS = st.integers(0, 2**32 - 1)
 BLIND = Nearest("pdq_v1", "clip_v1", align=False)

@@ -1,8 +1,12 @@
 """The exact search and the approximate one against brute force."""
 
+from collections.abc import Iterator
+
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +78,17 @@ def brute(queries: Halves, corpus: Halves, k: int) -> Found:
 
 def same(found: Found, expected: Found) -> bool:
     return bool((found[0] == expected[0]).all() and np.array_equal(found[1], expected[1], equal_nan=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Search on one thread, as tasks do: a second one only waits, in cases as small as these."""
+    before = faiss.omp_get_max_threads(), torch.get_num_threads()
+    faiss.omp_set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(before[0])
+    torch.set_num_threads(before[1])
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
