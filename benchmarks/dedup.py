@@ -3,7 +3,8 @@
 The jobs are the product's, on Spark (`local[2]`), from the signal tables to the written result: `duplicates`, then
 `clusters` and `semantic` with a cluster for each 1,000 pairs. The clock starts when Spark has; memory is the largest
 sum of the resident sizes of all processes, the JVM's among them. Pages that workers share are counted once for each.
-The exponent of the one band is that of the comparison itself, without what Spark costs at any size.
+Two more exponents are of the work itself, without what Spark costs at any size: of one band of the comparison of
+fingerprints, and of finding centres and assigning to them. Within a cell the work is the same at any size.
 
 The pairs are drawn in files of 10,000, each by itself:
 - fingerprints of 256 random bits; of 100 pairs, 10 are near copies of another with 1 to 28 of its bits turned, 2 have
@@ -30,6 +31,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.tables import experiment, finished
+from filters.clusters import Clusters, train
+from filters.cosines import usable
 from filters.duplicates import Duplicates
 from jobs.experiment import load
 from jobs.run import Run
@@ -108,6 +111,20 @@ def _one_band(pairs: int) -> float:
     return time.process_time() - started
 
 
+def _clustering(pairs: int) -> float:
+    """Return the processor seconds of finding the centres, and of assigning all pairs as measured on one file."""
+    signal, parts = Clusters("clip_v1", pairs // CELL), _embeddings(pairs)
+    first = usable(next(parts)["image_embedding"], "")[1]
+    sample = [first]
+    while sum(map(len, sample)) < signal.training_rows:
+        sample.append(usable(next(parts)["image_embedding"], "")[1])
+    started = time.process_time()
+    centres = train(np.concatenate(sample)[: signal.training_rows], signal)
+    trained = time.process_time()
+    centres.assign(first)
+    return trained - started + (time.process_time() - trained) * pairs / len(first)
+
+
 def _prepare(folder: Path, pairs: int) -> Path:
     signals = {
         "pdq_v1": None,
@@ -122,38 +139,36 @@ def _prepare(folder: Path, pairs: int) -> Path:
 
 
 def _run(path: Path) -> None:
-    """Run the three signals; print the seconds of each, by the clock and of the processors, as JSON."""
+    """Run the three signals; print the seconds of each as JSON."""
     run = Run(load(path, []), Display())
     try:
         run.spark.range(10).groupBy("id").count().collect()
-        spent = {}
+        seconds = {}
         for name in SIGNALS:
-            started, before = time.perf_counter(), _below(os.getpid())[1]
+            started = time.perf_counter()
             execute(run, run.plan.signal(name))
-            spent[name] = (time.perf_counter() - started, _below(os.getpid())[1] - before)
+            seconds[name] = round(time.perf_counter() - started, 1)
     finally:
         run.close()
-    print(json.dumps(spent))
+    print(json.dumps(seconds))
 
 
-def _below(root: int) -> tuple[int, float]:
-    """Return the sums over a process and all below it: resident bytes, and processor seconds, those of the dead too."""
+def _resident(root: int) -> int:
+    """Return the sum of the resident bytes of a process and of all below it."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        ticks = sum(map(int, fields[11:15]))
-        found[int(entry.name)] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE"), ticks
-    resident = ticks = 0
-    for process, (_, size, spent) in found.items():
+        found[int(entry.name)] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for process, (_, size) in found.items():
         above = process
         while above and above != root:
             above = found[above][0] if above in found else 0
-        if above == root:
-            resident, ticks = resident + size, ticks + spent
-    return resident, ticks / os.sysconf("SC_CLK_TCK")
+        total += size if above == root else 0
+    return total
 
 
 def _found(store: Store, signal: str, column: str, copies: int) -> float:
@@ -175,18 +190,17 @@ def _measured(pairs: int) -> dict[str, Any]:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         peak = 0
         while child.poll() is None:
-            peak = max(peak, _below(child.pid)[0])
+            peak = max(peak, _resident(child.pid))
             time.sleep(0.2)
         output, errors = child.communicate()
         assert child.returncode == 0, errors[-2000:]
-        spent = json.loads(output.splitlines()[-1])
         store = Store(str(Path(scratch, "store")))
         facts = {row.name: row.facts for row in Ledger(store).jobs()}
         return {
-            "seconds": {name: round(one[0], 1) for name, one in spent.items()},
-            "processor_seconds": {name: round(one[1], 1) for name, one in spent.items()},
+            "seconds": json.loads(output.splitlines()[-1]),
             "peak_bytes": peak,
             "one_band_processor_seconds": round(_one_band(pairs), 2),
+            "clustering_processor_seconds": round(_clustering(pairs), 2),
             "near_copies_found": _found(store, "duplicates_v1", "near_group", NEAR),
             "semantic_copies_found": _found(store, "semantic_v1", "semantic_group", SEMANTIC),
             "fingerprints_compared": facts["duplicates_v1"]["compared"],
@@ -203,8 +217,8 @@ def measure() -> dict[str, Any]:
     """Return seconds, memory and what was found at each size, and the exponents by which the seconds grow."""
     figures = {size: _measured(size) for size in SIZES}
 
-    def exponent(*names: str, of: str = "seconds") -> float:
-        return _growth(*(sum(figures[size][of][name] for name in names) for size in SIZES))
+    def exponent(*names: str) -> float:
+        return _growth(*(sum(figures[size]["seconds"][name] for name in names) for size in SIZES))
 
     return {
         "deduplication": {
@@ -212,8 +226,8 @@ def measure() -> dict[str, Any]:
             "exponent_pdq": exponent("duplicates_v1"),
             "exponent_embedding": exponent("clusters_v1", "semantic_v1"),
             "exponent": exponent(*SIGNALS),
-            "exponent_processor": exponent(*SIGNALS, of="processor_seconds"),
             "exponent_one_band": _growth(*(figures[size]["one_band_processor_seconds"] for size in SIZES)),
+            "exponent_clustering": _growth(*(figures[size]["clustering_processor_seconds"] for size in SIZES)),
             "peak_bytes": max(figure["peak_bytes"] for figure in figures.values()),
         }
     }

@@ -11,12 +11,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import faiss
 import numpy as np
@@ -39,14 +42,13 @@ Halves = npt.NDArray[np.float16]
 
 WIDTH, WORKERS, BATCH = 512, 2, 4096
 EXACT_QUERIES, EXACT_ROWS, CHECKED = 100_000, 50_000, 500
-MANY, SAMPLE, MEMORY, RECALL = 1_000_000, 2_000, 2 << 30, 0.95
+MANY, SAMPLE, MEMORY, RECALL = 1_000_000, 2_000, 2 << 30, 0.98
 CLUSTERS, FAMILIES, SPREAD = 20_000, 400, 0.7
 """Centres of clusters are 0.8 of their family's direction and 0.6 of their own, all at random; a row is its centre and
 noise of 0.7 its length, whose strength in the i-th direction falls as i ** -0.5. The nearest of a million have cosines
 of about 0.7 to 0.8."""
-TABLE = pa.schema(
-    [("uid", pa.string()), ("source", pa.string()), ("pdq", pa.binary()), ("image_embedding", pa.binary())]
-)
+S, B = pa.string(), pa.binary()
+TABLE = pa.schema([("uid", S), ("source", S), ("pdq", B), ("image_embedding", B)])
 
 
 def clustered(seed: int, size: int) -> Halves:
@@ -87,9 +89,8 @@ def table(store: Store, name: str, vectors: Halves) -> list[str]:
                 part = rows[at : at + (1 << 16)]
                 cells = pa.array([row.tobytes() for row in vectors[part[0] : part[-1] + 1]], pa.binary())
                 uids = [f"{row:032x}" for row in part.tolist()]
-                writer.write_table(
-                    pa.table([uids, ["bench"] * len(part), pa.nulls(len(part), pa.binary()), cells], schema=TABLE)
-                )
+                columns = [uids, ["bench"] * len(part), pa.nulls(len(part), B), cells]
+                writer.write_table(pa.table(columns, schema=TABLE))
     return paths
 
 
@@ -98,24 +99,30 @@ def _wait(ready: Any) -> None:
     ready.wait()
 
 
-def in_workers(work: Callable[[str], int], paths: list[str]) -> tuple[float, int]:
+def _together(peak: list[int], over: threading.Event) -> None:
+    """Keep the most memory that all children have together, in bytes; pages that they share are counted once."""
+    while not over.wait(0.5):
+        total = 0
+        for child in active_children():
+            with suppress(OSError, StopIteration):  # it has just ended
+                lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
+                total += 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+        peak[0] = max(peak[0], total)
+
+
+def in_workers(work: Callable[[str], None], paths: list[str]) -> tuple[float, int]:
     """Run `work` on each path in a process of its own; return the seconds, and the memory of all together in bytes."""
     context = get_context("spawn")
-    ready = context.Barrier(WORKERS + 1)
-    alone = {
-        name: os.environ.pop(name, None) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    }
-    os.environ.update(dict.fromkeys(alone, "1"))
-    try:
-        with context.Pool(WORKERS, _wait, (ready,)) as pool:
-            ready.wait()  # their imports are not counted: Spark's workers live on from job to job
-            started = time.perf_counter()
-            peaks = pool.map(work, paths, 1)
-            return time.perf_counter() - started, sum(peaks)
-    finally:
-        for name, value in alone.items():
-            del os.environ[name]
-            os.environ.update({name: value} if value is not None else {})
+    ready, memory, over = context.Barrier(WORKERS + 1), [0], threading.Event()
+    watcher = threading.Thread(target=_together, args=(memory, over))
+    alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with patch.dict(os.environ, alone), context.Pool(WORKERS, _wait, (ready,)) as pool:
+        ready.wait()  # their imports are not counted: Spark's workers live on from job to job
+        watcher.start()
+        seconds = timed(partial(pool.map, work, paths, 1))
+        over.set()
+        watcher.join()
+    return seconds, memory[0]
 
 
 def peak() -> int:
@@ -127,13 +134,12 @@ def peak() -> int:
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
-def exact_part(store: Store, index: Kept, path: str) -> int:
+def exact_part(store: Store, index: Kept, path: str) -> None:
     """Search for one file's pairs as a task of the signal `nearest` does, and write its rows."""
     signal = Nearest("pdq_v1", "clip_v1", align=False)
     with store.arrow(path) as stream:
         batches = list(searched(signal, store, [index], pq.ParquetFile(stream).iter_batches(BATCH)))
     write_rows(store, "exact", "signals_nearest_v1", pa.Table.from_batches(batches))
-    return peak()
 
 
 def _indexed(store: Store, vectors: Halves) -> Kept:
@@ -202,7 +208,7 @@ def exact() -> dict[str, Any]:
     }
 
 
-def approximate_part(store: Store, path: str) -> int:
+def approximate_part(store: Store, path: str) -> None:
     """Search for one file's embeddings in the inverted lists, in batches as a task has them; write what is found."""
     index, found = opened(Path(store.path("indexes/many")), "embeddings"), []
     with store.arrow(path) as stream:
@@ -212,7 +218,6 @@ def approximate_part(store: Store, path: str) -> int:
             places, cosines = index.search(vectors[known], 1)
             found.append(pa.table({"uid": rows["uid"], "place": places[:, 0], "cosine": cosines[:, 0]}))
     write_rows(store, "approximate", "found", pa.concat_tables(found))
-    return peak()
 
 
 def built(folder: str) -> dict[str, Any]:
@@ -283,8 +288,7 @@ def _alone(what: str, folder: str) -> dict[str, Any]:
     """Run a part in a process of its own, so that its memory is its own; return what it came to."""
     line = [sys.executable, "-m", "benchmarks.search", what, folder]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return dict(json.loads(done.stdout))
 
 
 def measure() -> dict[str, Any]:

@@ -36,7 +36,9 @@ CODED = 16
 """Rows that are taken from the lists of product codes and ranked anew, for each cell probed."""
 SAMPLE = 1000
 """Rows by which the recall of an index is measured."""
-_BLOCK = 1 << 16
+CODE_TRAINING = 1 << 16
+"""Rows that product codes are trained on: 256 for each of a byte's values, the most that FAISS takes."""
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def build(vectors: Halves, plan: IndexPlan) -> Approximate:
         lists = faiss.IndexIVFPQ(flat, width, len(centroids), plan.code, 8, faiss.METRIC_INNER_PRODUCT)
         lists.pq.cp.min_points_per_centroid = 1  # or it warns of few rows
         taken = CODED * FEWEST
-    lists.train(vectors[chosen(_BLOCK, len(vectors))].astype(np.float32))
+    lists.train(vectors[chosen(CODE_TRAINING, len(vectors))].astype(np.float32))
     for at in range(0, len(vectors), _BLOCK):
         part = vectors[at : at + _BLOCK]
         cells, rows = nearest(part, centroids, rounded)[0][:, 0].copy(), part.astype(np.float32)

@@ -8,12 +8,13 @@ every partial sum is below 2 (Cauchy-Schwarz), and 53 bits hold both. So no answ
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from pipeline.hardware import multiplies_bf16
 
 GROUP = 32
 """Rows of the corpus of whose scores the first step keeps only the largest."""
@@ -93,13 +94,6 @@ def _unit(vectors: Halves) -> Singles:
     return wide
 
 
-@cache
-def _fast() -> bool:
-    """Whether this processor multiplies bfloat16 by itself; where it does not, float32 is quicker."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
-
-
 def _maxima(bits: npt.NDArray[np.uint16], queries: torch.Tensor) -> npt.NDArray[np.int16]:
     """Return the largest score of each group with each of (q, d) bfloat16 queries, (groups, q), as bfloat16's bits.
 
@@ -110,7 +104,7 @@ def _maxima(bits: npt.NDArray[np.uint16], queries: torch.Tensor) -> npt.NDArray[
     found = np.empty((-(-len(bits) // GROUP), len(queries)), np.int16)
     for at in range(0, len(bits), BLOCK):
         block = corpus[at : at + BLOCK]
-        product = block @ turned if _fast() else (block.float() @ turned.float()).bfloat16()
+        product = block @ turned if multiplies_bf16() else (block.float() @ turned.float()).bfloat16()
         scores = product.view(torch.int16).numpy()
         whole, first = len(scores) // GROUP, at // GROUP
         grouped = scores[: whole * GROUP].reshape(whole, GROUP, len(queries))

@@ -241,6 +241,7 @@ class Training(Section):
     """One recipe for all mixtures: the same samples seen, the same everything. `flags` go to open_clip_train.
 
     `model` is a folder with `open_clip_config.json`; `parallel` trainings run at once with `threads` threads each.
+    `precision` is open_clip's, or `auto`: amp_bf16 where the processor has it, else fp32; `trainings` says which it was.
     """
 
     model: str
@@ -250,7 +251,7 @@ class Training(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-3
     wd: Annotated[float, Field(ge=0)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 30
-    precision: Literal["fp32", "amp", "amp_bf16", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "amp", "amp_bf16", "bf16"] = "fp32"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     parallel: Count = 1
     threads: Count = 2

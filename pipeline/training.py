@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, StageFailed
+from pipeline.hardware import precision_here
 from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
 from pipeline.shards import BadTar, read_pairs
 
@@ -142,7 +143,7 @@ def arguments(
         "lr": recipe.lr,
         "wd": recipe.wd,
         "warmup": recipe.warmup,
-        "precision": recipe.precision,
+        "precision": precision_here(recipe.precision),
         "seed": recipe.seed,
         "workers": 1,
         "epochs": 1,

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import hardware
 from pipeline.errors import InputError, StageFailed
 from pipeline.exports import manifest, sizes
 from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE
@@ -247,3 +248,13 @@ def test_a_training_killed_in_the_middle_leaves_no_child_and_ends_the_same_when_
     (folder / "left over").write_text("by the killed run")
     assert train(RECIPE, export, MODEL, folder).weights_sha256 == trained[1]
     assert not (folder / "left over").exists()
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(True, "amp_bf16"), (False, "fp32")])
+def test_the_precision_auto_is_what_the_processor_is_quick_in(
+    quick: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "multiplies_bf16", lambda: quick)
+    for asked, said in (("auto", expected), ("fp32", "fp32"), ("amp_bf16", "amp_bf16")):
+        given = arguments(replace(RECIPE, precision=asked), [Path("/e/0.tar")], Path("/m"), Path("/out"))
+        assert given[given.index("--precision") + 1] == said
