@@ -27,7 +27,8 @@ import yaml
 from jobs.experiment import load
 from jobs.plan import Job
 from jobs.run import Run
-from pipeline.ledger import DataFile, Ledger, write_rows
+from pipeline.datafiles import DataFile, write_rows
+from pipeline.ledger import Ledger
 from pipeline.progress import Display
 from pipeline.schemas import signal_table
 from pipeline.store import Store

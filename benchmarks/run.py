@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import decide, decontamination, dedup, export, ingest, score, search
+from benchmarks import decide, decontamination, dedup, export, ingest, score, search, trace
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).with_name("results.json")
 def main() -> None:
     """Run all, print each figure, write the file."""
     figures = {}
-    for module in (ingest, export, score, search, dedup, decide, decontamination):
+    for module in (ingest, export, trace, score, search, dedup, decide, decontamination):
         for name, figure in module.measure().items():
             figures[name] = figure
             print(f"{name}: {json.dumps(figure)}", flush=True)

@@ -29,7 +29,8 @@ from jobs.experiment import load
 from jobs.plan import Plan
 from jobs.run import Run
 from jobs.score import Wanted, execute, score_shard
-from pipeline.ledger import JobRow, Ledger, write_rows
+from pipeline.datafiles import write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.progress import Display
 from pipeline.schemas import TABLES, signal_table

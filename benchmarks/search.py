@@ -35,7 +35,7 @@ from filters.nearest import Nearest, embeddings
 from filters.search import Rounded, nearest, widened
 from jobs.corpus.index import Kept
 from jobs.corpus.nearest import searched
-from pipeline.ledger import write_rows
+from pipeline.datafiles import write_rows
 from pipeline.store import Store
 
 Halves = npt.NDArray[np.float16]

@@ -10,7 +10,8 @@ import yaml
 
 from jobs.experiment import Experiment, load
 from jobs.plan import Plan
-from pipeline.ledger import JobRow, Ledger, write_rows
+from pipeline.datafiles import write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.schemas import TABLES, signal_table
 
 ROOT = Path(__file__).parent.parent

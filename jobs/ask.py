@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import AnswerNo, InputError, unknown
+from pipeline.funnel import as_of, current, faults, funnel, latest
 from pipeline.funnel import as_text as funnel_text
-from pipeline.funnel import faults, funnel, latest
+from pipeline.intents import how_to_finish, unfinished
 from pipeline.ledger import Ledger
 from pipeline.progress import Display
 from pipeline.remote import told
@@ -39,8 +40,11 @@ def _print(value: Any, text: str, as_json: bool) -> None:
 def answer(arguments: argparse.Namespace) -> int:
     """Answer one of the four; return the exit code."""
     ledger = _open(arguments.store)
+    if takedowns := unfinished(ledger.store):
+        sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, takedowns)}\n")
     if arguments.command == "funnel":
-        found = funnel(ledger)
+        jobs = ledger.jobs()
+        found = funnel(ledger, current(as_of(jobs, arguments.as_of) if arguments.as_of is not None else jobs))
         _print([one.plain() for one in found], funnel_text(found), arguments.json)
         if lines := faults(found):
             raise AnswerNo(f"{arguments.store}: the counts do not add up: {'; '.join(lines)}")

@@ -17,9 +17,9 @@ from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.spark import write_frame
 from pipeline.config import Mixture
+from pipeline.datafiles import DataFile
 from pipeline.errors import InputError, StageFailed
 from pipeline.integrity import MISMATCH
-from pipeline.ledger import DataFile
 from pipeline.mixtures import Quota, quotas, rank_sql
 from pipeline.parts import Condition, Taken, columns_of, filters_of, parts_of
 from pipeline.schemas import TABLES, signal_table

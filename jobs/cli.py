@@ -63,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=text, description=text)
         one.add_argument("store", help="the store's folder, such as build/demo/store")
+        if name == "funnel":
+            one.add_argument(
+                "--as-of", metavar="JOB", help="as it was when this job, by its id's first digits, finished"
+            )
         if name == "trace":
             one.add_argument("key", help="a uid, a URL, or the SHA-256 of an image as fetched or as stored")
         if name == "subset":

@@ -9,8 +9,8 @@ from filters.contract import embeddings_to_binary
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.score import model_reference
+from pipeline.datafiles import write_rows
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.ledger import write_rows
 from pipeline.models import load
 from pipeline.robustness import clopper_pearson
 from pipeline.schemas import TABLES

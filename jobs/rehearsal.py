@@ -14,8 +14,9 @@ from typing import Any
 from jobs.experiment import Experiment
 from jobs.plan import Job
 from jobs.run import Run
+from pipeline.datafiles import DataFile
 from pipeline.errors import InputError
-from pipeline.ledger import DataFile, JobRow, Ledger
+from pipeline.ledger import JobRow, Ledger
 from pipeline.progress import Display
 from pipeline.store import Store
 

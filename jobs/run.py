@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from jobs.experiment import Experiment
 from jobs.plan import STAGES, Job, Plan
+from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
 from pipeline.intents import refuse_unfinished
-from pipeline.ledger import DataFile, JobRow, Ledger
+from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import complete_event
 from pipeline.progress import Display, Task
 from pipeline.schemas import TABLES

@@ -17,9 +17,9 @@ from filters.registry import SignalSpec
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.spark import run_units
+from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
 from pipeline.identity import digest
-from pipeline.ledger import DataFile
 from pipeline.schemas import signal_table
 from pipeline.shards import StoredPair, read_pairs
 from pipeline.store import Store

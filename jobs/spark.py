@@ -24,8 +24,8 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.joined import LedgerParts
 from jobs.ledger_source import LedgerSource
 from pipeline.config import Spark
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.errors import StageFailed
-from pipeline.ledger import DataFile, write_rows
 from pipeline.store import Store
 from pipeline.units import Output, Record, finished_units, record_path, run_unit
 

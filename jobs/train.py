@@ -13,8 +13,8 @@ import pyarrow as pa
 from jobs.export import export_folder
 from jobs.plan import Job, of_stage
 from jobs.run import Run
+from pipeline.datafiles import write_rows
 from pipeline.errors import CuveeError, InputError, StageFailed
-from pipeline.ledger import write_rows
 from pipeline.schemas import TABLES
 from pipeline.training import Recipe, TrainingResult, train
 

@@ -241,7 +241,7 @@ class Training(Section):
     """One recipe for all mixtures: the same samples seen, the same everything. `flags` go to open_clip_train.
 
     `model` is a folder with `open_clip_config.json`; `parallel` trainings run at once with `threads` threads each.
-    `precision` is open_clip's, or `auto`: amp_bf16 where the processor has it, else fp32; `trainings` says which it was.
+    `precision` is open_clip's, or `auto`: amp_bf16 where the processor has it, else fp32; `trainings` says which.
     """
 
     model: str

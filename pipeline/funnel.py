@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import InputError
 from pipeline.ledger import JobRow, Ledger
 from pipeline.outcomes import STORED
 from pipeline.tombstones import TAKEN_DOWN
@@ -126,6 +127,19 @@ def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
     for stage in ("decide", "blend"):
         chosen[stage] = {name: row.job for name, row in latest(jobs, stage).items() if fresh(row)}
     return chosen
+
+
+def as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
+    """Return the jobs that were finished when `job`, an id or its first digits, was; raise InputError for none or many.
+
+    Rows of a job stay as they are, so a funnel of these jobs is that of then, but for what was taken down since.
+    """
+    meant = [place for place, row in enumerate(jobs) if job and row.job.startswith(job)]
+    if len(meant) != 1:
+        newest = ", ".join(f"{row.job[:16]} ({row.stage} {row.name})" for row in jobs[-5:])
+        said = f"{len(meant)} finished jobs have an id that begins with {job!r}, expected one"
+        raise InputError(f"--as-of: {said}; the newest: {newest}")
+    return list(jobs[: meant[0] + 1])
 
 
 def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None) -> list[SourceFunnel]:

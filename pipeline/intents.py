@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
 from pipeline.identity import digest
-from pipeline.ledger import DataFile
 from pipeline.store import Store
 
 FOLDER = "takedowns"

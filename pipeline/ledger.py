@@ -8,6 +8,7 @@ without a row there is not finished, and its rows are not read.
 import json
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.datafiles import DataFile
 from pipeline.errors import InputError, StageFailed
 from pipeline.remote import failures, told
 from pipeline.schemas import TABLES
@@ -30,25 +32,26 @@ ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class DataFile:
-    """A Parquet file of one table, written by a task and not yet, or already, in a snapshot."""
-
-    table: str
-    path: str  # relative to the table's folder
-    rows: int
-    bytes: int
-
-
-def write_rows(store: Store, job: str, table: str, rows: pa.Table) -> DataFile:
-    """Write `rows` as one uniquely named Parquet file of `table`, for `Ledger.commit` to register; called in tasks.
-
-    The file lies in the job's partition; the partition column itself is not stored in it.
+class Listed:
+    """A data file of a snapshot: its job, its path in the store, its rows, and the least and the greatest uid in it,
+    "" where that is not known.
     """
-    path = f"job={job}/{uuid.uuid4().hex}.parquet"
-    full = f"tables/{table}/{path}"
-    with store.create(full) as stream:
-        pq.write_table(rows, stream, compression="zstd")
-    return DataFile(table, path, rows.num_rows, store.size(full))
+
+    job: str
+    path: str
+    rows: int
+    first: str
+    last: str
+
+    def may_hold(self, uids: Sequence[str]) -> bool:
+        """Tell whether one of these uids, in their order, may be in it."""
+        return not self.first or between(uids, self.first, self.last)
+
+
+def between(ordered: Sequence[str], first: str, last: str) -> bool:
+    """Tell whether one of these texts, in their order, is at least `first` and at most `last`."""
+    at = bisect_left(ordered, first)
+    return at < len(ordered) and ordered[at] <= last
 
 
 @dataclass(frozen=True)
@@ -112,19 +115,25 @@ class Ledger:
         delta = self.open(table) if self.store.exists(f"tables/{table}") else None
         return -1 if delta is None else delta.version()
 
+    def files(self, table: str) -> list[Listed]:
+        """Return the data files of the table's newest version, in the order of jobs and paths."""
+        delta = self.open(table)
+        if delta is None:
+            return []
+        found = []
+        for said in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
+            path, rows = f"tables/{table}/{said['path']}", said["num_records"]
+            first, last = said.get("min.uid") or "", said.get("max.uid") or ""
+            found.append(Listed(said.get("partition.job", ""), path, rows, first, last))
+        return sorted(found, key=lambda one: (one.job, one.path))
+
     def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
         """Return (job, path relative to the store) of each data file of the table's newest version.
 
         With `jobs`, only those that these jobs wrote.
         """
-        delta = self.open(table)
-        if delta is None:
-            return []
         wanted = None if jobs is None else set(jobs)
-        actions = pa.table(delta.get_add_actions(flatten=True)).to_pydict()
-        owners = actions.get("partition.job", [""] * len(actions["path"]))
-        found = zip(owners, actions["path"], strict=True)
-        return sorted((job, f"tables/{table}/{path}") for job, path in found if wanted is None or job in wanted)
+        return [(one.job, one.path) for one in self.files(table) if wanted is None or one.job in wanted]
 
     def read(self, table: str, columns: Sequence[str] | None = None, jobs: Iterable[str] | None = None) -> pa.Table:
         """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent."""
@@ -251,7 +260,7 @@ class Ledger:
                 with self.store.create(f"tables/jobs/{path}") as stream:
                     pq.write_table(pa.Table.from_pylist([row.to_arrow() for row in new], schema), stream)
                 size = self.store.size(f"tables/jobs/{path}")
-                action = AddAction(path, size, {}, 0, True, json.dumps({"numRecords": len(new)}))
+                action = _added(DataFile("jobs", path, len(new), size))
                 _write(delta, schema, [action], [row.job for row in new])
             return bool(new)
 
@@ -270,8 +279,7 @@ def _partition(path: str) -> dict[str, str | None]:
 
 
 def _added(file: DataFile) -> AddAction:
-    stats = json.dumps({"numRecords": file.rows})
-    return AddAction(file.path, file.bytes, _partition(file.path), 0, True, stats)
+    return AddAction(file.path, file.bytes, _partition(file.path), 0, True, file.statistics())
 
 
 def _has(delta: DeltaTable, job: str) -> bool:

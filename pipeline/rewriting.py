@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.datafiles import DataFile, span
 from pipeline.errors import StageFailed
 from pipeline.excision import Cut, copy, cut
-from pipeline.ledger import DataFile, Ledger
+from pipeline.ledger import Ledger
 from pipeline.scanning import scan_file
 from pipeline.shards import END
 from pipeline.store import Store
@@ -79,7 +80,7 @@ def new_path(takedown: str, old: str) -> str:
 def _data_file(store: Store, takedown: str, table: str, job: str, path: str, change: Change) -> DataFile:
     """Write what `change` makes of a data file, a row group at a time."""
     relative = new_path(takedown, path.removeprefix(f"tables/{table}/"))
-    full, rows = f"tables/{table}/{relative}", 0
+    full, rows, spans = f"tables/{table}/{relative}", 0, []
     with (
         store.parquet(path) as old,
         store.create(full) as stream,
@@ -89,7 +90,9 @@ def _data_file(store: Store, takedown: str, table: str, job: str, path: str, cha
             part = change(old.read_row_group(group, use_threads=False))
             new.write_table(part)
             rows += part.num_rows
-    return DataFile(table, relative, rows, store.size(full))
+            spans += [span(part)] if part.num_rows else []
+    first, last = min((one[0] for one in spans), default=""), max((one[1] for one in spans), default="")
+    return DataFile(table, relative, rows, store.size(full), first, last)
 
 
 def _without(keys: Keys, change: Change | None) -> Change:

@@ -68,16 +68,16 @@ class Survey:
 
 def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
     """Return where these pairs stand."""
-    found, keys = Survey(), Keys(uids)
+    found, keys, ordered = Survey(), Keys(uids), sorted(uids)
     for table in ledger.tables():
         if table in UNTOUCHED:
             continue
         has_uid = "uid" in columns_of(ledger, table)
-        for job, path in ledger.snapshot(table):
-            if ledger.finished(job) is None:
-                found.abandoned.setdefault(table, []).append((job, path))
-            elif has_uid and keys:
-                _file(ledger, table, job, path, keys, found)
+        for one in ledger.files(table):
+            if ledger.finished(one.job) is None:
+                found.abandoned.setdefault(table, []).append((one.job, one.path))
+            elif has_uid and one.may_hold(ordered):
+                _file(ledger, table, one.job, one.path, keys, found)
     found.reports = _reports(ledger, uids)
     return found
 

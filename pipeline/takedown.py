@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.copies import Found, find
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.intents import (
     FOLDER,
     Intent,
@@ -29,7 +30,7 @@ from pipeline.intents import (
     read_prepared,
     unfinished,
 )
-from pipeline.ledger import DataFile, JobRow, Ledger, write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import complete_event
 from pipeline.papers import papers
 from pipeline.restating import losses, restated, restated_export, tars_of

@@ -1,40 +1,51 @@
 """A pair's whole life: the published row, its fetches, where it lies, what was said and decided, where it went."""
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.ledger import JobRow, Ledger
+from pipeline.lookup import rows_with
+from pipeline.tombstones import IMAGE, UID, URL, hashed, url_key
 
 _UID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+PARTS = ("published", "fetches", "stored", "signals", "decisions", "mixtures", "exports", "taken_down")
+"""What a life consists of, in its order."""
 
-def _where(ledger: Ledger, table: str, column: str, values: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of finished jobs whose `column` is one of `values`."""
-    import pyarrow.parquet as pq
-
-    wanted: list[str] = sorted(set(values))
-    found: list[dict[str, Any]] = []
-    for job, path in ledger.snapshot(table):
-        if ledger.finished(job) is None:
-            continue
-        with ledger.store.arrow(path) as stream:
-            rows = pq.read_table(stream, filters=[(column, "in", wanted)])
-        found.extend({**row, "job": job} for row in rows.to_pylist())
-    return found
+_TABLES = ("pairs", "fetches", "samples", "decisions", "mixtures", "export_members")
+_RESEMBLED = {"evaluation_copy": "pdq", "evaluation_lookalike": "cosine", "evaluation_aligned": "aligned"}
+"""By the reason of a decision the search that found the evaluation image."""
 
 
 def uids_of(ledger: Ledger, key: str) -> list[str]:
     """Return the uids that a uid, a URL or an image's SHA-256 (as fetched or as stored) stands for."""
     if _UID.fullmatch(key):
-        rows = _where(ledger, "pairs", "uid", [key])
+        rows = rows_with(ledger, "pairs", ["uid"], [key])
     elif _SHA256.fullmatch(key):
-        rows = _where(ledger, "samples", "raw_sha256", [key]) or _where(ledger, "samples", "jpg_sha256", [key])
+        rows = rows_with(ledger, "samples", ["raw_sha256", "jpg_sha256"], [key])
     else:
-        rows = _where(ledger, "pairs", "url", [key])
+        rows = rows_with(ledger, "pairs", ["url"], [key])
     return sorted({row["uid"] for row in rows})
+
+
+def stones_of(ledger: Ledger, key: str) -> list[dict[str, Any]]:
+    """Return the tombstones of a uid, a URL or an image's SHA-256: what, when, why, and the trainings that saw it."""
+    kind, value = URL, hashed(url_key(key))
+    if _UID.fullmatch(key):
+        kind, value = UID, key
+    elif _SHA256.fullmatch(key):
+        kind, value = IMAGE, key
+    rows = rows_with(ledger, "tombstones", ["value"], [value])
+    return [_stone(row) for row in rows if row["kind"] == kind]
+
+
+def _stone(row: Mapping[str, Any]) -> dict[str, Any]:
+    told = {"kind": row["kind"], "value": row["value"], "at": row["at"].isoformat(), "reason": row["reason"]}
+    return {**told, "seen": json.loads(row["seen"] or "{}"), "job": row["job"]}
 
 
 def _brief(row: dict[str, Any]) -> dict[str, Any]:
@@ -47,19 +58,21 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
-    """Return the lives of all pairs that `key` stands for; raise InputError where the ledger knows none."""
-    uids = uids_of(ledger, key)
+    """Return the lives of all pairs that `key` stands for, as `PARTS`; raise InputError where the ledger knows none.
+
+    Of what was taken down there is a life of a tombstone alone, whose uid is "" unless it was asked for.
+    """
+    uids, stones = uids_of(ledger, key), stones_of(ledger, key)
     if not uids:
-        raise InputError(f"{ledger.store.root}: no pair for {key!r}; expected a uid, a URL or a SHA-256 of an image")
+        if not stones:
+            said = "no pair and no tombstone; expected a uid, a URL or a SHA-256 of an image"
+            raise InputError(f"{ledger.store.root}: {key!r}: {said}")
+        return [_life(key if _UID.fullmatch(key) else "", {}, {}, {}, stones)]
     jobs = {row.job: row for row in ledger.jobs()}
-    tables = {
-        table: _where(ledger, table, "uid", uids)
-        for table in ledger.tables()
-        if table in ("pairs", "fetches", "samples", "decisions", "mixtures", "export_members")
-        or table.startswith("signals_")
-    }
+    names = [name for name in ledger.tables() if name in _TABLES or name.startswith("signals_")]
+    tables = {name: rows_with(ledger, name, ["uid"], uids) for name in names}
     trainings = _saw(ledger, jobs)
-    return [_life(uid, tables, jobs, trainings) for uid in uids]
+    return [_life(uid, tables, jobs, trainings, stones_of(ledger, uid)) for uid in uids]
 
 
 def _saw(ledger: Ledger, jobs: dict[str, JobRow]) -> dict[str, list[dict[str, Any]]]:
@@ -74,33 +87,58 @@ def _saw(ledger: Ledger, jobs: dict[str, JobRow]) -> dict[str, list[dict[str, An
 
 def _life(
     uid: str,
-    tables: dict[str, list[dict[str, Any]]],
-    jobs: dict[str, JobRow],
-    trainings: dict[str, list[dict[str, Any]]],
+    tables: Mapping[str, list[dict[str, Any]]],
+    jobs: Mapping[str, JobRow],
+    trainings: Mapping[str, list[dict[str, Any]]],
+    stones: list[dict[str, Any]],
 ) -> dict[str, Any]:
     mine = {table: [row for row in rows if row["uid"] == uid] for table, rows in tables.items()}
+    pairs = mine.get("pairs", [])
     digests = {
-        job: {one["file"]: one["sha256"] for one in jobs[job].config["files"]}
-        for job in {row["job"] for row in mine["pairs"]}
+        job: {one["file"]: one["sha256"] for one in jobs[job].config["files"]} for job in {row["job"] for row in pairs}
     }
     exports = []
     for row in mine.get("export_members", []):
         exports.append(_brief(row) | {"trainings": [_training(one) for one in trainings.get(row["job"], [])]})
+    signals = {table: rows for table, rows in mine.items() if table.startswith("signals_") and rows}
+    near = [row for rows in signals.values() for row in rows if "pdq_key" in row]
     return {
         "uid": uid,
-        "source": mine["pairs"][0]["source"] if mine["pairs"] else "",
-        "published": [_brief(row) | {"file_sha256": digests[row["job"]].get(row["file"], "")} for row in mine["pairs"]],
+        "source": pairs[0]["source"] if pairs else "",
+        "published": [_brief(row) | {"file_sha256": digests[row["job"]].get(row["file"], "")} for row in pairs],
         "fetches": [_brief(row) for row in sorted(mine.get("fetches", []), key=lambda row: row["attempt"])],
         "stored": [_brief(row) for row in mine.get("samples", [])],
-        "signals": {
-            table.removeprefix("signals_"): [_brief(row) for row in rows]
-            for table, rows in mine.items()
-            if table.startswith("signals_") and rows
-        },
-        "decisions": [_brief(row) for row in mine.get("decisions", [])],
+        "signals": {table.removeprefix("signals_"): [_brief(row) for row in rows] for table, rows in signals.items()},
+        "decisions": [_brief(row) | _resembled(row, near, jobs) for row in mine.get("decisions", [])],
         "mixtures": [_brief(row) for row in mine.get("mixtures", [])],
         "exports": exports,
+        "taken_down": stones,
     }
+
+
+def _resembled(
+    decision: Mapping[str, Any], near: Iterable[Mapping[str, Any]], jobs: Mapping[str, JobRow]
+) -> dict[str, Any]:
+    """Return the evaluation image for which a pair was dropped, by the signal that the decision stands on."""
+    found = _RESEMBLED.get(decision["reason"])
+    if found is None:
+        return {}
+    behind = _upstream(decision["job"], jobs)
+    for row in near:
+        if row["job"] in behind and row.get(f"{found}_key"):
+            measure = "pdq_distance" if found == "pdq" else found
+            image = {"evaluation_set": row[f"{found}_set"], "key": row[f"{found}_key"], measure: row[measure]}
+            return {"resembles": image}
+    return {}
+
+
+def _upstream(job: str, jobs: Mapping[str, JobRow]) -> set[str]:
+    found, todo = set[str](), [job]
+    while todo:
+        if (one := todo.pop()) not in found and one in jobs:
+            found.add(one)
+            todo += jobs[one].inputs
+    return found
 
 
 def _training(row: dict[str, Any]) -> dict[str, Any]:
@@ -110,9 +148,11 @@ def _training(row: dict[str, Any]) -> dict[str, Any]:
 def as_text(life: dict[str, Any]) -> str:
     """Return one pair's life as a tree for a terminal."""
     lines = [f"{life['uid']}  ({life['source']})"]
-    for part in ("published", "fetches", "stored", "signals", "decisions", "mixtures", "exports"):
+    for part in PARTS:
         entries = life[part]
-        lines.append(f"├─ {part}" + ("" if entries else ": nothing"))
+        if part == "taken_down" and not entries:
+            continue
+        lines.append(f"├─ {part.replace('_', ' ')}" + ("" if entries else ": nothing"))
         if isinstance(entries, dict):
             entries = [{"signal": name, **row} for name, rows in entries.items() for row in rows]
         for entry in entries:
@@ -127,5 +167,9 @@ def as_text(life: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_short(one)}" for key, one in value.items()) + ")"
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return f"of {len(value)}"  # an entry for each evaluation set; --json has them
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"{text[:16]}…" if _SHA256.fullmatch(text) else text

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.ledger import DataFile, write_rows
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.store import Store
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.=-]+")

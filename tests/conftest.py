@@ -18,6 +18,7 @@ settings.register_profile("cuvee", deadline=None)  # how long an example takes i
 settings.load_profile("cuvee")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests together where tests run side by side, and all of those that look at the finished road."""
     on_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}

@@ -11,7 +11,7 @@ import yaml
 from jobs.experiment import load
 from jobs.plan import Job
 from jobs.run import Run
-from pipeline.ledger import DataFile, write_rows
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.progress import Display
 from pipeline.schemas import signal_table
 from tests.ingests import evaluation_set

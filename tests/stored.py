@@ -15,9 +15,9 @@ import yaml
 from jobs.experiment import load
 from jobs.plan import Job
 from jobs.run import Run
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.identity import uid
 from pipeline.integrity import MISMATCH
-from pipeline.ledger import DataFile, write_rows
 from pipeline.progress import Display
 from pipeline.schemas import TABLES, signal_table
 from pipeline.shards import ShardWriter, pair_bytes

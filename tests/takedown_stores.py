@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from pipeline.datafiles import DataFile, write_rows
 from pipeline.exports import export_digest
 from pipeline.funnel import funnel
-from pipeline.ledger import DataFile, JobRow, Ledger, write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.papers import papers
 from pipeline.pdq import pdq
 from pipeline.schemas import TABLES

@@ -20,8 +20,9 @@ from filters.repeats import Repeats
 from jobs.ledger_source import frame
 from jobs.spark import start
 from pipeline.config import Spark
+from pipeline.datafiles import write_rows
 from pipeline.errors import InputError
-from pipeline.ledger import Ledger, write_rows
+from pipeline.ledger import Ledger
 from pipeline.shards import StoredPair
 from pipeline.store import Store
 

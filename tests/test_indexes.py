@@ -32,9 +32,10 @@ from jobs.experiment import load
 from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import execute
+from pipeline.datafiles import write_rows
 from pipeline.errors import InputError, StageFailed
 from pipeline.evaluation_sets import open_set
-from pipeline.ledger import JobRow, write_rows
+from pipeline.ledger import JobRow
 from pipeline.models import load as load_model
 from pipeline.pdq import pdq
 from pipeline.progress import Display

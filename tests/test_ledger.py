@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datafiles import write_rows
 from pipeline.errors import InputError
-from pipeline.ledger import JobRow, Ledger, write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.schemas import TABLES
 from pipeline.store import Store
 from pipeline.units import Output, finished_units, record_path, run_unit

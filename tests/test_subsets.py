@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.cli import main
+from pipeline.datafiles import write_rows
 from pipeline.errors import InputError
-from pipeline.ledger import JobRow, Ledger, write_rows
+from pipeline.ledger import JobRow, Ledger
 from pipeline.schemas import TABLES
 from pipeline.store import Store
 from pipeline.subsets import check_subset, contains, open_subset, read_subset, write_subset

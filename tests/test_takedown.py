@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from jobs.cli import main
+from pipeline.datafiles import write_rows
 from pipeline.errors import InputError
 from pipeline.funnel import faults, funnel
-from pipeline.ledger import Ledger, write_rows
+from pipeline.ledger import Ledger
 from pipeline.schemas import TABLES
 from pipeline.shards import read_pairs
 from pipeline.shares import _equal, lost_of

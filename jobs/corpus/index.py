@@ -25,9 +25,9 @@ from jobs.corpus.tables import Made
 from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import model_reference
+from pipeline.datafiles import write_rows
 from pipeline.errors import CuveeError, StageFailed
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.ledger import write_rows
 from pipeline.models import Embedder, load
 from pipeline.schemas import TABLES
 from pipeline.store import Store

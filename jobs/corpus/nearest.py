@@ -20,8 +20,8 @@ from jobs.corpus.tables import Made, signal_frame, written
 from jobs.ledger_source import frame
 from jobs.plan import Job
 from jobs.run import Run
+from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
-from pipeline.ledger import DataFile
 from pipeline.schemas import TABLES, signal_table
 from pipeline.shards import BLOCK
 from pipeline.store import Store

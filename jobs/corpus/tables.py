@@ -9,7 +9,7 @@ from jobs.ledger_source import frame
 from jobs.plan import Job
 from jobs.run import Run
 from jobs.spark import write_frame
-from pipeline.ledger import DataFile
+from pipeline.datafiles import DataFile
 from pipeline.schemas import TABLES, signal_table
 
 Made = tuple[list[DataFile], dict[str, Any]]

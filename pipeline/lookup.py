@@ -1,0 +1,59 @@
+"""A few rows out of a ledger of millions: files and row groups are left out by their statistics, and of the rest one
+column is read, until it is known where the rows are.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.ledger import Ledger, between
+
+LOCAL, REMOTE = 4, 16
+"""Files that are read at once: more where each asks a bucket."""
+
+
+def rows_with(ledger: Ledger, table: str, columns: Sequence[str], values: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the rows of finished jobs of which one of `columns` (text) is one of `values`, each with its job."""
+    wanted = sorted(set(values))
+    files = [
+        (one.job, one.path)
+        for one in ledger.files(table)
+        if ledger.finished(one.job) is not None and (list(columns) != ["uid"] or one.may_hold(wanted))
+    ]
+    if not wanted:
+        return []
+
+    def look(file: tuple[str, str]) -> list[dict[str, Any]]:
+        job, path = file
+        with ledger.store.parquet(path) as opened:
+            return [{**row, "job": job} for row in _rows(opened, columns, wanted)]
+
+    with ThreadPoolExecutor(LOCAL if ledger.store.local else REMOTE) as pool:
+        return [row for rows in pool.map(look, files) for row in rows]
+
+
+def _rows(file: pq.ParquetFile, columns: Sequence[str], wanted: Sequence[str]) -> list[dict[str, Any]]:
+    places = [file.schema_arrow.get_field_index(name) for name in columns]
+    found: list[dict[str, Any]] = []
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        if not any(_may_hold(about.column(place).statistics, wanted) for place in places):
+            continue
+        part = file.read_row_group(group, columns=list(columns), use_threads=False)
+        mask = None
+        for name in columns:
+            here = pc.is_in(part[name], pa.array(wanted, pa.string()))
+            mask = here if mask is None else pc.or_(mask, here)
+        if pc.any(mask).as_py():
+            found += file.read_row_group(group, use_threads=False).filter(mask).to_pylist()
+    return found
+
+
+def _may_hold(statistics: Any, wanted: Sequence[str]) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return True
+    return between(wanted, statistics.min, statistics.max)
