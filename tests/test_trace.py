@@ -98,14 +98,16 @@ def test_what_was_taken_down_is_told_by_its_uid_its_url_and_its_image(tmp_path: 
     named = BY_NAME["named"]
     [before] = trace(Ledger(Store(str(tmp_path))), named.uid)
     assert before["taken_down"] == []
-    taken(tmp_path, named.uid)
+    answer = taken(tmp_path, named.uid)
     ledger = Ledger(Store(str(tmp_path)))
     for key in (named.uid, named.url, hashlib.sha256(named.raw).hexdigest()):
         [life] = trace(ledger, key)
         assert not life["published"]
         assert {one["reason"] for one in life["taken_down"]} == {"asked by its author"}
         assert "taken down" in as_text(life)
-    assert trace(ledger, named.uid)[0]["taken_down"][0]["seen"]
+    [training] = answer["trainings"]
+    for copy, times in training["times"].items():
+        assert trace(ledger, copy)[0]["taken_down"][0]["seen"] == {training["training"]: times}
 
 
 def test_a_funnel_is_that_of_a_job_by_the_first_digits_of_its_id(tmp_path: Path) -> None:
