@@ -17,7 +17,7 @@ from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
 from pipeline.intents import refuse_unfinished
 from pipeline.ledger import JobRow, Ledger
-from pipeline.lineage import complete_event
+from pipeline.lineage import record
 from pipeline.progress import Display, Task
 from pipeline.schemas import TABLES
 
@@ -107,10 +107,7 @@ class Run:
         for row in rows:
             named = {job.id: f"{job.stage}.{job.name}" for one, _, _ in made for job in one.needs}
             inputs = [named.get(other, other) for other in row.inputs]
-            event = complete_event(
-                self.store.root, row.job, row.stage, row.name, row.finished, inputs, sorted(row.rows)
-            )
-            self.store.write(f"lineage/{row.job}.json", event.encode())
+            record(self.store, row, inputs)
         for group in staging:
             self.store.remove(f"staging/{group}")
 

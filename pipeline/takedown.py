@@ -9,7 +9,7 @@ job may run in the meantime: what it has staged would be removed with the rest.
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,7 +31,7 @@ from pipeline.intents import (
     unfinished,
 )
 from pipeline.ledger import JobRow, Ledger
-from pipeline.lineage import complete_event
+from pipeline.lineage import event_path, record
 from pipeline.papers import papers
 from pipeline.restating import losses, restated, restated_export, tars_of
 from pipeline.rewriting import Rewritten, new_path, rewrite
@@ -162,7 +162,7 @@ def _prepare(ledger: Ledger, intent: Intent, places: Survey) -> Prepared:
     shown = {job for job, row in rows.items() if row.stage == "report" and reports & row.facts["files"].keys()}
     if swap := _job_rows(ledger, intent.id, rows, shown):
         swaps["jobs"] = swap
-    gone = places.reports + [f"lineage/{job}.json" for job in sorted(shown)]
+    gone = places.reports + [event_path(job) for job in sorted(shown)]
     return Prepared(swaps, written, gone, _facts(ledger, intent, places, made))
 
 
@@ -234,7 +234,4 @@ def _finish(ledger: Ledger, intent: Intent, prepared: Prepared, code: Code) -> N
         facts=prepared.facts,
     )
     ledger.finish([row])
-    event = complete_event(
-        ledger.store.root, row.job, STAGE, row.name, row.finished, [], sorted([*prepared.swaps, "tombstones"])
-    )
-    ledger.store.write(f"lineage/{row.job}.json", event.encode())
+    record(ledger.store, replace(row, rows={**dict.fromkeys(prepared.swaps, 0), **row.rows}), [])

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.funnel import faults, funnel
 from pipeline.intents import how_to_finish, unfinished
 from pipeline.ledger import Ledger
+from pipeline.lineage import event_path
 from pipeline.model_folder import WEIGHTS_FILE
 from pipeline.scanning import matching, scan
 from pipeline.store import Store
@@ -64,7 +65,7 @@ def owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
     """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
     found: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
-        found[f"lineage/{job.job}.json"] = ("", None)
+        found[event_path(job.job)] = ("", None)
         for shard in job.facts.get("shards", []):
             found[shard["shard"]] = (shard["sha256"], shard["bytes"])
         for name, sha256 in job.facts.get("files", {}).items():

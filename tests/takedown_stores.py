@@ -135,7 +135,7 @@ class Builder:
         plain["rows"] = plain.get("rows", {}) | counts
         row = JobRow(job=job, stage=stage, name=name, started=at, finished=at, **plain)
         self.ledger.finish([row])
-        self.store.write(f"lineage/{job}.json", b"{}")
+        self.store.write(f"lineage/{job}.jsonl", b"{}")
         return job
 
     def ingest(self, source: str) -> list[str]:

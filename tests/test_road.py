@@ -235,8 +235,9 @@ def test_the_reports_json_holds_the_numbers_of_the_ledger(road: Road, run: Run) 
     assert len(report["provenance"]["jobs"]) == len([job for job in run.ledger.jobs() if job.stage != "report"])
 
 
-def test_each_job_has_an_openlineage_event(road: Road, run: Run) -> None:
+def test_each_job_has_its_openlineage_events(road: Road, run: Run) -> None:
     for job in run.ledger.jobs():
-        event = json.loads((road.store / "lineage" / f"{job.job}.json").read_text("utf-8"))
-        assert event["eventType"] == "COMPLETE"
-        assert event["job"]["name"] == f"{job.stage}.{job.name}"
+        lines = (road.store / "lineage" / f"{job.job}.jsonl").read_text("utf-8").splitlines()
+        told = [json.loads(line) for line in lines]
+        assert [one["eventType"] for one in told] == ["START", "COMPLETE"]
+        assert {one["job"]["name"] for one in told} == {f"{job.stage}.{job.name}"}
