@@ -31,7 +31,7 @@ domains: .venv/ready  ## the same road on the real images of ../shared/data/doma
 	@$(BIN)/cuvee run experiments/domains.yaml
 
 test: .venv/ready  ## the tests: about 16 minutes on 2 cores
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: .venv/ready  ## the tests that take minutes: ten kills at random moments
 	@$(BIN)/python -m pytest -m slow
@@ -40,7 +40,7 @@ check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
 	@$(BIN)/python -m benchmarks.run

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from filters.contract import PairBatch
 from filters.registry import SignalSpec
@@ -104,12 +105,23 @@ def _known(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> 
         yield pair
 
 
-def _work(store: Store, threads: int, payload: tuple[Sequence[dict[str, Any]], Sequence[Wanted]]) -> Output:
-    if any(one.model for one in payload[1]):
+def rows_of(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a shard's rows out of these files of `samples`."""
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        with store.arrow(path) as stream:
+            part = pq.read_table(stream)
+        rows += part.filter(pc.equal(part["shard"], shard)).to_pylist()
+    return rows
+
+
+def _work(store: Store, threads: int, payload: tuple[str, Sequence[str], Sequence[Wanted]]) -> Output:
+    shard, paths, wanted = payload
+    if any(one.model for one in wanted):
         from pipeline.models import use_threads
 
         use_threads(threads)
-    return score_shard(store, *payload)
+    return score_shard(store, rows_of(store, shard, paths), wanted)
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
@@ -132,6 +144,17 @@ def _score_corpus(run: Run, job: Job) -> None:
     run.finish([(job, files, facts)], started, [job.id])
 
 
+def _shards(run: Run, ingest: str) -> list[tuple[str, list[str]]]:
+    """Return the shards of an ingest, each with the files of `samples` that have rows of it."""
+    found: dict[str, list[str]] = {}
+    for _, path in run.ledger.snapshot("samples", [ingest]):
+        with run.store.arrow(path) as stream:
+            names = pq.read_table(stream, columns=["shard"])["shard"].unique().to_pylist()
+        for name in names:
+            found.setdefault(name, []).append(path)
+    return sorted(found.items())
+
+
 def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
     started = datetime.now(UTC)
     units = []
@@ -140,9 +163,7 @@ def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
         wanted = [
             Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", "")) for job in mine
         ]
-        rows = run.ledger.read("samples", jobs=[ingest]).to_pylist()
-        for shard in sorted({row["shard"] for row in rows}):
-            units.append((shard, ([row for row in rows if row["shard"] == shard], wanted)))
+        units += [(shard, (shard, paths, wanted)) for shard, paths in _shards(run, ingest)]
     group = digest(sorted(job.id for job in jobs))
     names = sorted({job.config["signal"] for job in jobs})
     threads = max(1, run.spark.sparkContext.defaultParallelism // max(1, len(units)))  # cores that no shard fills

@@ -85,7 +85,7 @@ def _table_files(ledger: Ledger) -> set[str]:
     return {path for table in ledger.tables() for _, path in ledger.snapshot(table)}
 
 
-TOPS = ("tables", "shards", "exports", "staging", "lineage", "trainings")
+TOPS = ("tables", "shards", "exports", "staging", "lineage", "trainings", "indexes")
 """The folders of a store in which every file is some finished job's."""
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from jobs.experiment import load
 from jobs.run import Run
@@ -18,12 +20,30 @@ settings.register_profile("cuvee", deadline=None)  # how long an example takes i
 settings.load_profile("cuvee")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+ON_ROAD = ("test_road.py", "test_takedown_road.py", "test_killed.py", "test_clean_room.py")
+"""The files that look at the finished road, which takes minutes: they run in one worker, and first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests together where tests run side by side, and all of those that look at the finished road."""
-    on_road = {item.path for item in items if "road" in getattr(item, "fixturenames", ())}
+    """Put what is on the road first; a file that is not named among those must not ask for it."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("road" if item.path in on_road else item.path.stem))
+        if "road" in getattr(item, "fixturenames", ()) and item.path.name not in ON_ROAD:
+            raise pytest.UsageError(f"{item.path.name}: uses the road, but is not in conftest.ON_ROAD")
+    items.sort(key=lambda item: item.path.name not in ON_ROAD)
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests run in one worker, and those of all files that are on the road."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "road" if Path(file).name in ON_ROAD else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Schedule by files, however many workers there are."""
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)

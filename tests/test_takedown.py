@@ -16,6 +16,7 @@ from pipeline.datafiles import write_rows
 from pipeline.errors import InputError
 from pipeline.funnel import faults, funnel
 from pipeline.ledger import Ledger
+from pipeline.lineage import event_path
 from pipeline.schemas import TABLES
 from pipeline.shards import read_pairs
 from pipeline.shares import _equal, lost_of
@@ -372,8 +373,8 @@ def test_the_takedown_is_a_job_of_its_own(root: Path) -> None:
     for one in job.facts["rewritten"]:
         assert not (root / one["from"]).exists()
         assert (root / one["to"]).stat().st_size == one["bytes"]
-    event = json.loads((root / "lineage" / f"{job.job}.json").read_bytes())
-    assert event["job"]["name"] == "takedown.takedown/1"
+    events = [json.loads(line) for line in (root / event_path(job.job)).read_text().splitlines()]
+    assert {one["job"]["name"] for one in events} == {"takedown.takedown/1"}
 
 
 def test_what_a_killed_ingest_left_behind_goes_too(root: Path) -> None:
