@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from jobs.run import Run
 from pipeline.funnel import settled
 from pipeline.ledger import Ledger
+from pipeline.outcomes import TAKEN_DOWN
 from pipeline.report.shape import SelfCheck
 from pipeline.schemas import signal_table
-from pipeline.tombstones import TAKEN_DOWN
 
 OUTCOMES = {
     "http_404": {"http_404"},

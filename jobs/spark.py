@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -46,6 +47,7 @@ for argument do
 done
 exec "{java}" "$@"
 """
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _INCUBATOR = "--add-modules=jdk.incubator.vector"
 _REMOVED = "--add-opens=java.base/sun.security.action=*"
 
@@ -99,12 +101,13 @@ def java_home() -> Path:
 def start(settings: Spark, name: str) -> SparkSession:
     """Return a Spark session that listens on loopback alone where its master is this machine."""
     scratch = str(_scratch("spark"))
-    logging = Path(__file__).with_name("log4j2.properties").as_uri()
+    logging = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
+    options = f"{logging} {settings.conf.get(_JAVA_OPTIONS, '')}".strip()
     os.environ.update(
         {
             "JAVA_HOME": str(java_home()),
             "PYSPARK_PYTHON": sys.executable,
-            "PYSPARK_SUBMIT_ARGS": f"--driver-java-options -Dlog4j2.configurationFile={logging} pyspark-shell",
+            "PYSPARK_SUBMIT_ARGS": f"--driver-java-options {shlex.quote(options)} pyspark-shell",
         }
     )
     conf = {
@@ -124,7 +127,7 @@ def start(settings: Spark, name: str) -> SparkSession:
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.master(settings.master).appName(name)
-    for key, value in {**conf, **settings.conf}.items():
+    for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.dataSource.register(LedgerSource)

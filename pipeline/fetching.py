@@ -63,7 +63,7 @@ class Lane:
             # names are resolved in its threads, and asyncio's few would be held up by a few dead name servers
             names = ThreadPoolExecutor(self._rules.web.concurrency, "names")
             asyncio.get_running_loop().set_default_executor(names)
-            return Client(self._rules.web)
+            return Client(self._rules.web, forbidden=lambda url: self._tombstones.names("", url))
 
         ready(self._rules.image)
         self._client = self._runner.run(opened())

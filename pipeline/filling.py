@@ -11,11 +11,11 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipeline.integrity import verdict
-from pipeline.outcomes import STORED, Attempt
+from pipeline.outcomes import STORED, TAKEN_DOWN, Attempt
 from pipeline.pictures import ImageRules, Picture, Refused, to_picture
 from pipeline.schemas import TABLES
 from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.tombstones import TAKEN_DOWN, Tombstones
+from pipeline.tombstones import Tombstones
 
 SPOOL = 64 << 20
 """Bytes of a shard's pairs that are held in memory before they go to a temporary file."""

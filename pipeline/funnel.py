@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.ledger import JobRow, Ledger
-from pipeline.outcomes import STORED
-from pipeline.tombstones import TAKEN_DOWN
+from pipeline.outcomes import STORED, TAKEN_DOWN
 
 
 @dataclass(frozen=True)

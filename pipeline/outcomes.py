@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 STORED = "stored"
+TAKEN_DOWN = "taken_down"
+"""Of a row that a takedown forbids; it never changes, so it is never tried again."""
 TRANSIENT = frozenset(
     {
         *("http_408", "http_425", "http_429", "http_500", "http_502", "http_503", "http_504"),

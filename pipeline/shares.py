@@ -14,12 +14,12 @@ from typing import Any
 from pipeline.config import Mixture
 from pipeline.integrity import MISMATCH
 from pipeline.ledger import JobRow, Ledger
-from pipeline.outcomes import STORED
+from pipeline.outcomes import STORED, TAKEN_DOWN
 from pipeline.parts import Condition, Taken, columns_of, parts_of
 from pipeline.scanning import matching, scan_file
 from pipeline.schemas import signal_table
 from pipeline.survey import Survey
-from pipeline.tombstones import TAKEN_DOWN, Keys
+from pipeline.tombstones import Keys
 
 
 @dataclass

@@ -20,11 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ledger import Ledger
+from pipeline.outcomes import TAKEN_DOWN
 from pipeline.pdq import LEAST_QUALITY, PDQ_BYTES, pdq
 from pipeline.politeness import host_of
-
-TAKEN_DOWN = "taken_down"
-"""The outcome of a published row that a takedown forbids; it never changes, so it is never tried again."""
 
 UID, URL, HOST, IMAGE, PRINT = "uid", "url", "host", "sha256", "pdq"
 KINDS = (UID, URL, HOST, IMAGE, PRINT)

@@ -13,9 +13,10 @@ from pipeline.intents import how_to_finish, unfinished
 from pipeline.ledger import Ledger
 from pipeline.lineage import event_path
 from pipeline.model_folder import WEIGHTS_FILE
+from pipeline.outcomes import TAKEN_DOWN
 from pipeline.scanning import matching, scan
 from pipeline.store import Store
-from pipeline.tombstones import TAKEN_DOWN, read
+from pipeline.tombstones import read
 
 
 @dataclass(frozen=True)

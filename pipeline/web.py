@@ -8,6 +8,7 @@ it asks for that. A body is read to a limit. A refusal is an outcome with what c
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -19,7 +20,7 @@ from pipeline import robots
 from pipeline.addresses import AddressRules
 from pipeline.clock import Clock
 from pipeline.failures import KEEP_ALIVE, named
-from pipeline.outcomes import STORED, TRANSIENT, Attempt
+from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT, Attempt
 from pipeline.permissions import Permissions
 from pipeline.politeness import Budget, Claim, Host, HostLimits, Paused, TooLate, host_of, retry_after
 from pipeline.resolver import Resolver, guarded_socket
@@ -75,11 +76,17 @@ class Client:
     """Fetches URLs by the rules; an async context manager. Cookies, proxies and netrc are off.
 
     What it learns of hosts (turns, pauses, robots.txt) lasts as long as it does. Each body that it returns must be
-    given back to `budget` when it is done with.
+    given back to `budget` when it is done with. No redirect is followed to a URL that is `forbidden`, as taken down.
     """
 
-    def __init__(self, rules: WebRules, system: AbstractResolver | None = None) -> None:
+    def __init__(
+        self,
+        rules: WebRules,
+        system: AbstractResolver | None = None,
+        forbidden: Callable[[str], bool] = lambda url: False,
+    ) -> None:
         self.rules = rules
+        self._forbidden = forbidden
         self.budget = Budget(rules.max_in_flight)
         self._gate = asyncio.Semaphore(rules.concurrency)
         self._hosts: dict[str, Host] = {}
@@ -170,6 +177,8 @@ class Client:
             if isinstance(found, Attempt):
                 return found
             target = led(target, found)
+            if self._forbidden(str(target)):
+                return Attempt(TAKEN_DOWN)  # where it leads is written nowhere
         return Attempt("too_many_redirects", detail=f"more than {self.rules.max_redirects} redirects")
 
     async def _hop(self, url: URL, way: _Way) -> Attempt | str:

@@ -1,5 +1,6 @@
 """What several test files share: one finished shrunken road, and where its pieces lie."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.progress import Display
 from pipeline.store import Store
 from tests.roads import cuvee, write_experiment
 
+# a test's JVM lives for seconds: what the second compiler makes of it, it never earns back
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 settings.register_profile("cuvee", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("cuvee")
 

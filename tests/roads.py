@@ -52,7 +52,7 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "jobs.cli", *arguments]
 
 
-def cuvee(*arguments: str, timeout: float = 600) -> "subprocess.CompletedProcess[str]":
+def cuvee(*arguments: str, timeout: float = 1500) -> "subprocess.CompletedProcess[str]":
     """Run `cuvee` from the project's root; return what it came to."""
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 

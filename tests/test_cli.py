@@ -1,10 +1,12 @@
 """Bad input: one line that names the file, the key, what was found and what was expected; exit 2; nothing written."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from jobs.cli import main
 from sources.world.publish import publish_world
 from tests.ingests import write_ingest
 from tests.roads import answered, cuvee, write_experiment
@@ -47,11 +49,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", sorted(WRONG))
-def test_what_the_experiment_file_gets_wrong(what: str, web: Path, tmp_path: Path) -> None:
+def test_what_the_experiment_file_gets_wrong(
+    what: str, web: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     setting, words = WRONG[what]
     store = tmp_path / "store"
     experiment = write_experiment(tmp_path, store, web)
-    _refused(cuvee("run", str(experiment), "--set", setting), *words)
+    code = main(["run", str(experiment), "--set", setting])  # in this process, which has imported it all
+    _refused(SimpleNamespace(returncode=code, stderr=capsys.readouterr().err), *words)
     assert not store.exists()
 
 

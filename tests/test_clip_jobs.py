@@ -12,8 +12,9 @@ from pyspark.sql import SparkSession
 from benchmarks.score import ingested, short_caption, write_shard
 from benchmarks.tables import experiment, finished
 from jobs.experiment import load
+from jobs.plan import of_stage
 from jobs.run import Run
-from jobs.score import Wanted, _work, execute
+from jobs.score import Wanted, _shards, _work, execute
 from jobs.spark import start
 from pipeline.config import Spark
 from pipeline.errors import InputError
@@ -116,10 +117,10 @@ def test_models_side_by_side_are_scored_in_one_reading_and_a_resumed_run_gives_t
     for run in (whole, resumed):
         jobs = [job for name in CLIPS for job in run.plan.signal(name)]
         if run is resumed:  # what a run that was killed behind its first shard leaves
-            rows = [row for row in run.ledger.read("samples").to_pylist() if row["shard"].endswith("00000000.tar")]
+            [shard, paths] = _shards(run, of_stage(jobs[0], "ingest")[0].id)[0]
             wanted = [Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local["model"]) for job in jobs]
-            work = partial(_work, run.store, 1, (rows, wanted))
-            run_unit(run.store, digest(sorted(job.id for job in jobs)), rows[0]["shard"], work)
+            work = partial(_work, run.store, 1, (shard, paths, wanted))
+            run_unit(run.store, digest(sorted(job.id for job in jobs)), shard, work)
         execute(run, jobs)
         execute(run, run.plan.signal("aesthetic_v1"))
     tables = {}

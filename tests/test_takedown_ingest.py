@@ -15,9 +15,9 @@ from jobs.run import Run
 from pipeline.errors import StageFailed
 from pipeline.funnel import faults, funnel
 from pipeline.ledger import Ledger
+from pipeline.outcomes import TAKEN_DOWN
 from pipeline.progress import Display
 from pipeline.store import Store
-from pipeline.tombstones import TAKEN_DOWN
 from tests.hostile_web import HostileWeb, jpeg
 from tests.ingests import TABLE, by_uid, ledger_of, write_ingest, write_rows
 from tests.roads import cuvee
@@ -36,6 +36,7 @@ MORE = {
     "new with the same bytes": "http://d.site.test/image?n=1&v=new",
     "new on the site": "http://deep.img.no.site.test/image?n=3&v=new",
     "new with the URL": "HTTP://A.site.test:80/image?n=1&v=named#again",
+    "new and led to the site": "http://f.site.test/to?url=http%3A%2F%2Fimg.n%6F.site.test%2Fimage%3Fn%3D5%26v%3Dled",
     "new and plain": "http://e.site.test/image?n=4&v=new",
 }
 
@@ -94,6 +95,7 @@ def test_of_the_first_ingest_the_named_rows_are_gone_and_counted(story: Story) -
 def test_no_row_that_is_named_is_asked_for_again(story: Story) -> None:
     assert not [path for path in story.asked if "named" in path or "forbidden" in path or "dead" in path]
     assert story.asked["/image?n=3&v=new"] == 0
+    assert not [path for path in story.asked if path.endswith("v=led") and path.startswith("/image")]
     assert story.asked["/image?n=4&v=new"] == 1
     assert story.asked["/image?n=1&v=new"] == 1  # its URL is nobody's: what comes from there is told by its bytes
 
@@ -101,18 +103,18 @@ def test_no_row_that_is_named_is_asked_for_again(story: Story) -> None:
 def test_every_row_of_the_next_ingest_has_its_outcome(story: Story) -> None:
     second = {job.name: job.job for job in story.ledger.jobs() if job.stage == "ingest"}["second"]
     rows = by_uid(story.ledger.read("fetches", jobs=[second]))
-    assert Counter(row["outcome"] for row in rows.values()) == {TAKEN_DOWN: 7, "stored": 7}
+    assert Counter(row["outcome"] for row in rows.values()) == {TAKEN_DOWN: 8, "stored": 7}
     pairs = by_uid(story.ledger.read("pairs", jobs=[second]))
     assert pairs.keys() == rows.keys()
     blank = [row for row in pairs.values() if row["problem"] == TAKEN_DOWN]
     assert {(row["url"], row["caption"], row["record_id"]) for row in blank} == {("", "", "")}
-    # fetched, and told by its bytes alone: these rows' own URLs were never named
+    # asked for, and told by its bytes or by where a redirect leads: these rows' own URLs were never named
     told = {row["record_id"] for uid, row in pairs.items() if not row["problem"] and rows[uid]["outcome"] == TAKEN_DOWN}
-    assert told == {"same bytes", "new with the same bytes"}
+    assert told == {"same bytes", "new with the same bytes", "new and led to the site"}
     assert len(blank) == 5
     funnels = funnel(story.ledger)
     assert faults(funnels) == []
-    assert {one.source: one.published for one in funnels} == {"first": 10, "second": 14}
+    assert {one.source: one.published for one in funnels} == {"first": 10, "second": 15}
 
 
 def test_no_byte_of_what_was_named_is_in_the_store(story: Story) -> None:
