@@ -27,7 +27,7 @@ from pipeline.store import Store
 from pipeline.subsets import Keys
 from pipeline.uids import order, texts
 
-PAIRS, SHARD, PART = 300_000, 10_000, 100_000
+PAIRS, SHARD, PART = 10_000_000, 10_000, 100_000
 ASKED = 5
 """Seconds that an answer may take."""
 EMBEDDING = 128
