@@ -9,12 +9,13 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
-
-from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
-from openlineage.client.serde import Serde
+from typing import TYPE_CHECKING
 
 from pipeline.ledger import JobRow
 from pipeline.store import Store
+
+if TYPE_CHECKING:  # a third of a second to import, which no question to a store needs
+    from openlineage.client.event_v2 import RunEvent
 
 PRODUCER = "urn:cuvee:pipeline"
 """What says that an event is ours; a URI, and no address."""
@@ -30,8 +31,10 @@ def run_id(job: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"cuvee:{job}"))
 
 
-def events(namespace: str, row: JobRow, inputs: Sequence[str]) -> list[RunEvent]:
+def events(namespace: str, row: JobRow, inputs: Sequence[str]) -> "list[RunEvent]":
     """Return a finished job's two events; `inputs` names the jobs it read, and the outputs are the tables it wrote."""
+    from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+
     return [
         RunEvent(
             eventType=state,
@@ -51,6 +54,8 @@ def record(store: Store, row: JobRow, inputs: Sequence[str]) -> None:
 
     A warning says where they could not be sent: another system's failure is none of the job's.
     """
+    from openlineage.client.serde import Serde
+
     made = events(store.root, row, inputs)
     store.write(event_path(row.job), "".join(f"{Serde.to_json(one)}\n" for one in made).encode())
     if not any(name.startswith("OPENLINEAGE_") for name in os.environ):
