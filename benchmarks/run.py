@@ -1,4 +1,8 @@
-"""`make bench`: runs every benchmark and writes `benchmarks/results.json`."""
+"""`make bench`: runs every benchmark and writes `benchmarks/results.json`, after each of them.
+
+`python -m benchmarks.run export trace` runs these alone and leaves the figures of the others as they are. So each
+figure says when it was made, and on what; ratios are within one run, and no figure is compared with another's.
+"""
 
 import json
 import os
@@ -6,23 +10,35 @@ import platform
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import decide, decontamination, dedup, export, ingest, score, search, trace
+from pipeline.hardware import multiplies_bf16
 
 RESULTS = Path(__file__).with_name("results.json")
+ALL = {
+    module.__name__.removeprefix("benchmarks."): module
+    for module in (export, trace, decide, dedup, search, score, ingest, decontamination)
+}
 
 
-def main() -> None:
-    """Run all, print each figure, write the file."""
-    figures = {}
-    for module in (ingest, export, trace, score, search, dedup, decide, decontamination):
-        for name, figure in module.measure().items():
-            figures[name] = figure
-            print(f"{name}: {json.dumps(figure)}", flush=True)
-    machine = {"cores": os.cpu_count(), "python": sys.version.split()[0], "system": platform.system()}
-    body = {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine, "figures": figures}
-    RESULTS.write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+def _made() -> dict[str, Any]:
+    """Say when and on what a figure is made."""
+    machine = {"cores": os.cpu_count(), "multiplies_bf16": multiplies_bf16(), "python": platform.python_version()}
+    return {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), **machine}
+
+
+def main(names: list[str]) -> None:
+    """Run these or all, print each figure, write the file after each benchmark."""
+    if unknown := [name for name in names if name not in ALL]:
+        sys.exit(f"benchmarks: no {unknown[0]!r}; expected of: {', '.join(ALL)}")
+    figures = json.loads(RESULTS.read_text("utf-8")) if names and RESULTS.exists() else {}
+    for name in names or ALL:
+        for figure, told in ALL[name].measure().items():
+            figures[figure] = {**_made(), **told}
+            print(f"{figure}: {json.dumps(told)}", flush=True)
+        RESULTS.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

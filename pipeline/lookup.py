@@ -46,11 +46,17 @@ def _rows(file: pq.ParquetFile, columns: Sequence[str], wanted: Sequence[str]) -
         part = file.read_row_group(group, columns=list(columns), use_threads=False)
         mask = None
         for name in columns:
-            here = pc.is_in(part[name], pa.array(wanted, pa.string()))
-            mask = here if mask is None else pc.or_(mask, here)
+            here = _is_one_of(part[name], wanted)
+            mask = here if mask is None else pc.or_kleene(mask, here)
         if pc.any(mask).as_py():
             found += file.read_row_group(group, use_threads=False).filter(mask).to_pylist()
     return found
+
+
+def _is_one_of(column: pa.ChunkedArray, wanted: Sequence[str]) -> pa.ChunkedArray:
+    if len(wanted) == 1:  # a question for one thing is the usual one, and is answered several times as fast so
+        return pc.equal(column, wanted[0])
+    return pc.is_in(column, pa.array(wanted, pa.string()))
 
 
 def _may_hold(statistics: Any, wanted: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.datafiles import DataFile, span
+from pipeline.datafiles import DataFile, encoded, span
 from pipeline.errors import StageFailed
 from pipeline.excision import Cut, copy, cut
 from pipeline.ledger import Ledger
@@ -84,7 +84,7 @@ def _data_file(store: Store, takedown: str, table: str, job: str, path: str, cha
     with (
         store.parquet(path) as old,
         store.create(full) as stream,
-        pq.ParquetWriter(stream, old.schema_arrow, compression="zstd") as new,
+        pq.ParquetWriter(stream, old.schema_arrow, **encoded(old.schema_arrow)) as new,
     ):
         for group in range(old.num_row_groups):
             part = change(old.read_row_group(group, use_threads=False))

@@ -21,26 +21,19 @@ _RESEMBLED = {"evaluation_copy": "pdq", "evaluation_lookalike": "cosine", "evalu
 """By the reason of a decision the search that found the evaluation image."""
 
 
-def uids_of(ledger: Ledger, key: str) -> list[str]:
-    """Return the uids that a uid, a URL or an image's SHA-256 (as fetched or as stored) stands for."""
-    if _UID.fullmatch(key):
-        rows = rows_with(ledger, "pairs", ["uid"], [key])
-    elif _SHA256.fullmatch(key):
-        rows = rows_with(ledger, "samples", ["raw_sha256", "jpg_sha256"], [key])
-    else:
-        rows = rows_with(ledger, "pairs", ["url"], [key])
-    return sorted({row["uid"] for row in rows})
+def stones_of(ledger: Ledger, key: str, uids: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Return the tombstones of a uid, a URL or an image's SHA-256: what, when, why, and the trainings that saw it.
 
-
-def stones_of(ledger: Ledger, key: str) -> list[dict[str, Any]]:
-    """Return the tombstones of a uid, a URL or an image's SHA-256: what, when, why, and the trainings that saw it."""
+    Those of further `uids` as well.
+    """
     kind, value = URL, hashed(url_key(key))
     if _UID.fullmatch(key):
         kind, value = UID, key
     elif _SHA256.fullmatch(key):
         kind, value = IMAGE, key
-    rows = rows_with(ledger, "tombstones", ["value"], [value])
-    return [_stone(row) for row in rows if row["kind"] == kind]
+    asked = {(kind, value), *((UID, uid) for uid in uids)}
+    rows = rows_with(ledger, "tombstones", ["value"], [value for _, value in asked])
+    return [_stone(row) for row in rows if (row["kind"], row["value"]) in asked]
 
 
 def _stone(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +55,14 @@ def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
 
     Of what was taken down there is a life of a tombstone alone, whose uid is "" unless it was asked for.
     """
-    uids, stones = uids_of(ledger, key), stones_of(ledger, key)
+    if _UID.fullmatch(key):
+        found = rows_with(ledger, "pairs", ["uid"], [key])
+    elif _SHA256.fullmatch(key):
+        found = rows_with(ledger, "samples", ["raw_sha256", "jpg_sha256"], [key])
+    else:
+        found = rows_with(ledger, "pairs", ["url"], [key])
+    uids = sorted({row["uid"] for row in found})
+    stones = stones_of(ledger, key, uids)
     if not uids:
         if not stones:
             said = "no pair and no tombstone; expected a uid, a URL or a SHA-256 of an image"
@@ -70,9 +70,18 @@ def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
         return [_life(key if _UID.fullmatch(key) else "", {}, {}, {}, stones)]
     jobs = {row.job: row for row in ledger.jobs()}
     names = [name for name in ledger.tables() if name in _TABLES or name.startswith("signals_")]
-    tables = {name: rows_with(ledger, name, ["uid"], uids) for name in names}
+    tables = {name: rows_with(ledger, name, ["uid"], uids) for name in names if name != "pairs" or uids != [key]}
     trainings = _saw(ledger, jobs)
-    return [_life(uid, tables, jobs, trainings, stones_of(ledger, uid)) for uid in uids]
+    return [
+        _life(
+            uid,
+            {"pairs": found, **tables},
+            jobs,
+            trainings,
+            [one for one in stones if one["kind"] != UID or one["value"] == uid],
+        )
+        for uid in uids
+    ]
 
 
 def _saw(ledger: Ledger, jobs: dict[str, JobRow]) -> dict[str, list[dict[str, Any]]]:
