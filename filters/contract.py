@@ -42,7 +42,7 @@ def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:
     if image is None:
         raise StageFailed(
             f"pair {pair.uid}, at byte {pair.offset} of its shard: expected the JPEG that was stored, found "
-            f"{len(pair.jpg)} bytes that do not decode: the shard is damaged, `cuvee verify` says where"
+            f"{len(pair.jpg)} bytes that do not decode: the shard is damaged, as `cuvee verify` will say"
         )
     return image
 

@@ -16,9 +16,10 @@ class Kind:
     """A kind of signal: where its class is, whether it reads shards or tables, and the settings it takes.
 
     `required` names settings that must be there; `optional` gives the others with their defaults. Of these, `inputs`
-    name other signals whose tables it reads, `files` name files and `sets` folders in the layout of an evaluation set,
-    whose digests are part of its job. With `evaluation`, it reads all evaluation sets. One that reads sets embeds
-    their images by the model of the signal that its setting `clip` names.
+    name other signals whose tables it reads, each of the kind that the setting is called by, `files` name files and
+    `sets` folders in the layout of an evaluation set, whose digests are part of its job. With `evaluation`, it reads
+    all evaluation sets. One that reads sets embeds their images by the model of the signal that its setting `clip`
+    names.
     """
 
     target: str
@@ -121,9 +122,9 @@ class SignalSpec:
         """Return the names of its columns."""
         return list(self.columns().names)
 
-    def inputs(self) -> list[str]:
-        """Return the names of the signals that it reads."""
-        return self._named(KINDS[self.kind].inputs)
+    def inputs(self) -> dict[str, str]:
+        """Return the signals that it reads: name by the kind that it must be of."""
+        return {kind: str(name) for kind in KINDS[self.kind].inputs if (name := self.settings[kind])}
 
     def files(self) -> list[str]:
         """Return the paths of the files that it reads."""

@@ -123,8 +123,14 @@ def _sources(experiment: Experiment) -> None:
 
 def _signals(experiment: Experiment) -> None:
     for name, spec in experiment.signals.items():
-        for wanted in spec.inputs():
-            _known(f"signals.{name}", "signal", wanted, experiment.signals)
+        for kind, wanted in spec.inputs().items():
+            _known(f"signals.{name}.{kind}", "signal", wanted, experiment.signals)
+            other = experiment.signals[wanted]
+            if other.kind != kind:
+                raise InputError(f"signals.{name}.{kind}: expected a signal of the kind {kind}, found {other.kind}")
+            if kind == "clusters" and other.settings["clip"] != spec.settings["clip"]:
+                said = f"expected clusters of {spec.settings['clip']}, found those of {other.settings['clip']}"
+                raise InputError(f"signals.{name}.clusters: {said}")
         if "model" in spec.settings:
             _known(f"signals.{name}.model", "model", spec.settings["model"], experiment.file.models)
         if spec.kind == "published":
@@ -221,7 +227,7 @@ def _behind(experiment: Experiment, signals: Sequence[str]) -> set[str]:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            todo.extend(experiment.signals[name].inputs())
+            todo.extend(experiment.signals[name].inputs().values())
     return found
 
 

@@ -149,7 +149,7 @@ class Plan:
             for ingest in self.ingests():
                 yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), code, local | {"over": "shards"})
             return
-        inputs = tuple(job for other in spec.inputs() for job in self.signal(other))
+        inputs = tuple(job for other in spec.inputs().values() for job in self.signal(other))
         if spec.evaluation:
             config["evaluation_sets"] = list(self.evaluation_digests().items())  # their order shapes the rows
         if folders := spec.sets():

@@ -88,4 +88,5 @@ def _behind(ledger: "Ledger", inputs: Sequence[str], config: Mapping[str, Any]) 
     decided = {row.name: row.job for row in rows if row.stage == "decide"}
     given = Mixture.model_validate({key: config[key] for key in ("filter", "parts") if key in config})
     asked = {name: decided[name] for name in filters_of(given) if name in decided}
-    return Behind(asked, [row.job for row in rows if row.stage == "ingest"])
+    ingests = [row.job for row in rows if row.stage == "ingest"]
+    return Behind(asked, ingests, bool(config.get("mismatched")))

@@ -87,7 +87,11 @@ def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequenc
             names = {"uid": [pair.uid for pair in batch.pairs], "source": [source] * len(batch.pairs)}
             for one, signal in signals:
                 schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *signal.columns])
-                parts[one.job].append(_finite(pa.Table.from_pydict({**names, **signal.compute(batch)}, schema)))
+                try:
+                    columns = signal.compute(batch)
+                except StageFailed as error:  # a signal knows the pair, not where it lies
+                    raise StageFailed(f"{shard}: {error}") from error
+                parts[one.job].append(_finite(pa.Table.from_pydict({**names, **columns}, schema)))
     if seen != len(samples):
         raise StageFailed(f"{shard}: holds {seen} pairs, the ledger says {len(samples)}")
     tables = {one.job: pa.concat_tables(parts[one.job]) for one in wanted}

@@ -13,21 +13,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.integrity import MISMATCH
 from pipeline.ledger import Ledger
 from pipeline.subsets import Keys
 from pipeline.uids import keys, order, places
 
-NOT_STORED, NOT_DRAWN = "not_stored", "not_drawn"
+NOT_STORED, QUARANTINED, NOT_DRAWN = "not_stored", "quarantined", "not_drawn"
 """Why a pair is not in a mixture that no filter keeps it out of. What is not drawn is beyond its part's quota, in no
-part, not listed or quarantined."""
+part, or not listed."""
 
 
 @dataclass(frozen=True)
 class Behind:
-    """What a mixture was drawn from: the jobs of its filters by name, as they are asked, and its ingest jobs."""
+    """What a mixture was drawn from: the jobs of its filters by name, as they are asked, its ingest jobs, and whether
+    it takes images that are not what their source says they are.
+    """
 
     filters: Mapping[str, str]
     ingests: Sequence[str]
+    mismatched: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,17 @@ def _sums(rows: pa.Table, column: str) -> dict[str, int]:
 
 def reasons(ledger: Ledger, behind: Behind, wanted: Keys) -> npt.NDArray[np.object_]:
     """Return for each of the sorted keys why a mixture left it out: "<filter>: <reason>" of the first filter that drops
-    it, `NOT_STORED` or `NOT_DRAWN`.
+    it, `NOT_STORED`, `QUARANTINED` or `NOT_DRAWN`.
     """
     found = np.full(len(wanted), NOT_STORED, np.object_)
     for _, path in ledger.snapshot("samples", behind.ingests) if len(wanted) else []:
         with ledger.store.arrow(path) as stream:
-            rows = pq.read_table(stream, columns=["uid"])
+            rows = pq.read_table(stream, columns=["uid", "verdict"])
         at, there = places(keys(rows["uid"]), wanted)
         found[at[there]] = NOT_DRAWN
+        if not behind.mismatched:
+            wrong = pc.equal(rows["verdict"], MISMATCH).to_numpy()
+            found[at[there & wrong]] = QUARANTINED
     for name, job in behind.filters.items() if len(wanted) else []:
         for _, path in ledger.snapshot("decisions", [job]):
             with ledger.store.arrow(path) as stream:
@@ -86,7 +93,7 @@ def reasons(ledger: Ledger, behind: Behind, wanted: Keys) -> npt.NDArray[np.obje
             at, there = places(keys(dropped["uid"]), wanted)
             said = np.array([f"{name}: {one}" for one in dropped["reason"].filter(pa.array(there)).to_pylist()], object)
             at = at[there]
-            first = found[at] == NOT_DRAWN
+            first = np.isin(found[at], (NOT_DRAWN, QUARANTINED))
             found[at[first]] = said[first]
     return found
 

@@ -89,8 +89,10 @@ def build(cls: type[Section], data: Any, where: str) -> Any:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = _keys(data, first["loc"], first["type"])
+        errors = [(one, _keys(data, one["loc"], one["type"])) for one in error.errors()]
+        top = errors[0][1]
+        # of the branches of a union, the one that went furthest into the file is the one that was meant
+        first, path = max((one for one in errors if one[1][: len(top)] == top), key=lambda one: len(one[1]))
         if first["type"] == "extra_forbidden":
             known = _fields(cls, path[:-1])
             raise InputError(f"{where}: {'.'.join(path)}: {unknown('key', path[-1], known)}") from None

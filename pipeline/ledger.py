@@ -148,7 +148,13 @@ class Ledger:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             parts.append(part)
         if parts:
-            return pa.concat_tables(parts)
+            try:
+                return pa.concat_tables(parts)
+            except pa.ArrowInvalid:
+                odd = next(part for part in parts if part.schema != parts[0].schema)
+                said = f"found files of the columns {parts[0].column_names} and {odd.column_names}, expected the same"
+                uri = self.store.uri(f"tables/{table}")
+                raise InputError(f"{uri}: {said}; some are of another version of cuvee") from None
         schema = TABLES.get(table, pa.schema([]))
         fields = [field for field in schema if field.name != "job" and (kept is None or field.name in kept)]
         return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()

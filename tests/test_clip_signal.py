@@ -141,6 +141,14 @@ def test_a_pair_twice_is_no_shard_of_the_ledgers(model: str, tmp_path: Path) -> 
         score_shard(store, rows, [wanted("clip_v1", model)])
 
 
+def test_an_image_that_does_not_decode_is_named_by_its_shard_and_its_pair(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    rows = shard_of(store, CAPTIONS)
+    store.write(rows[0]["shard"], store.read(rows[0]["shard"]).replace(b"\xff\xd8\xff", b"\0\0\0"))
+    with pytest.raises(StageFailed, match=rf"^{rows[0]['shard']}: pair {rows[0]['uid']}, at byte 0 of its shard: "):
+        score_shard(store, rows, [Wanted("a job", signal_spec("image_v1", {}), "")])
+
+
 def test_models_take_as_many_threads_as_they_are_given_but_no_more_than_there_are_cores() -> None:
     before = torch.get_num_threads()
     try:

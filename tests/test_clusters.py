@@ -493,20 +493,28 @@ def test_centres_that_changed_are_refused(spark: SparkSession, tmp_path: Path) -
         execute(run, run.plan.signal("semantic_v1"))
 
 
-def test_clusters_of_other_embeddings_are_refused(spark: SparkSession, tmp_path: Path) -> None:
-    wrong = {"clip": "clip_v1", "cosine": 0.9}
+@pytest.mark.parametrize(
+    ("signal", "said"),
+    [
+        ({"clusters": "clusters_v1"}, "clusters: expected clusters of clip_v1, found those of clip_v2"),
+        ({"clusters": "clip_v2"}, "clusters: expected a signal of the kind clusters, found clip"),
+        (
+            {"clusters": "clusters_v1", "clip": "clusters_v1"},
+            "clip: expected a signal of the kind clip, found clusters",
+        ),
+    ],
+)
+def test_a_signal_of_another_kind_or_of_other_embeddings_is_refused(
+    tmp_path: Path, signal: dict[str, str], said: str
+) -> None:
     signals = {
         **SIGNALS,
         "clip_v2": {"kind": "clip", "model": "any"},
         "clusters_v1": {"clip": "clip_v2", "clusters": 2},
-        "semantic_v1": {**wrong, "clusters": "clusters_v1"},
-        "semantic_v2": {**wrong, "clusters": "clip_v2"},
+        "semantic_v1": {"clip": "clip_v1", "cosine": 0.9, **signal},
     }
-    run = prepared(tmp_path, spark, embeddings(40), range(40), 1, signals)
-    with pytest.raises(InputError, match="clusters_v1: expected clusters of clip_v1, found those of clip_v2"):
-        execute(run, run.plan.signal("semantic_v1"))
-    with pytest.raises(InputError, match="clip_v2: expected a signal of the kind clusters, found clip"):
-        execute(run, run.plan.signal("semantic_v2"))
+    with pytest.raises(InputError, match=rf"signals\.semantic_v1\.{said}"):
+        load(experiment(tmp_path, signals), [])
 
 
 def test_the_facts_of_a_job_are_json(tmp_path: Path) -> None:

@@ -205,6 +205,13 @@ def test_a_model_has_exactly_one_origin(model: str) -> None:
     assert built("models.scorer={name: ViT-B-32, pretrained: x}").models["scorer"].trained is None
 
 
+def test_of_two_kinds_of_shares_the_error_is_about_the_one_that_was_given() -> None:
+    message = refused(lambda: built("mixtures.yfcc_wit_half.shares=[1, -1]"))
+    assert message == "mine.yaml: mixtures.yfcc_wit_half.shares.1: Input should be greater than 0, found -1"
+    message = refused(lambda: built("mixtures.yfcc_wit_half.shares={yfcc: -1}"))
+    assert message == "mine.yaml: mixtures.yfcc_wit_half.shares.yfcc: Input should be greater than 0, found -1"
+
+
 def test_a_mixture_has_sources_or_shares() -> None:
     message = refused(lambda: built("mixtures.yfcc_only={sources: [yfcc], shares: {wit: 1}}"))
     assert message == "mine.yaml: mixtures.yfcc_only: expected sources or shares, found both"

@@ -72,6 +72,15 @@ def failing(store: Store, relative: str) -> None:
         raise ZeroDivisionError
 
 
+def test_files_of_different_columns_are_refused_by_name(ledger: Ledger) -> None:
+    for job, columns in (("a", ["uid", "words"]), ("b", ["uid", "words", "urls"])):
+        rows = pa.table({name: ["1"] for name in columns})
+        ledger.commit(job, "signals_x", rows.schema, [write_rows(ledger.store, job, "signals_x", rows)])
+    assert ledger.read("signals_x", jobs=["b"]).num_rows == 1
+    with pytest.raises(InputError, match=r"signals_x: found files of the columns .*'words', 'job'\] and .*'urls'"):
+        ledger.read("signals_x")
+
+
 def test_what_is_written_is_read_listed_and_removed(store: Store) -> None:
     assert store.files("") == store.files("a") == []
     store.write("a/b/c.json", b"12345")

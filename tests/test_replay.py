@@ -120,6 +120,18 @@ def test_pairs_come_in_for_those_that_go(finished: Path) -> None:
     assert set(told["out"]["by_reason"]) <= {"not_drawn"}
 
 
+def test_what_was_quarantined_comes_in_once_it_is_allowed(finished: Path) -> None:
+    told = replay(finished, "all_filtered", ["mixtures.all_filtered.mismatched=true"])
+    came = [pair for pair in pairs() if kept(pair, 3) and pair.wrong]
+    assert told["in"] == {
+        "pairs": len(came),
+        "by_source": Counter(pair.source for pair in came),
+        "by_reason": {"quarantined": len(came)},
+    }
+    assert came
+    assert told["out"]["pairs"] == 0
+
+
 def test_without_a_change_nothing_changes(finished: Path) -> None:
     told = replay(finished, "plain", [])
     assert (told["nested"], told["stay"], told["times_changed"]) == ("same", 30, 0)

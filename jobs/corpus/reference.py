@@ -57,7 +57,7 @@ def _find(store: Store, job: str, name: str, folder: str, images: str, path: str
 
 def score(run: Run, job: Job, signal: Reference) -> Made:
     """Compute the signal."""
-    folder, images = opened_centres(run, signal.clusters, signal.clip), f"staging/{job.id}/images.parquet"
+    folder, images = opened_centres(run, signal.clusters), f"staging/{job.id}/images.parquet"
     embed = partial(_embed, run, job, signal, folder, images)
     facts = once(run.store, job.id, "embedded", embed)
     units = [(f"found-{path}", path) for path in table_files(run, signal.clip)]

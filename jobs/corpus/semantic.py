@@ -213,7 +213,7 @@ def _together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 def score(run: Run, job: Job, signal: Semantic) -> Made:
     """Compute the signal."""
     store, table = run.store, (job.id, job.name)
-    cells = packed(run, job, signal, opened_centres(run, signal.clusters, signal.clip))
+    cells = packed(run, job, signal, opened_centres(run, signal.clusters))
     small = [cell for cell in cells if cell.vectors <= CELL]
     large = [cell for cell in cells if cell.vectors > CELL]
     units: list[tuple[str, Any]] = [(f"cells-{number:06d}", part) for number, part in enumerate(_together(small))]
