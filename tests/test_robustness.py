@@ -12,7 +12,7 @@ from pipeline.robustness.axes import AXES, LINEAR, LOGIT, PROBIT, Axis, place
 from pipeline.robustness.intervals import clopper_pearson
 from pipeline.robustness.lines import fit_line, fit_lines
 
-axes = pytest.mark.parametrize("axis", AXES.values(), ids=str)
+axes = pytest.mark.parametrize("axis", AXES.values(), ids=list(AXES))
 places = st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=3, max_size=12)
 
 
@@ -45,7 +45,7 @@ def test_a_share_that_is_none_is_refused(correct: int, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("axis", "expected"), [(PROBIT, norm.ppf(0.8)), (LOGIT, math.log(0.8 / 0.2)), (LINEAR, 0.8)], ids=str
+    ("axis", "expected"), [(PROBIT, norm.ppf(0.8)), (LOGIT, math.log(0.8 / 0.2)), (LINEAR, 0.8)], ids=list(AXES)
 )
 def test_an_axis_is_the_named_transform(axis: Axis, expected: float) -> None:
     assert place(axis, 0.8, 100).values == pytest.approx(expected)
@@ -60,7 +60,7 @@ def test_an_axis_and_its_inverse_undo_each_other_and_keep_order(axis: Axis, accu
     assert (np.diff(axis.forward(sorted(accuracies))) >= 0).all()
 
 
-@pytest.mark.parametrize("axis", [PROBIT, LOGIT], ids=str)
+@pytest.mark.parametrize("axis", [PROBIT, LOGIT], ids=["probit", "logit"])
 def test_accuracies_of_nothing_and_of_all_are_moved_inside_and_counted(axis: Axis) -> None:
     placed = place(axis, [[0, 0.5], [1, 0.001]], 100)
     assert axis.inverse(placed.values) == pytest.approx(np.array([[0.005, 0.5], [0.995, 0.005]]))

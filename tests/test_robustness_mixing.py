@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.robustness.axes import LINEAR, PROBIT
-from pipeline.robustness.dilution import Dilution, Place, Verdict, compare_mixing, dilution
+from pipeline.robustness.dilution import Dilution, Span, Verdict, compare_mixing, dilution
 from pipeline.robustness.evidence import Evidence, Measured
 from pipeline.robustness.forecast import forecast, how_far_off
 from pipeline.robustness.mixing import mix_outputs, right
@@ -32,17 +32,17 @@ def judged(mixture: tuple[float, float], **others: tuple[float, float]) -> Dilut
 
 
 @pytest.mark.parametrize(
-    ("slope", "verdict", "place"),
+    ("slope", "verdict", "span"),
     [
-        (0.7, Verdict.DILUTED, Place.INSIDE),
-        (0.3, Verdict.DILUTED, Place.OUTSIDE),
-        (1.1, Verdict.BETTER, Place.OUTSIDE),
-        (0.9, Verdict.UNDECIDED, Place.UNDECIDED),
+        (0.7, Verdict.DILUTED, Span.INSIDE),
+        (0.3, Verdict.DILUTED, Span.OUTSIDE),
+        (1.1, Verdict.BETTER, Span.OUTSIDE),
+        (0.9, Verdict.UNDECIDED, Span.UNDECIDED),
     ],
 )
-def test_a_mixture_is_judged_from_its_best_source(slope: float, verdict: Verdict, place: Place) -> None:
+def test_a_mixture_is_judged_from_its_best_source(slope: float, verdict: Verdict, span: Span) -> None:
     found = judged((slope, 0.0))
-    assert (found.verdict, found.place, found.best) == (verdict, place, "a")
+    assert (found.verdict, found.span, found.best) == (verdict, span, "a")
     assert found.effective.estimate == pytest.approx((slope - 0.9) * 0.55, abs=1e-4)
     assert found.extrapolated == 0
     assert found.margin is not None
@@ -56,7 +56,7 @@ def test_a_line_leaves_the_span_where_its_sources_lines_cross() -> None:
     found = judged((0.5, 0.1), a=(1.0, -0.2), b=(0.0, 0.35))
     assert found.margin is not None
     assert found.margin.estimate == pytest.approx(-0.025, abs=1e-4)
-    assert found.place is Place.OUTSIDE
+    assert found.span is Span.OUTSIDE
 
 
 def test_sources_may_come_in_any_order_and_the_best_is_best_where_the_mixture_is() -> None:
@@ -73,9 +73,19 @@ def test_sources_that_share_no_range_have_no_span_and_the_best_is_extrapolated()
     evidence = Evidence(Measured.of_counts(counts, N), Measured.of_counts([round(0.6 * one) for one in counts], N))
     made = trend_lines(evidence, list("aaammmbbb"), LINEAR, over_models=False, draws=50)
     found = dilution(made, "m", ["a", "b"])
-    assert (found.margin, found.place, found.extrapolated) == (None, None, 3)
+    assert (found.margin, found.span, found.extrapolated) == (None, None, 3)
     with pytest.raises(ValueError, match="expected a range of reference accuracy that m, a and b share, found none"):
         weight_found(made, "m", "a", "b")
+
+
+def test_a_mixture_shows_its_weight_where_its_sources_differ() -> None:
+    made = trends({"a": (0.9, 0.0), "b": (0.5, 0.0), "same": (0.5, 0.0), "m": (0.6, 0.0)})
+    found = weight_found(made, "m", "a", "b")
+    assert found.estimate == pytest.approx(0.25, abs=1e-3)
+    assert 0.15 < found.low < found.high < 0.35
+    assert weight_found(made, "m", "b", "a").estimate == pytest.approx(0.75, abs=1e-3)
+    with pytest.raises(ValueError, match="expected lines of b and same that differ, found one place for both"):
+        weight_found(made, "m", "b", "same")
 
 
 @pytest.mark.parametrize("sources", [[], ["a"], ["a", "a"], ["a", "m"]])

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binom, norm
 
 from pipeline.robustness.bootstrap import Interval
-from pipeline.robustness.dilution import Dilution, Place, Verdict, compare_mixing, dilution
+from pipeline.robustness.dilution import Dilution, Span, Verdict, compare_mixing, dilution
 from pipeline.robustness.forecast import forecast, how_far_off
 from pipeline.robustness.mixing import mix_outputs, right
 from pipeline.robustness.pooling import weight_found
@@ -134,36 +134,36 @@ def allowed(worlds: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("angles", "mixture", "verdict", "place"),
+    ("angles", "mixture", "verdict", "span"),
     [
-        ({"a": 45, "b": -20}, {"a": 0.5, "b": 0.5}, Verdict.DILUTED, Place.INSIDE),
-        ({"a": 20, "b": 0, "c": -25}, {"c": 1.0}, Verdict.DILUTED, Place.OUTSIDE),
-        ({"a": 20, "b": -20, "c": 45}, {"c": 1.0}, Verdict.BETTER, Place.OUTSIDE),
+        ({"a": 45, "b": -20}, {"a": 0.5, "b": 0.5}, Verdict.DILUTED, Span.INSIDE),
+        ({"a": 20, "b": 0, "c": -25}, {"c": 1.0}, Verdict.DILUTED, Span.OUTSIDE),
+        ({"a": 20, "b": -20, "c": 45}, {"c": 1.0}, Verdict.BETTER, Span.OUTSIDE),
     ],
 )
 def test_what_is_planted_far_from_the_best_source_is_found(
-    angles: dict[str, float], mixture: dict[str, float], verdict: Verdict, place: Place
+    angles: dict[str, float], mixture: dict[str, float], verdict: Verdict, span: Span
 ) -> None:
     seen = judged(angles, mixture, worlds=60)
     assert Counter(one.best for one in seen) == {"a": 60}
     assert sum(one.verdict is verdict for one in seen) >= 57
     # Where a mixture lies is known less well than that it is below the best source; what is never said is the contrary.
-    assert {one.place for one in seen} <= {place, Place.UNDECIDED}
-    assert sum(one.place is place for one in seen) >= 40
+    assert {one.span for one in seen} <= {span, Span.UNDECIDED}
+    assert sum(one.span is span for one in seen) >= 40
 
 
 def test_a_mixture_on_its_best_sources_line_is_rarely_called_anything() -> None:
     seen = judged({"a": 45, "b": -20}, {"a": 1.0})
     assert sum(one.verdict is not Verdict.UNDECIDED for one in seen) <= allowed(WORLDS)
-    assert sum(one.place is not Place.UNDECIDED for one in seen) <= allowed(WORLDS)
+    assert sum(one.span is not Span.UNDECIDED for one in seen) <= allowed(WORLDS)
 
 
 def test_a_mixture_of_sources_that_are_alike_is_rarely_called_diluted_or_better() -> None:
     seen = judged({"a": 20, "b": 20}, {"a": 0.5, "b": 0.5})
     assert sum(one.verdict is not Verdict.UNDECIDED for one in seen) <= allowed(WORLDS)
     # There is no span to be inside of, so that any noise is outside: that is said too often, as the docstring warns.
-    assert sum(one.place is Place.INSIDE for one in seen) <= allowed(WORLDS)
-    assert sum(one.place is Place.OUTSIDE for one in seen) <= 25
+    assert sum(one.span is Span.INSIDE for one in seen) <= allowed(WORLDS)
+    assert sum(one.span is Span.OUTSIDE for one in seen) <= 25
 
 
 def test_mixing_outputs_is_pooling_the_classifiers() -> None:

@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Place(StrEnum):
+class Span(StrEnum):
     """A mixture's line against the span of its sources' lines: which side of 0 the whole interval of its margin is."""
 
     INSIDE = "inside"
@@ -30,7 +30,7 @@ class Place(StrEnum):
 
 
 _VERDICTS = {-1: Verdict.DILUTED, 0: Verdict.UNDECIDED, 1: Verdict.BETTER}
-_PLACES = {-1: Place.OUTSIDE, 0: Place.UNDECIDED, 1: Place.INSIDE}
+_SPANS = {-1: Span.OUTSIDE, 0: Span.UNDECIDED, 1: Span.INSIDE}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Dilution:
     whose reference accuracy lies outside the range of `best`'s models.
 
     `margin`: the least distance, on the axis, from the mixture's line to the edge of the span of its sources' lines
-    over the range of reference accuracy that all of them share; below 0 where the line leaves the span. `place`: INSIDE
+    over the range of reference accuracy that all of them share; below 0 where the line leaves the span. `span`: INSIDE
     where the whole interval is above 0, OUTSIDE where it is below 0, else UNDECIDED. Both are None without a shared
     range. Sources that are alike span nothing, so that any noise is outside: OUTSIDE was then said in 10 to 17 of
     100 simulated worlds; where a mixture lay on one of two different lines, in 3 or 4.
@@ -56,7 +56,7 @@ class Dilution:
     verdict: Verdict
     extrapolated: int
     margin: Interval | None
-    place: Place | None
+    span: Span | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _judge(trends: Trends, mixture: str, sources: Sequence[str], best: str, leve
         verdict=_VERDICTS[_side(effective)],
         extrapolated=int(((x < low) | (x > high)).sum()),
         margin=margin,
-        place=None if margin is None else _PLACES[_side(margin)],
+        span=None if margin is None else _SPANS[_side(margin)],
     )
 
 

@@ -63,7 +63,8 @@ def weight_found(trends: Trends, mixture: str, source: str, other: str, level: f
     """Return the weight lambda of `source` against `other` that a measured mixture of the two shows.
 
     That is where the mixture's line lies between theirs, 0 on `other`'s and 1 on `source`'s, at the middle of the
-    range of reference accuracy that all three span. Raises ValueError where there is no such range or no line.
+    range of reference accuracy that all three span. Raises ValueError where there is no such range or no line, or where
+    the sources' lines meet there.
     """
     shared = common_range(trends, (mixture, source, other))
     if shared is None:
@@ -74,4 +75,6 @@ def weight_found(trends: Trends, mixture: str, source: str, other: str, level: f
     lines = [trends.of(name) for name in (mixture, source, other)]
     at = [line.slope * middle + line.intercept for line in lines]
     drawn = [line.slopes * middle + line.intercepts for line in lines]
+    if at[1] == at[2]:
+        raise ValueError(f"expected lines of {source} and {other} that differ, found one place for both")
     return interval((at[0] - at[2]) / (at[1] - at[2]), (drawn[0] - drawn[2]) / (drawn[1] - drawn[2]), level)
