@@ -12,7 +12,7 @@ from jobs.score import model_reference
 from pipeline.datafiles import write_rows
 from pipeline.evaluation_sets import EvaluationSet
 from pipeline.models import load
-from pipeline.robustness import clopper_pearson
+from pipeline.robustness.intervals import clopper_pearson
 from pipeline.schemas import TABLES
 from pipeline.zeroshot import Predictions, predict
 
