@@ -17,6 +17,7 @@ from pipeline.models import load
 from pipeline.predictions import keep
 from pipeline.robustness import clopper_pearson
 from pipeline.schemas import TABLES
+from pipeline.shifts import Shift
 from pipeline.zeroshot import Predictions, predict
 
 
@@ -69,9 +70,9 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         model = load(model_reference(run.store, f"store:trainings/{training.short}/model"))
         evaluation = sets[job.config["set"]]
         about = {"training": training.short, "mixture": job.local["mixture"], **marks(job)}
-        tables = evaluation_rows(
-            predict(model, evaluation), model.temperature, about, evaluation, job.config.get("subsets", {})
-        )
+        corruption, severity = about["corruption"], about["severity"]
+        found = predict(model, evaluation, change=Shift(corruption, severity) if corruption else None)
+        tables = evaluation_rows(found, model.temperature, about, evaluation, job.config.get("subsets", {}))
         files = [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()]
         run.finish([(job, files, {})], started)
     task(len(jobs), len(jobs))
@@ -79,5 +80,12 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
 def marks(job: Job) -> dict[str, Any]:
     """Return the columns of `evaluations` that say what was evaluated."""
-    name = job.config["set"]
-    return {"evaluation_set": name, "kind": "natural", "images_of": name, "corruption": "", "severity": 0}
+    name, corruption = job.config["set"], job.config.get("corruption", "")
+    severity = job.config.get("severity", 0)
+    return {
+        "evaluation_set": f"{name}+{Shift(corruption, severity).name}" if corruption else name,
+        "kind": "synthetic" if corruption else "natural",
+        "images_of": name,
+        "corruption": corruption,
+        "severity": severity,
+    }

@@ -11,10 +11,12 @@ import pytest
 from jobs.evaluate import execute
 from jobs.plan import Job, of_stage
 from jobs.run import Run
+from pipeline.errors import InputError
 from pipeline.evaluation_sets import open_set
 from pipeline.metrics import METRICS, measures
 from pipeline.models import load
 from pipeline.predictions import read_kept
+from pipeline.shifts import KINDS
 from pipeline.zeroshot import predict
 from sources.world.evaluation import write_evaluation_set
 from tests.clip_models import saved, texture
@@ -110,3 +112,55 @@ def test_the_reference_is_also_measured_among_the_classes_of_a_set_that_has_fewe
     assert (row["chance"], row["classes_of"], row["images_of"], row["nll"]) == (0.5, "sketch", "photo", None)
     assert rows["photo"]["correct"] <= IMAGES
     assert rows["photo"]["classes_of"] == ""
+
+
+def test_a_synthetic_shift_is_an_evaluation_of_its_own(tmp_path: Path) -> None:
+    section = {"of": ["sketch"], "kinds": ["fog", "gaussian_noise"], "severities": [5, 1]}
+    run = evaluating(tmp_path, synthetic=section)
+    evaluate(run)
+    rows = rows_of(run)
+    names = [f"sketch+{kind}_{severity}" for kind in ("fog", "gaussian_noise") for severity in (5, 1)]
+    assert set(rows) == {"photo", "sketch", "other", "photo@sketch", *names}
+    for name in names:
+        kind, _, severity = name.removeprefix("sketch+").rpartition("_")
+        found = [rows[name][key] for key in ("kind", "images_of", "corruption", "severity", "n", "chance")]
+        assert found == ["synthetic", "sketch", kind, int(severity), IMAGES, 0.5]
+    tables = {one["evaluation_set"]: one for one in run.ledger.read("predictions").to_pylist() if one["key"] == "k03"}
+    assert (
+        len({tables[name]["logits"] + bytes(str(tables[name]["first"]), "ascii") for name in (*names, "sketch")}) == 5
+    )
+    kept = read_kept(run.ledger.read("predictions", jobs=[run.plan.targets("evaluate")[-1].id]))
+    assert measures(kept.judged())["ece"] == rows[names[-1]]["ece"]
+
+
+def test_a_synthetic_shift_is_part_of_the_plan_and_leaves_the_other_jobs(tmp_path: Path, run: Run) -> None:
+    path, section = run.experiment.path, "{of: [photo], severities: [2]}"
+    more = opened(path, [f"evaluation.synthetic={section}"]).plan.targets("evaluate")
+    before = run.plan.targets("evaluate")
+    assert [job.id for job in more[: len(before)]] == [job.id for job in before]
+    assert [job.name for job in more[len(before) :]] == [f"everything/0/photo+{kind}_2" for kind in KINDS]
+    assert len({job.id for job in more}) == len(more)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            "{of: [photo], kinds: [fogg]}",
+            "evaluation.synthetic.kinds.0: unknown kind of shift 'fogg' (did you mean 'fog'?)",
+        ),
+        ("{of: [phot]}", "evaluation: synthetic.of: unknown evaluation set 'phot' (did you mean 'photo'?)"),
+        ("{of: [photo, photo]}", "evaluation.synthetic: of: expected each once, found photo 2 times"),
+        ("{of: [photo], kinds: [fog, fog]}", "kinds: expected each once, found fog 2 times"),
+        ("{of: [photo], severities: [6]}", "evaluation.synthetic.severities.0: "),
+        ("{of: [photo], severities: []}", "evaluation.synthetic.severities: "),
+        ("{of: []}", "evaluation.synthetic.of: "),
+        ("{kinds: [fog]}", "evaluation.synthetic.of: "),
+    ],
+)
+def test_a_synthetic_shift_that_cannot_be_is_refused_in_one_line(run: Run, section: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        opened(run.experiment.path, [f"evaluation.synthetic={section}"])
+    assert str(caught.value).startswith(f"{run.experiment.path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
