@@ -13,6 +13,7 @@ import pyarrow as pa
 from filters.parsing import Setting, parse_rule
 from filters.registry import SignalSpec, signal_spec
 from filters.rules import Rule
+from jobs.evaluations import synthetic
 from pipeline.config import ExperimentFile
 from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError, unknown
@@ -97,7 +98,7 @@ def load(path: Path, settings: list[str]) -> Experiment:
         setting = Setting(file.seed, signals)
         rules = {name: parse_rule(name, given, setting) for name, given in file.filters.items()}
         experiment = Experiment(path, file, signals, rules)
-        for check in (_sources, _signals, _filters, _mixtures, _models, _training):
+        for check in (_sources, _signals, _filters, _mixtures, _models, _training, _evaluation):
             check(experiment)
     except InputError as error:
         message = str(error)
@@ -278,5 +279,9 @@ def _training(experiment: Experiment) -> None:
     check_folder(Path(training.model), "training.model")
     check_flags(training.flags, "training.flags")
     _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
+
+
+def _evaluation(experiment: Experiment) -> None:
+    list(synthetic(experiment.file.evaluation))
     if experiment.file.web is None:
         experiment.evaluation_sets()

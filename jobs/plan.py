@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from jobs.evaluations import asked
 from jobs.experiment import Experiment
 from pipeline.config import WHEN_NOT_WHAT
 from pipeline.errors import InputError
@@ -268,17 +269,10 @@ class Plan:
         )
 
     def _evaluate(self, training: Job) -> Iterable[Job]:
-        for name, sha256 in self.evaluation_digests().items():
-            local = {"set": name, "mixture": training.local["mixture"], "training": training.short}
-            config = {"set": name, "sha256": sha256}
-            yield Job(
-                "evaluate",
-                f"{training.name}/{name}",
-                config,
-                (training,),
-                code_digest("jobs.evaluate"),
-                local,
-            )
+        sets, digests = self.experiment.evaluation_sets(), self.evaluation_digests()
+        local, code = {"mixture": training.local["mixture"]}, code_digest("jobs.evaluate")
+        for one in asked(self.experiment.file.evaluation, sets, digests):
+            yield Job("evaluate", f"{training.name}/{one.name}", one.config, (training,), code, local)
 
     def report(self) -> Job:
         """The report's job; it needs all others."""

@@ -7,20 +7,11 @@ and `jobs.experiment` checks them against the registries. Paths are relative to 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.addresses import allowed_network
-from pipeline.errors import unknown
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the experiment file: frozen, and no key but its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+from pipeline.evaluation_section import Evaluation
+from pipeline.section import Count, Name, Section, Share
 
 
 class Spark(Section):
@@ -135,19 +126,6 @@ WHEN_NOT_WHAT = frozenset(
 )
 """Keys of `Ingest` that say when and how an image is reached, not what is stored: they can change between a run and its
 resumption."""
-
-
-class Evaluation(Section):
-    """Evaluation sets in CLIP_benchmark's layout, by name; `reference` is the one that shifts are measured from."""
-
-    reference: str
-    sets: Annotated[dict[Name, str], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _reference_is_a_set(self) -> "Evaluation":
-        if self.reference not in self.sets:
-            raise ValueError(unknown("evaluation set", self.reference, self.sets))
-        return self
 
 
 class Trained(Section):

@@ -7,8 +7,8 @@ import yaml
 from pydantic import ValidationError
 from yaml.error import MarkedYAMLError
 
-from pipeline.config import Section
 from pipeline.errors import InputError, unknown
+from pipeline.section import Section
 
 
 class _Loader(yaml.SafeLoader):

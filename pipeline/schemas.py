@@ -110,10 +110,50 @@ TABLES: dict[str, pa.Schema] = {
         host=S,
         loss=F64,
     ),
-    # One row for each evaluation image and training; `logits` is a float16 for each class, in class order.
-    "predictions": _schema(training=S, mixture=S, evaluation_set=S, key=S, label=I32, predicted=I32, logits=BIN),
+    # One row for each evaluation image and model; a model of the experiment's own is named by its training. `logits` is
+    # a float16 for each class, in class order: its logit less the greatest one, which is `first`. Of more than 200
+    # classes it holds 50, and `classes` their numbers, each a uint32; `rest` and `rest_squares` stand for the others
+    # (`pipeline.predictions`). `scale` is the model's logit scale, which makes logits those of a softmax.
+    "predictions": _schema(
+        training=S,
+        mixture=S,
+        evaluation_set=S,
+        key=S,
+        label=I32,
+        predicted=I32,
+        logits=BIN,
+        classes=BIN,
+        first=F32,
+        rest=F64,
+        rest_squares=F64,
+        scale=F64,
+    ),
+    # One row for each model and evaluation. `kind` is natural, or synthetic where `corruption` changed the images of
+    # the set `images_of` at a `severity` of 1 to 5. With `classes_of`, only the classes of that set were told apart,
+    # on their images; other metrics than accuracy are null there. Those are as in `pipeline.metrics`: shares from 0 to
+    # 1, but `nll` in nats and `brier` from 0 to 2; `low` and `high` are the exact 95% interval of `top1`.
     "evaluations": _schema(
-        training=S, mixture=S, evaluation_set=S, n=I64, correct=I64, top1=F64, low=F64, high=F64, chance=F64
+        training=S,
+        mixture=S,
+        evaluation_set=S,
+        kind=S,
+        images_of=S,
+        corruption=S,
+        severity=I32,
+        classes_of=S,
+        n=I64,
+        correct=I64,
+        top1=F64,
+        low=F64,
+        high=F64,
+        chance=F64,
+        top5=F64,
+        mean_per_class=F64,
+        nll=F64,
+        brier=F64,
+        ece=F64,
+        aurc=F64,
+        scale=F64,
     ),
     # One row for each thing that was taken down: `kind` and `value` are as in `pipeline.tombstones`, `distance` is a
     # PDQ's, in bits. `seen` is JSON of how often each training saw the pair of a uid, "" where none did.

@@ -1,6 +1,7 @@
 """Zero-shot classification with prompt ensembles: predict once, measure often."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,17 +53,26 @@ def open_image(data: bytes, where: str) -> Image.Image:
         raise InputError(f"{where}: not an image: {type(error).__name__}") from None
 
 
-def predict(model: Embedder, evaluation: EvaluationSet, batch_size: int = 128) -> Predictions:
-    """Return the model's predictions on every image of the set."""
+def predict(
+    model: Embedder,
+    evaluation: EvaluationSet,
+    batch_size: int = 128,
+    change: Callable[[Image.Image, str], Image.Image] | None = None,
+) -> Predictions:
+    """Return the model's predictions on every image of the set, each changed by `change(image, key)` if that is given.
+
+    Raises InputError where there is no image, or one that does not decode.
+    """
     classes = class_vectors(model, evaluation)
     keys: list[str] = []
     labels: list[int] = []
     parts: list[npt.NDArray[np.float32]] = []
     waiting: list[Image.Image] = []
-    for image in evaluation.images():
-        keys.append(image.key)
-        labels.append(image.label)
-        waiting.append(open_image(image.data, f"evaluation set {evaluation.name}: {image.key}"))
+    for one in evaluation.images():
+        keys.append(one.key)
+        labels.append(one.label)
+        image = open_image(one.data, f"evaluation set {evaluation.name}: {one.key}")
+        waiting.append(image if change is None else change(image, one.key))
         if len(waiting) == batch_size:
             parts.append(model.embed_images(waiting, batch_size) @ classes.T)
             waiting = []
