@@ -279,6 +279,8 @@ def _training(experiment: Experiment) -> None:
     check_folder(Path(training.model), "training.model")
     check_flags(training.flags, "training.flags")
     _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
+    for name in experiment.file.report.baseline:
+        _known("report.baseline", "trained mixture", name, training.mixtures)
 
 
 def _evaluation(experiment: Experiment) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from jobs.examples import examples
+from jobs.findings import findings
 from jobs.plan import STAGES, Job
 from jobs.run import Run
 from jobs.self_check import self_check
@@ -61,19 +62,20 @@ def collect(run: Run, made_at: datetime) -> Report:
         raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(lines)}")
     evaluation = _evaluation(run)
     robustness = _robustness(evaluation)
-    checks = self_check(run)
+    checks, found = self_check(run), findings(run)
     return {
         "experiment": run.experiment.name,
         "title": file.title,
         "made_at": made_at.isoformat(timespec="seconds"),
         "question": file.question,
-        "answer": answer(evaluation, robustness),
+        "answer": answer(evaluation, robustness, found["dilution"]),
         "funnel": cast("list[SourceFunnel]", [one.plain() for one in funnels]),
         "filters": _filters(run),
         "examples": examples(run, main, file.report.examples),
         "mixtures": [_mixture(run, name) for name in file.mixtures],
         "evaluation": evaluation,
         "robustness": robustness,
+        **found,
         "self_check": checks,
         "provenance": _provenance(run),
     }
@@ -127,12 +129,13 @@ def _evaluation(run: Run) -> Evaluation:
     file = run.experiment.file
     grid = run.plan.grid()
     results: Any = []
+    jobs = {job.id: training for training in grid for job in run.plan.evaluate(training)}
+    rows = run.ledger.read("evaluations", jobs=jobs).to_pylist()
+    at = {(jobs[row["job"]].name, row["evaluation_set"]): row for row in rows}
     for training in grid:
-        rows = run.ledger.read("evaluations", jobs=[job.id for job in run.plan.evaluate(training)]).to_pylist()
-        by_set = {row["evaluation_set"]: row for row in rows}
         label = _label(run, training.local["mixture"], training.config["seed"])
         for name in file.evaluation.sets:
-            row = by_set[name]
+            row = at[training.name, name]
             numbers = {key: row[key] for key in ("n", "correct", "top1", "low", "high")}
             results.append({"mixture": label, "set": name, **numbers})
     counts = {one["set"]: one["n"] for one in results}

@@ -1,6 +1,6 @@
 """The report's first sentences: what the numbers say, with their intervals, and what they do not say."""
 
-from pipeline.report.shape import Evaluation, Result, Robustness
+from pipeline.report.shape import Dilution, Evaluation, Result, Robustness
 
 
 def _percent(one: Result) -> str:
@@ -12,8 +12,8 @@ def _apart(one: Result, other: Result) -> bool:
     return one["low"] > other["high"] or other["low"] > one["high"]
 
 
-def answer(evaluation: Evaluation, robustness: list[Robustness]) -> list[str]:
-    """Return the sentences; a lead that is within the intervals is called undecided."""
+def answer(evaluation: Evaluation, robustness: list[Robustness], dilution: list[Dilution]) -> list[str]:
+    """Return the sentences; a lead that is within the intervals is called undecided, and so is a mixture's verdict."""
     by_set: dict[str, list[Result]] = {}
     for one in evaluation["results"]:
         by_set.setdefault(one["set"], []).append(one)
@@ -30,7 +30,7 @@ def answer(evaluation: Evaluation, robustness: list[Robustness]) -> list[str]:
     elif leaders:
         sentences.append(f"{next(iter(leaders.values()))} leads on every shift.")
     sentences.extend(_at_chance(evaluation))
-    return sentences + _most_robust(robustness)
+    return [*sentences, *_most_robust(robustness), *_diluted(dilution)]
 
 
 def _leader(name: str, results: list[Result], what: str) -> str:
@@ -66,3 +66,16 @@ def _most_robust(robustness: list[Robustness]) -> list[str]:
         f"Measured from the line through all {len(means)} models, {best} has the largest mean effective robustness: "
         f"{100 * means[best]:+.1f} points over {len(totals[best])} shifts (a few models, so a weak line)."
     ]
+
+
+def _diluted(dilution: list[Dilution]) -> list[str]:
+    """Say of each mixture on how many shifts it keeps less, or more, than the best of its sources."""
+    sentences = []
+    for name in dict.fromkeys(one["mixture"] for one in dilution):
+        mine = [one for one in dilution if one["mixture"] == name]
+        on = {verdict: [one["set"] for one in mine if one["verdict"] == verdict] for verdict in ("diluted", "better")}
+        less = f"less robust than its best source on {', '.join(on['diluted']) or 'none'}"
+        more = f"more on {', '.join(on['better']) or 'none'}"
+        left = len(mine) - sum(map(len, on.values()))
+        sentences.append(f"The mixture {name} is {less} of {len(mine)} shifts, {more}; undecided on {left}.")
+    return sentences

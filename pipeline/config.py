@@ -252,9 +252,12 @@ class Training(Section):
 
 
 class Report(Section):
-    """What the report dwells on: the filter whose decisions the funnel and the examples show."""
+    """What the report dwells on: the filter whose decisions the funnel and the examples show, and the mixtures on whose
+    models the line is fitted that effective robustness is measured from; none are all.
+    """
 
     filter: str
+    baseline: tuple[str, ...] = ()
     examples: Annotated[int, Field(ge=0, le=200)] = 24
 
 

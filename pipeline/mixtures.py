@@ -13,6 +13,11 @@ def sized(name: str, size: int) -> str:
     return f"{name}@{size}"
 
 
+def unsized(name: str) -> str:
+    """Return the mixture of which a name is a size, or the name itself."""
+    return name.partition("@")[0]
+
+
 def _exact(shares: Mapping[str, float]) -> dict[str, Fraction]:
     """Return the shares as the decimals that a person wrote, so that no sum depends on the order."""
     return {name: Fraction(str(share)) for name, share in shares.items()}

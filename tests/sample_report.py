@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import random
+from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
 from PIL import Image, ImageDraw
 from scipy.stats import beta
 
+from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
 from pipeline.report.shape import (
     Evaluation,
     Example,
@@ -68,6 +72,9 @@ def sample_report() -> Report:
         "mixtures": [_mixture(name) for name in MIXTURES],
         "evaluation": _evaluation(rng),
         "robustness": _robustness(),
+        "trends": [],
+        "ladder": [],
+        "dilution": [],
         "self_check": _self_check(),
         "provenance": _provenance(),
     }
@@ -87,8 +94,37 @@ def empty_report() -> Report:
         "mixtures": [],
         "evaluation": {"reference": "photo", "sets": [], "results": []},
         "robustness": [],
+        "trends": [],
+        "ladder": [],
+        "dilution": [],
         "self_check": [],
         "provenance": {"jobs": [], "versions": {}, "sources": [], "evaluation_sets": [], "tables": {}},
+    }
+
+
+def grid(seed: int = 0, sizes: Sequence[int] = (500, 1000, 2000, 4000), images: int = 600) -> list[Answered]:
+    """Return made-up models: two sources on lines of their own under each shift, and their mixture between them."""
+    rng = np.random.default_rng(seed)
+    heights = {"yfcc": 0.35, "laion": -0.35, "yfcc-laion-half": 0.0}
+    found = []
+    for mixture, height in heights.items():
+        for (step, size), training in itertools.product(enumerate(sizes), range(3)):
+            reference = -0.4 + 0.35 * step + 0.05 * rng.normal()
+            places = {"photo": reference, "clipart": 0.9 * reference + height - 0.2, "sketch": 0.7 * reference - 0.5}
+            right = {name: rng.random(images) < _NORMAL.cdf(place) for name, place in places.items()}
+            found.append(Answered(f"{mixture}@{size}/{training}", mixture, size, training, right))
+    return found
+
+
+def grid_report() -> Report:
+    """The sample with a grid of sizes and seeds instead of single models, as the page shows it."""
+    models, recipe = grid(), Recipe("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
+    shifts = [Shift("clipart", "natural"), Shift("sketch", "natural")]
+    judged = [diluted(models, "photo", shift, recipe, {}, 0.1) for shift in shifts]
+    return sample_report() | {  # type: ignore[return-value]
+        "trends": [trend(models, "photo", shift) for shift in shifts],
+        "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
+        "dilution": [one for one in judged if one],
     }
 
 

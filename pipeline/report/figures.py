@@ -1,4 +1,4 @@
-"""The report's figures: stacked bars, accuracies with intervals, and shift against reference on probit axes.
+"""The report's figures: stacked bars, accuracies with intervals, shift against reference on probit axes, ladders.
 
 Each function takes numbers that `funnel` and `accuracy` have arranged and returns inline SVG. Sizes are CSS
 pixels.
@@ -6,6 +6,7 @@ pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -69,6 +70,32 @@ class Point:
     position: int
     reference: tuple[float, float, float]
     shift: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A mixture's line with its band: (reference, line, low, high) along it, fractions strictly between 0 and 1."""
+
+    position: int
+    points: Sequence[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Accuracies (fractions) of a mixture of `size` pairs: the mean over its seeds, the least and the greatest."""
+
+    size: int
+    mean: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A mixture's rungs, from the smallest size."""
+
+    position: int
+    rungs: Sequence[Rung]
 
 
 def probit(fraction: float) -> float:
@@ -146,19 +173,79 @@ def scatter(
             axes.plot([low, high], ends, color=paint("ink"), linewidth=1.4)
         for point in points:
             _cross(axes, point)
-        ticks = _spaced(limits, apart=(high - low) / 9)
-        axes.set_xlim(low, high)
-        axes.set_ylim(low, high)
-        labels = [f"{100 * tick:g}" for tick in ticks]
-        axes.set_xticks([probit(tick) for tick in ticks], labels=labels)
-        axes.set_yticks([probit(tick) for tick in ticks], labels=labels)
+        _probit_axes(axes, limits)
+
+    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+
+
+def trends(
+    name: str,
+    title: str,
+    points: Sequence[tuple[int, float, float]],
+    bands: Sequence[Band],
+    line: tuple[float, float] | None,
+    limits: tuple[float, float],
+) -> Markup:
+    """Shift accuracy against reference accuracy as `scatter`, a point for each model and a line for each mixture.
+
+    `points` are (position, reference, shift). A mixture's band is shaded around its line, over the range of its models;
+    `line`, in probit units, is the one that effective robustness is measured from.
+    """
+    low, high = probit(limits[0]), probit(limits[1])
+
+    def onto(axes: Axes) -> None:
+        axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
+        if line is not None:
+            axes.plot([low, high], [line[0] * x + line[1] for x in (low, high)], color=paint("ink"), linewidth=1)
+        for band in bands:
+            x, middle, lower, upper = ([probit(value) for value in row] for row in zip(*band.points, strict=True))
+            colour = paint(series(band.position))
+            axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, middle, color=colour, linewidth=1.8)
+        for position, reference, shift in points:
+            colour = paint(series(position))
+            axes.plot([probit(reference)], [probit(shift)], marker(position), color=colour, markersize=5, alpha=0.85)
+        _probit_axes(axes, limits)
+
+    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+
+
+def ladder(name: str, title: str, steps: Sequence[Steps], top: float) -> Markup:
+    """Accuracy from 0 to `top` (fraction) against the number of training pairs, which doubles at equal distances."""
+    sizes = sorted({rung.size for each in steps for rung in each.rungs})
+
+    def onto(axes: Axes) -> None:
+        for each in steps:
+            colour = paint(series(each.position))
+            x = [math.log2(rung.size) for rung in each.rungs]
+            axes.plot(x, [100 * rung.mean for rung in each.rungs], color=colour, linewidth=1.6)
+            for at, rung in zip(x, each.rungs, strict=True):
+                axes.plot([at, at], [100 * rung.least, 100 * rung.most], color=colour, linewidth=1.2, alpha=0.6)
+                axes.plot([at], [100 * rung.mean], marker(each.position), color=colour, markersize=6)
+        axes.set_ylim(0, 100 * top)
+        axes.margins(x=0.08)
+        axes.set_xticks([math.log2(size) for size in sizes], labels=[f"{size:,}" for size in sizes])
         axes.tick_params(length=0, pad=6)
         axes.grid(linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.set_xlabel("accuracy on the reference, %")
-        axes.set_ylabel("accuracy on the shift, %")
+        axes.set_xlabel("training pairs")
 
-    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+    return draw(name, title, (_DOTS, 220.0), (34.0, 12.0, 8.0, 46.0), onto)
+
+
+def _probit_axes(axes: Axes, limits: tuple[float, float]) -> None:
+    low, high = probit(limits[0]), probit(limits[1])
+    ticks = _spaced(limits, apart=(high - low) / 9)
+    labels = [f"{100 * tick:g}" for tick in ticks]
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_xticks([probit(tick) for tick in ticks], labels=labels)
+    axes.set_yticks([probit(tick) for tick in ticks], labels=labels)
+    axes.tick_params(length=0, pad=6)
+    axes.grid(linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("accuracy on the reference, %")
+    axes.set_ylabel("accuracy on the shift, %")
 
 
 def _cross(axes: Axes, point: Point) -> None:

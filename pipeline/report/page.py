@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import accuracy, figures, funnel
+from pipeline.report import accuracy, figures, funnel, trends
 from pipeline.report.shape import Report
 from pipeline.report.svg import marker, series
 
@@ -25,6 +26,7 @@ _THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]*={0,2}")
 # What XML and HTML cannot carry: control characters, halves of surrogate pairs, non-characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _WIDE, _NARROW = 900.0, 350.0
+_MOST_ROWS = 24  # of more models a figure with a row for each says less than the table and the ladders
 
 
 def render(report: Report) -> str:
@@ -47,6 +49,7 @@ def render(report: Report) -> str:
         **_funnel(clean),
         **_mixtures(clean),
         **_evaluation(clean),
+        **_trends(clean),
     )
 
 
@@ -145,7 +148,7 @@ def _evaluation(report: Report) -> dict[str, Any]:
             ),
         )
         for place, each in enumerate(table.sets)
-        if (rows := accuracy.whiskers(table, place))
+        if len(table.rows) <= _MOST_ROWS and (rows := accuracy.whiskers(table, place))
     ]
     scatters = []
     for place, panel in enumerate(panels):
@@ -163,6 +166,28 @@ def _evaluation(report: Report) -> dict[str, Any]:
         "scatters": scatters,
         "effective": effective,
         "positions": accuracy.positions(report),
+    }
+
+
+def _trends(report: Report) -> dict[str, Any]:
+    place = trends.positions(report)
+    shown, ladders = trends.panels(report, place), trends.ladders(report, place)
+    limits = trends.limits(shown)
+    highest = max((rung.most for _, steps in ladders for each in steps for rung in each.rungs), default=1.0)
+    top = min(math.ceil(10 * highest + 1e-9), 10) / 10
+    panels = []
+    for number, panel in enumerate(shown):
+        title = f"Accuracy on {panel.trend['set']} against accuracy on the reference, a line for each mixture"
+        svg = figures.trends(f"trend-{number}", title, panel.points, panel.bands, panel.line, limits)
+        panels.append((panel.trend, svg))
+    return {
+        "trend_positions": place,
+        "trend_panels": panels,
+        "ladders": [
+            (name, figures.ladder(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top))
+            for number, (name, steps) in enumerate(ladders)
+        ],
+        "mean_effective": trends.effective(report),
     }
 
 

@@ -1,0 +1,140 @@
+"""Findings: the grid's predictions out of the ledger, as the trends, ladders and dilutions of the report."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from jobs.plan import Job
+from jobs.run import Run
+from pipeline.config import Mixture
+from pipeline.errors import StageFailed
+from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
+from pipeline.mixtures import sized, unsized
+from pipeline.predictions import read_kept
+from pipeline.report.shape import Dilution, Ladder, Trend
+
+PLAIN = ["training", "key", "label", "predicted"]
+KEPT = [*PLAIN, "evaluation_set", "logits", "classes", "first", "rest", "rest_squares", "scale"]
+
+
+class Findings(TypedDict):
+    """What the report says of robustness beyond its first tables."""
+
+    trends: list[Trend]
+    ladder: list[Ladder]
+    dilution: list[Dilution]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation set or a change of one, with the jobs that evaluated the grid on it, in the grid's order."""
+
+    shift: Shift
+    jobs: tuple[Job, ...]
+
+
+def findings(run: Run) -> Findings:
+    """Return what the finished grid says; raise StageFailed where two models were asked about other images."""
+    grid = run.plan.grid()
+    reference = run.experiment.file.evaluation.reference
+    asked = {one.shift.name: one for one in _asked(run, grid)}
+    recipes = list(recipes_of(run))
+    labels: dict[str, NDArray[np.integer[Any]]] = {}
+    rights: dict[str, list[NDArray[np.bool_]]] = {}
+    logits: dict[str, list[NDArray[np.float32] | None]] = {}
+    for name, one in asked.items():
+        labels[name], rights[name], logits[name] = _answers(run, one, bool(recipes))
+    models = [
+        Answered(
+            name=training.name,
+            mixture=unsized(training.local["mixture"]),
+            size=_size(run, training.local["mixture"]),
+            seed=training.config["seed"],
+            right={name: rights[name][number] for name in asked},
+            logits={name: values for name in asked if (values := logits[name][number]) is not None},
+        )
+        for number, training in enumerate(grid)
+    ]
+    shifts = [one.shift for name, one in asked.items() if name != reference]
+    baseline = run.experiment.file.report.baseline
+    chance = run.experiment.evaluation_sets()[reference].chance
+    judged = (diluted(models, reference, shift, one, labels, chance) for shift in shifts for one in recipes)
+    return {
+        "trends": [trend(models, reference, shift, baseline) for shift in shifts],
+        "ladder": [row for name in asked for row in ladder(models, name)],
+        "dilution": [one for one in judged if one is not None],
+    }
+
+
+def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
+    reference = run.experiment.file.evaluation.reference
+    for jobs in zip(*(run.plan.evaluate(training) for training in grid), strict=True):
+        name, config = jobs[0].name.removeprefix(f"{grid[0].name}/"), jobs[0].config
+        changed = "corruption" in config
+        same = changed and config["set"] == reference
+        yield Asked(Shift(name, "synthetic" if changed else "natural", same), jobs)
+
+
+def _answers(
+    run: Run, asked: Asked, with_logits: bool
+) -> tuple[NDArray[np.integer[Any]], list[NDArray[np.bool_]], list[NDArray[np.float32] | None]]:
+    """Return the labels of a set's images in the order of their keys, and for each model where it was right and its
+    logits (images, classes), None where not all of them are kept.
+    """
+    rows = run.ledger.read("predictions", KEPT if with_logits else PLAIN, [job.id for job in asked.jobs])
+    labels, rights, logits, keys = np.empty(0, np.int32), [], [], None
+    for job in asked.jobs:
+        mine = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
+        if keys is not None and not mine["key"].equals(keys):
+            raise StageFailed(f"{job.name}: expected predictions of the images that {asked.jobs[0].name} has")
+        keys, labels = mine["key"], mine["label"].to_numpy()
+        rights.append(mine["predicted"].to_numpy() == labels)
+        logits.append(_logits(mine) if with_logits else None)
+    return labels, rights, logits
+
+
+def _logits(rows: pa.Table) -> NDArray[np.float32] | None:
+    kept = read_kept(rows)
+    if kept.classes is not None:
+        return None
+    found: NDArray[np.float32] = np.float32(kept.scale) * (kept.first[:, None] + kept.offsets.astype(np.float32))
+    return found
+
+
+def _size(run: Run, mixture: str) -> int:
+    """Return how many pairs a mixture was drawn with, copies counted."""
+    row = run.ledger.finished(run.plan.blend(mixture).id)
+    return sum(row.facts["by_source"].values()) if row else 0
+
+
+def recipes_of(run: Run) -> Iterator[Recipe]:
+    """Yield the trained mixtures of two or more sources, each of which was also trained on alone, by the same filter.
+
+    The shares are those that were drawn, in the largest size.
+    """
+    file = run.experiment.file
+    alone = {}
+    for name in file.training.mixtures:
+        sources = run.experiment.mixture_sources(name)
+        if len(sources) == 1 and _plain(file.mixtures[name]):
+            alone[sources[0], file.mixtures[name].filter] = name
+    largest = max(file.training.sizes, default=None)
+    for name in file.training.mixtures:
+        given, sources = file.mixtures[name], run.experiment.mixture_sources(name)
+        parts = [alone.get((source, given.filter), "") for source in sources]
+        row = run.ledger.finished(run.plan.blend(sized(name, largest) if largest else name).id)
+        if len(sources) > 1 and all(parts) and _plain(given) and row:
+            drawn = row.facts["by_source"]
+            whole = sum(drawn.values())
+            shares = {part: drawn.get(source, 0) / whole for part, source in zip(parts, sources, strict=True)}
+            yield Recipe(name, shares)
+
+
+def _plain(mixture: Mixture) -> bool:
+    """Tell whether a mixture is all that its filter keeps of its sources, in shares by source or as it comes."""
+    return not (mixture.by or mixture.parts or mixture.uids)

@@ -1,0 +1,97 @@
+"""Trends arranged for the page: a panel for each shift, a ladder for each set, and the table of dilutions.
+
+Here a colour stands for a mixture, whatever the number of its models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.figures import Band, Rung, Steps
+from pipeline.report.shape import BandPoint, Ladder, Report, Trend
+
+_EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as they have no place on a probit axis
+
+
+@dataclass(frozen=True)
+class TrendPanel:
+    """One shift: the points (position, reference, shift) of all models, the bands, and the baseline's line."""
+
+    trend: Trend
+    points: Sequence[tuple[int, float, float]]
+    bands: Sequence[Band]
+    line: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The effective robustness of a mixture's models on a shift: their mean, the least and the greatest (fractions)."""
+
+    mean: float
+    least: float
+    most: float
+    models: int
+
+
+def positions(report: Report) -> dict[str, int]:
+    """Each mixture's place, in the order of the trainings."""
+    return {name: at for at, name in enumerate(dict.fromkeys(row["mixture"] for row in report["ladder"]))}
+
+
+def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
+    """A panel for each shift, where any mixture was trained in more than one size."""
+    return [_panel(one, place) for one in report["trends"] if one["groups"]]
+
+
+def _panel(trend: Trend, place: dict[str, int]) -> TrendPanel:
+    points = [(place[one["mixture"]], _inside(one["reference"]), _inside(one["shift"])) for one in trend["models"]]
+    bands = [Band(place[one["mixture"]], _points(one["band"])) for one in trend["groups"]]
+    base = trend["baseline"]
+    return TrendPanel(trend, points, bands, (base["slope"], base["intercept"]) if base else None)
+
+
+def _points(band: Iterable[BandPoint]) -> list[tuple[float, float, float, float]]:
+    return [
+        (_inside(one["reference"]), _inside(one["line"]), _inside(one["low"]), _inside(one["high"])) for one in band
+    ]
+
+
+def _inside(fraction: float) -> float:
+    return min(max(fraction, _EDGE), 1 - _EDGE)
+
+
+def limits(shown: Sequence[TrendPanel]) -> tuple[float, float]:
+    """The common ends of all probit axes (fractions), a little outside every point."""
+    ends = [end for panel in shown for _, *ends in panel.points for end in ends]
+    low, high = min(ends, default=0.05), max(ends, default=0.95)
+    return max(low * 0.85, low / 2), min(1 - 0.85 * (1 - high), 1 - (1 - high) / 2)
+
+
+def ladders(report: Report, place: dict[str, int]) -> list[tuple[str, list[Steps]]]:
+    """For each set its mixtures' accuracies by size, of the mixtures that have more than one size."""
+    found = []
+    for name in dict.fromkeys(row["set"] for row in report["ladder"]):
+        rows = [row for row in report["ladder"] if row["set"] == name]
+        steps = [Steps(at, rungs) for mixture, at in place.items() if len(rungs := _rungs(rows, mixture)) > 1]
+        if steps:
+            found.append((name, steps))
+    return found
+
+
+def _rungs(rows: Iterable[Ladder], mixture: str) -> list[Rung]:
+    return [Rung(row["size"], row["mean"], row["least"], row["most"]) for row in rows if row["mixture"] == mixture]
+
+
+def effective(report: Report) -> dict[str, dict[str, Mean]]:
+    """By shift and mixture the effective robustness of its models; none where a shift has no baseline."""
+    found: dict[str, dict[str, Mean]] = {}
+    for trend in report["trends"]:
+        values: dict[str, list[float]] = {}
+        for one in trend["models"]:
+            if one["effective"] is not None:
+                values.setdefault(one["mixture"], []).append(one["effective"]["estimate"])
+        found[trend["set"]] = {
+            name: Mean(sum(held) / len(held), min(held), max(held), len(held)) for name, held in values.items()
+        }
+    return found
