@@ -216,13 +216,12 @@ class Export(Section):
 
 
 class Training(Section):
-    """One recipe for all mixtures, each with each of `sizes` (pairs; none: whole) and `seeds`. `flags` go to
-    open_clip_train, `model` is a folder with `open_clip_config.json`.
+    """One recipe for all mixtures, each with each of `sizes` (pairs; none: whole) and `seeds`.
 
-    The same samples are seen of every mixture (`samples_seen`, in `checkpoints` equal parts), or the same passes are
-    made over each (`epochs`); a run that was stopped goes on from its last whole part or epoch. `device` auto is cuda
-    where torch sees one. `parallel` trainings run at once, each with `processes`, which share `batch_size`, each with
-    `threads`. `precision` is open_clip's, or `auto`: amp_bf16 where it is quick, else fp32; `trainings` says which.
+    Of every mixture `samples_seen` are seen, in `checkpoints` equal parts, or `epochs` passes are made over each; a run
+    that was stopped goes on from its last whole part or pass. `parallel` trainings run at once, each in `processes` of
+    `threads` that share `batch_size`. `device` auto is cuda where torch sees one; `precision` is open_clip's, or auto:
+    amp_bf16 where it is quick, else fp32. `flags` go to open_clip_train, `model` holds `open_clip_config.json`.
     """
 
     model: str

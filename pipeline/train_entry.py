@@ -57,13 +57,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main() -> None:
-    """Run open_clip_train with the process's arguments."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    webdataset.shuffle = pipelinefilter(_seeded_shuffle)
+def make_repeatable() -> None:
+    """Have open_clip_train draw all that it draws from generators that the epoch alone determines."""
     from open_clip_train import data as loading
     from open_clip_train import main as training
 
+    webdataset.shuffle = pipelinefilter(_seeded_shuffle)
+    # by it tars are drawn with replacement; open_clip's own depends on the epoch in which the loader was started
+    loading.pytorch_worker_seed = lambda increment=0: _number("tars", increment)
     train_one_epoch = training.train_one_epoch
 
     def seeded_epoch(
@@ -83,9 +84,15 @@ def main() -> None:
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
 
     training.train_one_epoch = seeded_epoch
-    # by it tars are drawn with replacement; open_clip's own depends on the epoch in which the loader was started
-    loading.pytorch_worker_seed = lambda increment=0: _number("tars", increment)
-    sys.exit(training.main(sys.argv[1:]) or 0)  # it returns -1 for what it refuses
+
+
+def main() -> None:
+    """Run open_clip_train with the process's arguments."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    make_repeatable()
+    from open_clip_train.main import main as open_clip_main
+
+    sys.exit(open_clip_main(sys.argv[1:]) or 0)  # it returns -1 for what it refuses
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ DONE, DIVERGED, OUT_OF_MEMORY, KILLED, FAILED = "done", "diverged", "out_of_memo
 """What a training comes to."""
 
 ENTRY = "pipeline.train_entry"
+_READ = "export_digest"
 _POLL = 0.2
 _PATIENCE = 10.0
 _PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+).*\bLoss: (\S+)")
@@ -119,25 +120,27 @@ def train(
 ) -> TrainingResult:
     """Train `model` (a folder with open_clip's configuration) on an export; leave the trained one in `folder`/model.
 
-    Where an earlier attempt left the state of a whole epoch in `folder`, it goes on from there; else `folder` is made
-    anew. `on_samples` hears how many were seen. Raises StageFailed where the export cannot be trained on.
+    Where an earlier attempt left the state of a whole epoch in `folder`, and read the same tars, it goes on from there;
+    else `folder` is made anew. `on_samples` hears how many were seen. Raises StageFailed where the export cannot be
+    trained on.
     """
     tars = scan_export(export, recipe.batch_size, recipe.processes)
-    said = json.loads((export / "manifest.json").read_text("utf-8"))["tars"]
-    digest = export_digest([{"tar": name, "sha256": one["sha256"]} for name, one in said.items()])
+    listed = json.loads((export / "manifest.json").read_text("utf-8"))["tars"]
+    digest = export_digest([{"tar": name, "sha256": one["sha256"]} for name, one in listed.items()])
     log, state = folder / "train.log", folder / "run" / "checkpoints" / "epoch_latest.pt"
-    resume = state if state.exists() and zipfile.is_zipfile(state) else None  # a zip's end is written last
+    resume = state if _whole(state, folder / "run" / _READ, digest) else None
     if resume:
         (folder / "run" / "out.log").unlink(missing_ok=True)  # where it is, open_clip_train refuses to start
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+        (folder / "run").mkdir(parents=True)
+        (folder / "run" / _READ).write_text(digest)
     argv = arguments(recipe, tars, model.resolve(), folder, weights(export), resume)
     begin, kills, started = log.stat().st_size if resume else 0, _kernel_kills(), time.monotonic()
     code = _watched(_command(recipe, argv), log, recipe, on_samples)
-    seconds, text = time.monotonic() - started, log.read_text("utf-8", "replace")
-    attempt = log.read_bytes()[begin:].decode("utf-8", "replace")
-    seen, loss = _progress(text) or (0, math.nan)
+    seconds, said = time.monotonic() - started, log.read_bytes()
+    attempt = said[begin:].decode("utf-8", "replace")
+    seen, loss = _progress(said.decode("utf-8", "replace")) or (0, math.nan)
     resumed = _RESUMED.findall(attempt)
     before = int(resumed[-1]) * recipe.steps * recipe.batch_size if resumed else 0
     outcome, reason = _ended(code, attempt, loss, _kernel_kills() > kills)
@@ -158,11 +161,19 @@ def train(
     return TrainingResult(outcome, reason, seen, before, seconds, loss, weights_sha256, digest, argv)
 
 
+def _whole(state: Path, read: Path, digest: str) -> bool:
+    """Tell whether a run can go on from a state: it is all there, and no takedown has changed the tars since."""
+    if not state.exists() or not read.exists():
+        return False
+    return read.read_text() == digest and zipfile.is_zipfile(state)  # a zip's end is written last
+
+
 def _command(recipe: Recipe, argv: list[str]) -> list[str]:
     if recipe.processes == 1:
         return [sys.executable, "-m", ENTRY, *argv]
     spread = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(recipe.processes)]
-    return [sys.executable, "-m", "torch.distributed.run", *spread, "-m", ENTRY, *argv]
+    # after "--", as it would take --logs for a flag of its own
+    return [sys.executable, "-m", "torch.distributed.run", *spread, "-m", "--", ENTRY, *argv]
 
 
 def _watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable[[int], None]) -> int:

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import jobs.train
+from jobs.cli import main
 from jobs.export import export_folder
 from jobs.plan import Job, of_stage
 from jobs.run import Run
@@ -120,6 +122,28 @@ def test_what_fails_is_recorded_with_its_reason_and_tried_again(path: Path, monk
     )
     assert {row["training"] for row in every} == {job.short for job in grid}
     assert [one for one in verify(again.ledger, False, lambda *_: None) if "trainings" in str(one)] == []
+
+
+def test_a_grid_of_which_one_fails_ends_with_exit_1_and_a_later_stage_waits_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(path, GRID)
+    run.finish([(job, [], {}) for job in run.plan.until("export")], datetime.now(UTC))
+    with_exports(run)
+    fails: dict[str, Exception | TrainingResult] = {"two/0": TrainingResult("killed", "killed by SIGKILL", 8)}
+    monkeypatch.setattr(jobs.train, "train", trains(run, fails))
+    settings = [part for one in GRID for part in ("--set", one)]
+    for stage, count in (("train", 4), ("evaluate", 1)):
+        assert main([stage, str(path), *settings]) == 1
+        last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cuvee: ")]
+        assert len(last) == 1
+        assert f"1 of {count} trainings failed; the same command tries them again: two/0: killed after 8" in last[0]
+    assert opened(path, GRID).ledger.tables() == ["jobs", "trainings"]
+    monkeypatch.setattr(jobs.train, "train", trains(run, {}))
+    assert main(["train", str(path), *settings]) == 0
+    before = opened(path, GRID).ledger.versions()
+    assert main(["train", str(path), *settings]) == 0
+    assert opened(path, GRID).ledger.versions() == before
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,19 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_export(tmp_path_factory.mktemp("export"), (17, 17))
 
 
+def test_a_run_goes_on_from_a_whole_state_of_the_same_tars_alone(tmp_path: Path) -> None:
+    state, read = tmp_path / "state.pt", tmp_path / "read"
+    assert not training._whole(state, read, "d")
+    with zipfile.ZipFile(state, "w") as zipped:
+        zipped.writestr("data.pkl", b"0" * 500)
+    assert not training._whole(state, read, "d")
+    read.write_text("d")
+    assert training._whole(state, read, "d")
+    assert not training._whole(state, read, "e")
+    state.write_bytes(state.read_bytes()[:-1])
+    assert not training._whole(state, read, "d")
+
+
 def test_a_training_that_cannot_start_says_so_and_goes_on_from_no_torn_state(export: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     state = folder / "run" / "checkpoints" / "epoch_latest.pt"
@@ -163,7 +177,7 @@ def test_a_training_that_cannot_start_says_so_and_goes_on_from_no_torn_state(exp
     assert result.reason.startswith("open_clip_train ended with 2: ")
     assert "no-such-flag" in result.reason
     assert "--resume" not in result.arguments
-    assert sorted(path.name for path in folder.iterdir()) == ["train.log"]
+    assert sorted(path.name for path in folder.rglob("*")) == ["export_digest", "run", "train.log"]
 
 
 def test_a_training_out_of_memory_is_an_outcome(export: Path, tmp_path: Path) -> None:
