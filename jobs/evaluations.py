@@ -84,7 +84,7 @@ def subsets(reference: str, sets: Mapping[str, EvaluationSet]) -> dict[str, list
     """
     number = {name: place for place, name in enumerate(sets[reference].classes)}
     return {
-        name: sorted(number[one] for one in held.classes)
+        name: sorted({number[one] for one in held.classes})
         for name, held in sets.items()
         if set(held.classes) < number.keys()
     }

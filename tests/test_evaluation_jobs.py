@@ -285,6 +285,16 @@ def test_models_are_evaluated_beside_the_trainings(tmp_path: Path) -> None:
     assert mine["photo"]["correct"] == direct.correct
 
 
+def test_a_model_that_the_experiment_trains_is_evaluated_behind_its_training(run: Run) -> None:
+    trained = "models.own={trained: {mixture: everything, samples_seen: 128}}"
+    plan = opened(run.experiment.path, [trained, "evaluation.models=[own]"]).plan
+    jobs, training = plan.evaluate_model("own"), plan.train("everything", 0, 128)
+    assert plan.targets("evaluate")[-len(jobs) :] == jobs
+    assert {job.needs for job in jobs} == {(training,)}
+    assert {job.local["model"] for job in jobs} == {f"store:trainings/{training.short}/model"}
+    assert training in plan.until("evaluate")
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.predictions
 from pipeline.metrics import Subsampled, judged, measures, subsampled
 from pipeline.predictions import KEPT, NEAREST, WHOLE, Kept, keep, read_kept
 from pipeline.schemas import TABLES
@@ -54,6 +55,14 @@ def test_the_logits_come_back_in_the_order_of_the_classes() -> None:
     logits, labels = cosines(1, 20, 12)
     again = read_kept(written(keep(logits, labels, SCALE)))
     assert again.offsets.astype(np.float32) + again.first[:, None] == pytest.approx(logits, abs=1e-4)
+
+
+def test_images_of_many_classes_are_kept_alike_in_any_blocks() -> None:
+    logits, labels = cosines(2, 30, 300)
+    whole = written(keep(logits, labels, SCALE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.predictions, "BLOCK", 7)
+        assert written(keep(logits, labels, SCALE)).equals(whole)
 
 
 def test_a_cosine_as_float16_would_lose_the_order_that_is_kept() -> None:
