@@ -49,7 +49,10 @@ class Kept:
         return judged(self.offsets, self.labels, self.scale, self.classes, self.rest)
 
     def among(self, subset: npt.NDArray[np.integer[Any]]) -> Subsampled:
-        """Return the accuracy among some classes, as `pipeline.metrics.subsampled` does."""
+        """Return the accuracy among some classes, as `pipeline.metrics.subsampled` does.
+
+        Where it is not the first of all, float16 may not tell a class from one whose distance is within 1/2000 of its.
+        """
         return subsampled(self.offsets, self.labels, subset, self.classes)
 
     def columns(self) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def test_logits_that_are_no_cosines_are_kept_too() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 250))
 def test_accuracy_among_some_classes_is_within_what_was_kept(seed: int, some: int) -> None:
     logits, labels = cosines(seed, 60, 250)
+    logits = np.round(logits * 4096) / 4096  # whose differences float16 holds as they are
     subset = np.random.default_rng(seed).permutation(250)[:some]
     subset[0] = labels[0]
     exact, kept = subsampled(logits, labels, subset), keep(logits, labels, SCALE).among(subset)
