@@ -9,7 +9,7 @@ import pyarrow as pa
 from jobs.plan import Job
 from pipeline.metrics import measures, subsampled
 from pipeline.predictions import keep
-from pipeline.robustness import clopper_pearson
+from pipeline.robustness.intervals import clopper_pearson
 from pipeline.schemas import TABLES
 from pipeline.shifts import Shift
 from pipeline.zeroshot import Predictions

@@ -1,9 +1,10 @@
 """The experiment file bound to the registries: everything it names exists before anything runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from pipeline.config import ExperimentFile
 from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError, unknown
 from pipeline.evaluation_sets import EvaluationSet, open_set
+from pipeline.mixtures import sized
 from pipeline.model_folder import check_folder
 from pipeline.parts import Condition, columns_of, filters_of, parts_of
+from pipeline.recipes import check_flags
 from pipeline.remote import matching
 from pipeline.store import Store
 from pipeline.subsets import check_subset
-from pipeline.training import check_flags
 from sources.registry import FORMATS, source_format
 
 
@@ -68,6 +70,14 @@ class Experiment:
         """Return the evaluation sets, opened; raise InputError where one is not in CLIP_benchmark's layout."""
         return {name: open_set(name, Path(folder)) for name, folder in self.file.evaluation.sets.items()}
 
+    def trained_mixtures(self) -> list[str]:
+        """Return the mixtures that are trained on: those of `training.mixtures`, each in every size where it names any.
+
+        A size of n pairs is a mixture of its own with that total, `name@n`: a smaller one is a part of a larger.
+        """
+        training = self.file.training
+        return [sized(name, size) for name in training.mixtures for size in training.sizes] or list(training.mixtures)
+
     def mixture_sources(self, name: str) -> list[str]:
         """Return the sources that a mixture draws on."""
         mixture = self.file.mixtures[name]
@@ -83,6 +93,7 @@ def load(path: Path, settings: list[str]) -> Experiment:
     data = override(read_yaml(path), settings)
     file: ExperimentFile = build(ExperimentFile, data, str(path))
     try:
+        file = _with_sizes(file)
         signals = {name: signal_spec(name, given) for name, given in file.signals.items()}
         setting = Setting(file.seed, signals)
         rules = {name: parse_rule(name, given, setting) for name, given in file.filters.items()}
@@ -93,6 +104,18 @@ def load(path: Path, settings: list[str]) -> Experiment:
         message = str(error)
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     return experiment
+
+
+def _with_sizes(file: ExperimentFile) -> ExperimentFile:
+    """Return the file with a mixture for each size in which one is trained on."""
+    added = {}
+    for name, size in product(file.training.mixtures, file.training.sizes):
+        if (given := file.mixtures.get(name)) is None:
+            continue  # an unknown name is told with the other checks
+        if given.total != "all" and size > given.total:
+            raise InputError(f"training.sizes: found {size}, expected at most mixtures.{name}.total, {given.total}")
+        added[sized(name, size)] = given.model_copy(update={"total": size})
+    return file.model_copy(update={"mixtures": file.mixtures | added})
 
 
 def file_names(paths: Sequence[str]) -> dict[str, str]:
@@ -245,6 +268,14 @@ def _training(experiment: Experiment) -> None:
     training = experiment.file.training
     for name in training.mixtures:
         _known("training.mixtures", "mixture", name, experiment.file.mixtures)
+    if repeated := [size for size, count in Counter(training.sizes).items() if count > 1]:
+        raise InputError(f"training.sizes: found {repeated[0]} more than once")
+    if training.epochs is not None and training.checkpoints != 1:
+        found = f"found {training.checkpoints} with training.epochs, expected them with samples_seen alone"
+        raise InputError(f"training.checkpoints: {found}: each epoch is one")
+    if training.batch_size % training.processes:
+        expected = f"expected a multiple of training.processes, {training.processes}"
+        raise InputError(f"training.batch_size: found {training.batch_size}, {expected}")
     check_folder(Path(training.model), "training.model")
     check_flags(training.flags, "training.flags")
     _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)

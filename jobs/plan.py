@@ -23,6 +23,8 @@ from pipeline.model_folder import CONFIG_FILE
 from pipeline.parts import columns_of, filters_of, parts_of
 from sources.registry import source_format, source_module
 
+GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
+"""Keys of `training` that say which trainings there are, and how long one is."""
 STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
 
 
@@ -212,23 +214,28 @@ class Plan:
         ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
         return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
 
-    def train(self, mixture: str, seed: int, samples_seen: int) -> Job:
-        """The job that trains on a mixture."""
+    def train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
+        """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None."""
         key = ("train", mixture, seed, samples_seen)
         return self._once(key, lambda: self._train(mixture, seed, samples_seen))  # type: ignore[no-any-return]
 
-    def _train(self, mixture: str, seed: int, samples_seen: int) -> Job:
+    def _train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
         given = self.experiment.file.training
-        recipe = given.model_dump(mode="json", exclude={"mixtures", "seeds", "parallel", "samples_seen", "model"})
+        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model"})
+        budget = {"samples_seen": samples_seen, "checkpoints": given.checkpoints}
+        if samples_seen is None:
+            budget = {"epochs": given.epochs}
         architecture = file_digests({f"{given.model.rstrip('/')}/{CONFIG_FILE}": CONFIG_FILE})[0]["sha256"]
-        config = recipe | {"seed": seed, "samples_seen": samples_seen, "model": architecture}
+        config = recipe | budget | {"seed": seed, "model": architecture}
         local = {"model": given.model, "mixture": mixture}
-        return Job("train", f"{mixture}/{seed}", config, (self.export(mixture),), code_digest("jobs.train"), local)
+        code = code_digest("jobs.train", "pipeline.train_entry")
+        return Job("train", f"{mixture}/{seed}", config, (self.export(mixture),), code, local)
 
     def grid(self) -> list[Job]:
-        """The trainings that are compared: every mixture with every seed."""
+        """The trainings that are compared: every mixture in every size with every seed."""
         given = self.experiment.file.training
-        return [self.train(name, seed, given.samples_seen) for name in given.mixtures for seed in given.seeds]
+        names = self.experiment.trained_mixtures()
+        return [self.train(name, seed, given.samples_seen) for name in names for seed in given.seeds]
 
     def evaluate(self, training: Job) -> list[Job]:
         """The jobs that evaluate a training: one for each evaluation that is asked for."""

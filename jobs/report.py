@@ -24,7 +24,8 @@ from pipeline.report.shape import (
     RobustnessPoint,
     SourceFunnel,
 )
-from pipeline.robustness import fit_line, probit
+from pipeline.robustness.axes import PROBIT, place
+from pipeline.robustness.lines import fit_line
 
 
 def report_path(run: Run) -> str:
@@ -153,16 +154,16 @@ def _robustness(evaluation: Evaluation) -> list[Robustness]:
     reference, found = evaluation["reference"], list[Robustness]()
     for shift in (one["name"] for one in evaluation["sets"] if one["name"] != reference):
         pairs = [(name, at[name, reference], at[name, shift]) for name in models]
-        x = [probit(ref["top1"], ref["n"]) for _, ref, _ in pairs]
-        line = fit_line(x, [probit(one["top1"], one["n"]) for _, _, one in pairs])
+        x = [float(place(PROBIT, one["top1"], one["n"]).values) for _, one, _ in pairs]
+        line = fit_line(PROBIT, x, [float(place(PROBIT, one["top1"], one["n"]).values) for _, _, one in pairs])
         points: list[RobustnessPoint] = [
             {
                 "mixture": name,
                 "reference": ref["top1"],
                 "shift": one["top1"],
-                "effective": one["top1"] - line.predict(place) if line else None,
+                "effective": one["top1"] - float(line.predict(at_reference)) if line else None,
             }
-            for (name, ref, one), place in zip(pairs, x, strict=True)
+            for (name, ref, one), at_reference in zip(pairs, x, strict=True)
         ]
         found.append(
             {

@@ -216,24 +216,39 @@ class Export(Section):
 
 
 class Training(Section):
-    """One recipe for all mixtures: the same samples seen, the same everything. `flags` go to open_clip_train.
+    """One recipe for all mixtures, each with each of `sizes` (pairs; none: whole) and `seeds`. `flags` go to
+    open_clip_train, `model` is a folder with `open_clip_config.json`.
 
-    `model` is a folder with `open_clip_config.json`; `parallel` trainings run at once with `threads` threads each.
-    `precision` is open_clip's, or `auto`: amp_bf16 where the processor has it, else fp32; `trainings` says which.
+    The same samples are seen of every mixture (`samples_seen`, in `checkpoints` equal parts), or the same passes are
+    made over each (`epochs`); a run that was stopped goes on from its last whole part or epoch. `device` auto is cuda
+    where torch sees one. `parallel` trainings run at once, each with `processes`, which share `batch_size`, each with
+    `threads`. `precision` is open_clip's, or `auto`: amp_bf16 where it is quick, else fp32; `trainings` says which.
     """
 
     model: str
     mixtures: Annotated[tuple[str, ...], Field(min_length=1)]
-    samples_seen: Count
+    sizes: tuple[Count, ...] = ()
+    samples_seen: Count | None = None
+    epochs: Count | None = None
+    checkpoints: Count = 1
     batch_size: Count = 128
     lr: Annotated[float, Field(gt=0)] = 1e-3
     wd: Annotated[float, Field(ge=0)] = 0.1
     warmup: Annotated[int, Field(ge=0)] = 30
     precision: Literal["auto", "fp32", "amp", "amp_bf16", "bf16"] = "fp32"
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: Count = 1
     parallel: Count = 1
     threads: Count = 2
     flags: dict[str, str | int | float | bool] = {}
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> "Training":
+        if (self.samples_seen is None) == (self.epochs is None):
+            found = "neither" if self.epochs is None else "both"
+            raise ValueError(f"expected exactly one of samples_seen and epochs, found {found}")
+        return self
 
 
 class Report(Section):

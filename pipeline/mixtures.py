@@ -8,6 +8,11 @@ from fractions import Fraction
 from pipeline.errors import InputError
 
 
+def sized(name: str, size: int) -> str:
+    """Return what the mixture of so many pairs is called; no name in an experiment file has an `@`."""
+    return f"{name}@{size}"
+
+
 def _exact(shares: Mapping[str, float]) -> dict[str, Fraction]:
     """Return the shares as the decimals that a person wrote, so that no sum depends on the order."""
     return {name: Fraction(str(share)) for name, share in shares.items()}

@@ -89,17 +89,24 @@ TABLES: dict[str, pa.Schema] = {
     "mixtures": _schema(mixture=S, uid=S, source=S, part=S, times=I32, rank=I64),
     "exports": _schema(mixture=S, tar=S, pairs=I64, bytes=I64, sha256=S),
     "export_members": _schema(mixture=S, uid=S, tar=S, offset=I64, size=I64),
+    # One row for each attempt at a training that ended: `outcome` is of `pipeline.training`, `reason` one line, "" of
+    # one that is done; of another, `job` is the attempt's own id, and no finished job has it. `seconds` are the
+    # attempt's, which went on from `resumed_from` samples. `versions` is JSON; `export_digest` is of the tars read.
     "trainings": _schema(
         training=S,
         mixture=S,
         seed=I32,
         model=S,
         outcome=S,
+        reason=S,
         samples_seen=I64,
+        resumed_from=I64,
         seconds=F64,
         checkpoint=S,
         checkpoint_sha256=S,
+        export_digest=S,
         arguments=S,
+        versions=S,
         host=S,
         loss=F64,
     ),

@@ -166,9 +166,15 @@ def _seen(
     for (uid, tar), count in sorted(copies.items()):
         times[uid] = times.get(uid, 0.0) + count * factors.get(tar, 1.0) * row["samples_seen"] / weight
     names = ("training", "mixture", "seed", "checkpoint", "checkpoint_sha256", "samples_seen")
+    epochs = job.config.get("epochs") or job.config.get("checkpoints", 1)  # each begins a pass of its own
     return Seen(
         **{name: row[name] for name in names},
         times={uid: round(much, 3) for uid, much in times.items()},
-        # open_clip_train drops a pass's last, partial batch
-        about=bool(factors or row["samples_seen"] % had.total() or had.total() % job.config.get("batch_size", 1)),
+        # open_clip_train drops a pass's last, partial batch, and each of several processes makes passes of its own
+        about=bool(
+            factors
+            or row["samples_seen"] % (had.total() * epochs)
+            or had.total() % job.config.get("batch_size", 1)
+            or job.config.get("processes", 1) > 1
+        ),
     )

@@ -1,110 +1,65 @@
 """Trainings: `open_clip_train` in a subprocess on a checked export, and what it came to.
 
 Before: every tar of the export is scanned and compared with the manifest. After: the samples seen are counted from
-the log, the weights are kept as safetensors in `local-dir:` form. A run that was killed is started again from its
-beginning and ends the same, as `pipeline.train_entry` takes the clock out of the shuffling.
+the log, the weights are kept as safetensors in `local-dir:` form. A run that was killed goes on from its last whole
+epoch and ends the same, as `pipeline.train_entry` seeds each epoch by itself. A run that comes to nothing is an outcome
+with its reason, not an error: the others of a grid are none of its business.
 """
 
-import contextlib
 import hashlib
-import io
 import json
+import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import InputError, StageFailed
-from pipeline.hardware import precision_here
-from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
+from pipeline.errors import StageFailed
+from pipeline.exports import export_digest
+from pipeline.identity import redacted
+from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE, NotFinite, save_as_folder
+from pipeline.recipes import Recipe, arguments, weights
 from pipeline.shards import BadTar, read_pairs
 
-_PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+)")
-_LOSS = re.compile(r"\bLoss: ([\d.]+|nan|inf)")
-_OWN_FLAGS = frozenset(
-    [
-        "train-data",
-        "train-data-upsampling-factors",
-        "train-num-samples",
-        "dataset-type",
-        "model",
-        "batch-size",
-        "lr",
-        "wd",
-        "warmup",
-        "precision",
-        "seed",
-        "workers",
-        "epochs",
-        "device",
-        "logs",
-        "name",
-        "resume",
-        "pretrained",
-        "report-to",
-        "save-frequency",
-    ]
+DONE, DIVERGED, OUT_OF_MEMORY, KILLED, FAILED = "done", "diverged", "out_of_memory", "killed", "failed"
+"""What a training comes to."""
+
+ENTRY = "pipeline.train_entry"
+_POLL = 0.2
+_PATIENCE = 10.0
+_PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+).*\bLoss: (\S+)")
+_RESUMED = re.compile(r"=> resuming checkpoint .* \(epoch (\d+)\)")
+_NO_MEMORY = re.compile(r"\bMemoryError\b|out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_SIGKILL = re.compile(r"killed by signal: Killed|Signal 9 \(SIGKILL\)")
+# of torchrun's own traceback, which names no cause, the last line is not one
+_EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*(?!ChildFailed)\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a training is asked to do; `flags` are passed to open_clip_train as they are."""
-
-    samples_seen: int
-    batch_size: int
-    lr: float
-    wd: float
-    warmup: int
-    precision: str
-    seed: int
-    threads: int
-    flags: Mapping[str, str | int | float | bool]
-
-    @property
-    def steps(self) -> int:
-        """Batches in the run: as many as `samples_seen` needs, the last one full."""
-        return -(-self.samples_seen // self.batch_size)
-
-
-def check_flags(flags: Mapping[str, Any], where: str) -> None:
-    """Raise InputError for a flag that open_clip_train does not know or that the recipe sets itself."""
-    from open_clip_train.params import parse_args
-
-    for key, value in flags.items():
-        name = key.replace("_", "-")
-        if name in _OWN_FLAGS:
-            raise InputError(f"{where}.{key}: expected to be set by the recipe's own key, found among flags")
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):  # argparse prints its whole usage
-                parse_args(_flag(name, value))
-        except SystemExit:
-            cause = said.getvalue().strip().rpartition("error: ")[2]
-            raise InputError(f"{where}.{key}: {value!r}: open_clip_train refuses it: {cause}") from None
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if value is True:
-        return [f"--{name}"]
-    return [] if value is False else [f"--{name}", *str(value).split()]
-
-
-def scan_export(folder: Path, batch_size: int) -> list[Path]:
+def scan_export(folder: Path, batch_size: int, processes: int = 1) -> list[Path]:
     """Return an export's tars; raise StageFailed where one differs from the manifest or holds what no pair holds.
 
     It must hold a whole batch: open_clip_train's loader drops each pass's last, partial batch, and with nothing but
-    that it would wait for ever.
+    that it would wait for ever. Of several processes each reads every so manieth tar, and needs its part of a batch.
     """
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     if manifest["pairs"] < batch_size:
         raise StageFailed(f"{folder}: holds {manifest['pairs']} pairs, expected at least a batch of {batch_size}")
+    sizes = sorted(said["pairs"] for said in manifest["tars"].values())
+    least = sum(sizes[: len(sizes) // processes])
+    if least < batch_size // processes:
+        raise StageFailed(
+            f"{folder}: its {len(sizes)} tars are too few or too small for {processes} processes: one may get {least} "
+            f"pairs, expected at least {batch_size // processes}, its part of a batch (export.pairs_per_tar)"
+        )
     for name, said in manifest["tars"].items():
         path = folder / name
         try:
@@ -121,47 +76,8 @@ def scan_export(folder: Path, batch_size: int) -> list[Path]:
     return [folder / name for name in sorted(manifest["tars"])]
 
 
-def weights(export: Path) -> dict[str, str]:
-    """Return the arguments by which tars are drawn by the manifest's factors; none where a pass reads each tar once."""
-    said = json.loads((export / "manifest.json").read_text("utf-8"))
-    if "upsampling_factors" not in said:
-        return {}
-    data = "::".join(f"{export}/{pattern}" for pattern in said["train_data"].split("::"))
-    return {"train-data": data, "train-data-upsampling-factors": said["upsampling_factors"]}
-
-
-def arguments(
-    recipe: Recipe, tars: list[Path], model: Path, logs: Path, weighted: Mapping[str, str] | None = None
-) -> list[str]:
-    """Return the arguments of `open_clip_train`; with `weighted` of an export, tars are drawn with replacement."""
-    given = {
-        "train-data": "::".join(map(str, tars)),
-        "train-num-samples": recipe.steps * recipe.batch_size,
-        "dataset-type": "webdataset",
-        "model": f"local-dir:{model}",
-        "batch-size": recipe.batch_size,
-        "lr": recipe.lr,
-        "wd": recipe.wd,
-        "warmup": recipe.warmup,
-        "precision": precision_here(recipe.precision),
-        "seed": recipe.seed,
-        "workers": 1,
-        "epochs": 1,
-        "device": "cpu",
-        "logs": logs,
-        "name": "run",
-        "log-every-n-steps": max(1, recipe.steps // 50),
-    }
-    given |= weighted or {}
-    if "log-every-n-steps" in {key.replace("_", "-") for key in recipe.flags}:
-        del given["log-every-n-steps"]
-    flags = [part for key, value in recipe.flags.items() for part in _flag(key.replace("_", "-"), value)]
-    flags += ["--dataset-resampled"] if weighted else []
-    return [part for key, value in given.items() for part in (f"--{key}", str(value))] + flags
-
-
 def environment(threads: int) -> dict[str, str]:
-    """Return the subprocess's environment: no look at the network, `threads` threads."""
+    """Return the subprocess's environment: no look at the network, `threads` threads, other processes by loopback."""
     quiet = {
         "WANDB_MODE": "disabled",
         "HF_HUB_OFFLINE": "1",
@@ -169,19 +85,29 @@ def environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to; `loss` is the last one logged, `seconds` wall time."""
+    """What a training came to: `reason` is one line, "" where it is done; `loss` is the last one logged.
 
-    samples_seen: int
-    seconds: float
-    loss: float
-    weights_sha256: str
-    arguments: list[str]
+    `seconds` are the wall time of the attempt that ended it, which went on from `resumed_from` samples that an earlier
+    one had seen. `export_digest` is of the tars that were read.
+    """
+
+    outcome: str
+    reason: str = ""
+    samples_seen: int = 0
+    resumed_from: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
+    weights_sha256: str = ""
+    export_digest: str = ""
+    arguments: list[str] = field(default_factory=list)
 
 
 def train(
@@ -193,16 +119,55 @@ def train(
 ) -> TrainingResult:
     """Train `model` (a folder with open_clip's configuration) on an export; leave the trained one in `folder`/model.
 
-    `folder` is made anew: what an earlier, killed run left in it is removed. `on_samples` hears how many were seen.
-    Raises StageFailed where the run ends badly, with the log's last line, or saw another number of samples.
+    Where an earlier attempt left the state of a whole epoch in `folder`, it goes on from there; else `folder` is made
+    anew. `on_samples` hears how many were seen. Raises StageFailed where the export cannot be trained on.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    log = folder / "train.log"
-    argv = arguments(recipe, scan_export(export, recipe.batch_size), model.resolve(), folder, weights(export))
-    command = [sys.executable, "-m", "pipeline.train_entry", *argv]
-    started = time.monotonic()
-    with log.open("wb") as output:
+    tars = scan_export(export, recipe.batch_size, recipe.processes)
+    said = json.loads((export / "manifest.json").read_text("utf-8"))["tars"]
+    digest = export_digest([{"tar": name, "sha256": one["sha256"]} for name, one in said.items()])
+    log, state = folder / "train.log", folder / "run" / "checkpoints" / "epoch_latest.pt"
+    resume = state if state.exists() and zipfile.is_zipfile(state) else None  # a zip's end is written last
+    if resume:
+        (folder / "run" / "out.log").unlink(missing_ok=True)  # where it is, open_clip_train refuses to start
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = arguments(recipe, tars, model.resolve(), folder, weights(export), resume)
+    begin, kills, started = log.stat().st_size if resume else 0, _kernel_kills(), time.monotonic()
+    code = _watched(_command(recipe, argv), log, recipe, on_samples)
+    seconds, text = time.monotonic() - started, log.read_text("utf-8", "replace")
+    attempt = log.read_bytes()[begin:].decode("utf-8", "replace")
+    seen, loss = _progress(text) or (0, math.nan)
+    resumed = _RESUMED.findall(attempt)
+    before = int(resumed[-1]) * recipe.steps * recipe.batch_size if resumed else 0
+    outcome, reason = _ended(code, attempt, loss, _kernel_kills() > kills)
+    weights_sha256 = ""
+    if outcome == DONE and seen != recipe.samples:
+        outcome, reason = FAILED, f"saw {seen} samples, expected {recipe.samples}"
+    if outcome == DONE:
+        try:
+            save_as_folder(state, model / CONFIG_FILE, folder / "model")
+        except NotFinite as error:
+            outcome, reason = DIVERGED, str(error)
+        else:
+            with (folder / "model" / WEIGHTS_FILE).open("rb") as stream:
+                weights_sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            on_samples(seen)
+    if outcome in (DONE, DIVERGED):  # another attempt at what diverged would only go on from there
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    return TrainingResult(outcome, reason, seen, before, seconds, loss, weights_sha256, digest, argv)
+
+
+def _command(recipe: Recipe, argv: list[str]) -> list[str]:
+    if recipe.processes == 1:
+        return [sys.executable, "-m", ENTRY, *argv]
+    spread = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(recipe.processes)]
+    return [sys.executable, "-m", "torch.distributed.run", *spread, "-m", ENTRY, *argv]
+
+
+def _watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable[[int], None]) -> int:
+    """Run a training to its end, or until its loss is no number; return its exit code, negative for a signal."""
+    with log.open("ab") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -211,35 +176,69 @@ def train(
             env=environment(recipe.threads),
         )
         try:
-            while process.poll() is None:
-                time.sleep(0.2)
-                on_samples(_seen(log)[0])
+            while True:
+                try:
+                    return process.wait(_POLL)
+                except subprocess.TimeoutExpired:
+                    found = _progress(_tail(log))
+                if found:
+                    on_samples(found[0])
+                    if math.isnan(found[1]) and recipe.precision != "amp":  # its scaler skips such a step
+                        return 0
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    seconds = time.monotonic() - started
-    seen, loss = _seen(log)
-    if process.returncode:
-        lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        last = lines[-1][:200] if lines else "no output"
-        raise StageFailed(f"{log}: open_clip_train ended with {process.returncode}: {last}")
-    if seen != recipe.steps * recipe.batch_size:
-        raise StageFailed(f"{log}: saw {seen} samples, expected {recipe.steps * recipe.batch_size}")
-    if not loss < float("inf"):
-        raise StageFailed(f"{log}: diverged: the last loss is {loss}")
-    save_as_folder(folder / "run" / "checkpoints" / "epoch_1.pt", model / CONFIG_FILE, folder / "model")
-    shutil.rmtree(folder / "run")
-    with (folder / "model" / WEIGHTS_FILE).open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    on_samples(seen)
-    return TrainingResult(seen, seconds, loss, digest, argv)
+            _stop(process)
 
 
-def _seen(log: Path) -> tuple[int, float]:
-    """Return (samples seen, last loss) by the log's last line of progress; (0, nan) where there is none yet."""
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a training and all its processes, by the end of their standard input; kill what does not hear it."""
+    assert process.stdin
+    process.stdin.close()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _ended(code: int, said: str, loss: float, kernel_killed: bool) -> tuple[str, str]:
+    """Return outcome and reason by the exit code, what the attempt logged, its last loss, and whether the kernel killed
+    a process meanwhile, as it does where memory runs out.
+    """
+    if code == 0:
+        return (DONE, "") if math.isfinite(loss) else (DIVERGED, f"the loss is {loss}")
+    lines = [line for line in said.splitlines() if line.strip()]
+    last = (_EXCEPTION.findall(said) or lines or ["no output"])[-1]
+    reason = redacted(" ".join(f"open_clip_train ended with {code}: {last}".split()))[:240]
+    if _NO_MEMORY.search(said):
+        return OUT_OF_MEMORY, reason
+    if code == -signal.SIGKILL or _SIGKILL.search(said):
+        if kernel_killed:
+            return OUT_OF_MEMORY, "killed by the kernel, as memory ran out"
+        return KILLED, "killed by SIGKILL"
+    if code < 0:
+        return KILLED, f"killed by {signal.Signals(-code).name}"
+    return FAILED, reason
+
+
+def _kernel_kills() -> int:
+    """Return how often this machine's kernel has killed a process for memory, 0 where it does not say."""
+    try:
+        said = dict(line.split() for line in Path("/proc/vmstat").read_text("utf-8").splitlines())
+    except OSError:
+        return 0
+    return int(said.get("oom_kill", 0))
+
+
+def _tail(log: Path) -> str:
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - 8192))
-        tail = stream.read().decode("utf-8", "replace")
-    steps, losses = _PROGRESS.findall(tail), _LOSS.findall(tail)
-    return (int(steps[-1][1]) if steps else 0), (float(losses[-1]) if losses else float("nan"))
+        return stream.read().decode("utf-8", "replace")
+
+
+def _progress(text: str) -> tuple[int, float] | None:
+    """Return (samples seen, last loss) by a log's last line of progress; None where there is none yet."""
+    found = _PROGRESS.findall(text)
+    if not found:
+        return None
+    epoch, samples, each, loss = found[-1]
+    return int(epoch) * int(each) + int(samples), float(loss)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from pipeline.exports import ExportedTar, export_digest, manifest, reading, sizes, write_tar
 from pipeline.layout import Chosen, Pieces, laid_out, order_keys, tars_of_parts
+from pipeline.recipes import Recipe, arguments, weights
 from pipeline.shards import END, SUFFIXES, read_pairs
 from pipeline.store import Store
-from pipeline.training import Recipe, arguments, weights
 from tests.pieces import KEYS, PAIRS, UIDS, members_of, write_shards
 
 

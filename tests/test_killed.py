@@ -26,7 +26,7 @@ def _kill_when(experiment: Path, settings: list[str], reached: Callable[[], bool
         command("run", str(experiment), *settings), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900  # the scorer is trained in between
         while not reached():
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "the run never came to where it was to be killed"

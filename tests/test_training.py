@@ -1,4 +1,4 @@
-"""Trainings: only a checked export is trained on, a killed run ends the same, and every failure is one line."""
+"""Trainings: only a checked export is trained on, a stopped run ends the same, and what comes to nothing says why."""
 
 import hashlib
 import json
@@ -6,52 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline import hardware
-from pipeline.errors import InputError, StageFailed
-from pipeline.exports import manifest, sizes
+from pipeline import training
+from pipeline.exports import export_digest
 from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.models import load
-from pipeline.shards import BLOCK, END, ShardWriter, pair_bytes
-from pipeline.store import Store
-from pipeline.training import Recipe, arguments, check_flags, environment, scan_export, train
+from pipeline.shards import BLOCK, END, pair_bytes
+from pipeline.training import TrainingResult, environment, scan_export, train
 from sources.world.pictures import Picture, file_of
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
-
-ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "experiments" / "models" / "resnet_64px"
-RECIPE = Recipe(
-    samples_seen=190, batch_size=8, lr=1e-3, wd=0.1, warmup=2, precision="fp32", seed=3, threads=1, flags={}
-)
-
-
-def write_export(folder: Path, per_tar: tuple[int, ...]) -> Path:
-    """Write an export of drawn pairs with so many in each tar."""
-    tars, store, number = [], Store(str(folder)), 0
-    for tar, count in enumerate(per_tar):
-        name = f"{tar:08d}.tar"
-        with store.create(name) as stream:
-            writer = ShardWriter(stream)
-            for _ in range(count):
-                kind, style = CLASSES[number % len(CLASSES)], list(STYLES)[number % len(STYLES)]
-                jpg = file_of(Picture((9, number), kind, style))[0]
-                writer.append(pair_bytes(f"{number:032x}", jpg, f"a {style} of a {kind}", {"n": number}))
-                number += 1
-            digest = writer.close()
-        tars.append({"tar": name, "pairs": count, "bytes": writer.bytes, "sha256": digest})
-    store.write("manifest.json", manifest("m", "job", {}, tars))
-    store.write("sizes.json", sizes(tars))
-    return folder
+from tests.trainings import MODEL, RECIPE, ROOT, processes_of, refused, wait_until, write_export
 
 
 def say_it_is_so(folder: Path, name: str) -> None:
@@ -59,49 +28,6 @@ def say_it_is_so(folder: Path, name: str) -> None:
     said = json.loads((folder / "manifest.json").read_text())
     said["tars"][name]["sha256"] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps(said))
-
-
-def refused(call: Callable[[], object], kind: type[Exception] = StageFailed) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 600
-    return str(caught.value)
-
-
-@given(st.integers(1, 10**7), st.integers(1, 4096))
-def test_the_steps_are_as_few_as_see_the_samples_in_full_batches(samples: int, batch: int) -> None:
-    steps = replace(RECIPE, samples_seen=samples, batch_size=batch).steps
-    assert (steps - 1) * batch < samples <= steps * batch
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ({"batch-size": 3}, "training.flags.batch-size: expected to be set by the recipe's own key"),
-        ({"train_data": "pipe:rm"}, "training.flags.train_data: expected to be set by the recipe's own key"),
-        ({"no-such-flag": 1}, "training.flags.no-such-flag: 1: open_clip_train refuses it: "),
-        ({"beta1": "much"}, "training.flags.beta1: 'much': open_clip_train refuses it: "),
-        ({"grad-checkpointing": "please"}, "open_clip_train refuses it"),
-        ({"beta1": 0.9, "accum-freq": "a\nb"}, "open_clip_train refuses it"),
-    ],
-)
-def test_flags_that_cannot_be_are_refused_in_one_line(flags: dict[str, Any], said: str) -> None:
-    assert said in refused(lambda: check_flags(flags, "training.flags"), InputError)
-
-
-def test_flags_that_open_clip_train_knows_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    flags = {"beta1": 0.8, "grad_checkpointing": True, "lock-text": False, "log-every-n-steps": 7, "aug-cfg": "a=1 b=2"}
-    check_flags(flags, "training.flags")
-    given = arguments(replace(RECIPE, flags=flags), [Path("/e/0.tar"), Path("/e/1.tar")], Path("/m"), Path("/out"))
-    assert given.count("--log-every-n-steps") == 1
-    assert given[given.index("--log-every-n-steps") + 1] == "7"
-    assert given[given.index("--aug-cfg") + 1 :][:2] == ["a=1", "b=2"]
-    assert "--grad-checkpointing" in given
-    assert "--lock-text" not in given
-    assert given[given.index("--train-data") + 1] == "/e/0.tar::/e/1.tar"
-    assert given[given.index("--train-num-samples") + 1] == "192"
-    assert capfd.readouterr().err == ""
 
 
 def test_the_environment_looks_at_no_network_and_keeps_its_threads() -> None:
@@ -165,43 +91,60 @@ def test_a_tar_that_is_cut_inside_a_pair_or_holds_what_no_pair_holds_is_found(tm
         assert refused(lambda: scan_export(tmp_path, 2)).startswith(f"{path}: ")
 
 
-def test_a_training_that_cannot_start_names_its_log(tmp_path: Path) -> None:
-    export = write_export(tmp_path / "export", (8,))
-    recipe = replace(RECIPE, flags={"no-such-flag": 1})
-    said = refused(lambda: train(recipe, export, MODEL, tmp_path / "run"))
-    assert said.startswith(f"{tmp_path / 'run' / 'train.log'}: open_clip_train ended with 2: ")
-    assert "no-such-flag" in said
-    assert not (tmp_path / "run" / "model").exists()
+def test_an_export_of_which_a_process_may_get_too_little_is_refused(tmp_path: Path) -> None:
+    folder = write_export(tmp_path, (3, 4, 5))
+    assert len(scan_export(folder, 6, 2)) == 3
+    said = refused(lambda: scan_export(folder, 8, 2))
+    assert "3 tars are too few or too small for 2 processes: one may get 3 pairs, expected at least 4" in said
+    assert "one may get 0 pairs" in refused(lambda: scan_export(folder, 4, 4))
 
 
-TRAINS = """
-import sys
-from pathlib import Path
-from pipeline.training import train
-from tests.test_training import MODEL, RECIPE
-train(RECIPE, Path(sys.argv[1]), MODEL, Path(sys.argv[2]))
+STARTED = "2026-11-27 | INFO | Start epoch 0\n"
+WORKER = "RuntimeError: DataLoader worker (pid 12) is killed by signal: Killed. \n"
+AGENT = """[rank1]: RuntimeError: the cause
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+  exitcode  : 1
 """
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Return the processes, zombies aside, whose arguments name a training's folder."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in entry.read_bytes():
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
-    return found
+@pytest.mark.parametrize(
+    ("code", "said", "loss", "kernel", "outcome", "reason"),
+    [
+        (0, STARTED, 1.5, False, "done", ""),
+        (0, STARTED, float("nan"), False, "diverged", "the loss is nan"),
+        (0, STARTED, float("inf"), True, "diverged", "the loss is inf"),
+        (1, STARTED + "MemoryError\n", 1.5, False, "out_of_memory", "ended with 1: MemoryError"),
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried\n", 1.5, False, "out_of_memory", "CUDA out of memory"),
+        (-9, STARTED, 1.5, True, "out_of_memory", "killed by the kernel, as memory ran out"),
+        (-9, STARTED, 1.5, False, "killed", "killed by SIGKILL"),
+        (1, STARTED + WORKER, 1.5, False, "killed", "killed by SIGKILL"),
+        (1, STARTED + WORKER, 1.5, True, "out_of_memory", "killed by the kernel, as memory ran out"),
+        (-15, STARTED, 1.5, True, "killed", "killed by SIGTERM"),
+        (1, AGENT, 1.5, False, "failed", "open_clip_train ended with 1: RuntimeError: the cause"),
+        (3, "ValueError: it\nand then some\n", 1.5, False, "failed", "open_clip_train ended with 3: ValueError: it"),
+        (3, "a  word\n\n", 1.5, False, "failed", "open_clip_train ended with 3: a word"),
+        (3, "", 1.5, False, "failed", "open_clip_train ended with 3: no output"),
+        (1, "OSError: https://me:secret@there/x is gone", 1.5, False, "failed", "OSError: https://there/x is gone"),
+        (1, "ValueError: " + "long " * 900, 1.5, False, "failed", "ValueError: long long"),
+    ],
+)
+def test_what_a_training_came_to_is_known_by_its_end(
+    code: int, said: str, loss: float, kernel: bool, outcome: str, reason: str
+) -> None:
+    found = training._ended(code, said, loss, kernel)
+    assert found[0] == outcome
+    assert reason in found[1]
+    assert len(found[1]) < 300
+    assert "secret" not in found[1]
 
 
-def wait_until(reached: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if reached():
-            return True
-        time.sleep(0.01)
-    return False
+def test_progress_is_read_over_epochs_and_whatever_form_a_loss_has() -> None:
+    line = "x | Train Epoch: {} [ 40/192 (21%)] Data (t): 0.1 Contrastive_loss: 9.0 (9.0) Loss: {} (1.0)\n"
+    assert training._progress(STARTED) is None
+    assert training._progress(line.format(0, "2.5") + line.format(2, "1.25e+06")) == (424, 1.25e6)
+    found = training._progress(line.format(0, "nan"))
+    assert found is not None
+    assert found[1] != found[1]
 
 
 @pytest.fixture(scope="module")
@@ -209,29 +152,93 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_export(tmp_path_factory.mktemp("export"), (17, 17))
 
 
+def test_a_training_that_cannot_start_says_so_and_goes_on_from_no_torn_state(export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    state = folder / "run" / "checkpoints" / "epoch_latest.pt"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"PK\x03\x04 the beginning of a zip")
+    (folder / "train.log").write_text("MemoryError of an earlier attempt")
+    result = train(replace(RECIPE, flags={"no-such-flag": 1}), export, MODEL, folder)
+    assert (result.outcome, result.samples_seen, result.weights_sha256) == ("failed", 0, "")
+    assert result.reason.startswith("open_clip_train ended with 2: ")
+    assert "no-such-flag" in result.reason
+    assert "--resume" not in result.arguments
+    assert sorted(path.name for path in folder.iterdir()) == ["train.log"]
+
+
+def test_a_training_out_of_memory_is_an_outcome(export: Path, tmp_path: Path) -> None:
+    result = train(replace(RECIPE, flags={"force-context-length": 10**12}), export, MODEL, tmp_path / "run")
+    assert result.outcome == "out_of_memory"
+    assert "can't allocate memory" in result.reason
+
+
+def test_a_training_that_diverges_is_stopped_and_keeps_nothing_to_go_on_from(export: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, lr=1e30, warmup=0, samples_seen=20_000, flags={"log-every-n-steps": 1})
+    result = train(recipe, export, MODEL, tmp_path / "run")
+    assert (result.outcome, result.reason) == ("diverged", "the loss is nan")
+    assert 0 < result.samples_seen < 20_000
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["train.log"]
+    assert wait_until(lambda: not processes_of(tmp_path / "run"), 30)
+
+
 @pytest.fixture(scope="module")
-def trained(export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder and the digest of a training that nothing disturbed."""
+def trained(export: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingResult]:
+    """The folder and the result of a training that nothing disturbed."""
     folder, heard = tmp_path_factory.mktemp("trained") / "run", list[int]()
     result = train(RECIPE, export, MODEL, folder, heard.append)
+    assert (result.outcome, result.reason, result.resumed_from) == ("done", "", 0)
     assert result.samples_seen == heard[-1] == 192
     assert heard == sorted(heard)
     assert 0 < result.loss < 20
     assert result.seconds > 0
-    return folder, result.weights_sha256
+    tars = [
+        {"tar": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()} for path in export.glob("*.tar")
+    ]
+    assert result.export_digest == export_digest(tars)
+    return folder, result
 
 
-def test_a_trained_model_is_a_folder_that_loads_and_no_pickle_stays(trained: tuple[Path, str]) -> None:
-    folder, digest = trained
+def test_a_trained_model_is_a_folder_that_loads_and_no_pickle_stays(trained: tuple[Path, TrainingResult]) -> None:
+    folder, result = trained
     weights = (folder / "model" / WEIGHTS_FILE).read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == digest
+    assert hashlib.sha256(weights).hexdigest() == result.weights_sha256
     assert sorted(path.name for path in folder.iterdir()) == ["model", "train.log"]
     assert (folder / "model" / CONFIG_FILE).read_bytes() == (MODEL / CONFIG_FILE).read_bytes()
     assert load(f"local-dir:{folder / 'model'}").embed_texts(["a photo"], 1).shape == (1, 128)
 
 
-def test_a_training_killed_in_the_middle_leaves_no_child_and_ends_the_same_when_run_again(
-    export: Path, trained: tuple[Path, str], tmp_path: Path
+def test_a_killed_training_is_an_outcome_and_goes_on_from_its_last_epoch_to_the_very_same_weights(
+    export: Path, trained: tuple[Path, TrainingResult], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+
+    def kill(seen: int) -> None:
+        if seen > 48:  # in the second of four epochs, or later
+            os.kill(min(processes_of(folder)), signal.SIGKILL)
+
+    killed = train(RECIPE, export, MODEL, folder, kill)
+    assert (killed.outcome, killed.reason, killed.weights_sha256) == ("killed", "killed by SIGKILL", "")
+    assert 48 < killed.samples_seen < 192
+    assert not (folder / "model").exists()
+    result = train(RECIPE, export, MODEL, folder)
+    assert result.outcome == "done"
+    assert result.resumed_from in (48, 96, 144)
+    assert (result.samples_seen, result.loss) == (192, trained[1].loss)
+    assert result.weights_sha256 == trained[1].weights_sha256
+    assert sorted(path.name for path in folder.iterdir()) == ["model", "train.log"]
+
+
+TRAINS = """
+import sys
+from pathlib import Path
+from pipeline.training import train
+from tests.trainings import MODEL, RECIPE
+train(RECIPE, Path(sys.argv[1]), MODEL, Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_launcher_leaves_no_child_and_the_run_ends_the_same_when_it_is_started_again(
+    export: Path, trained: tuple[Path, TrainingResult], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     log = folder / "train.log"
@@ -244,17 +251,7 @@ def test_a_training_killed_in_the_middle_leaves_no_child_and_ends_the_same_when_
         launcher.wait()
     assert wait_until(lambda: not processes_of(folder), 30), "the training outlived its launcher"
     assert not (folder / "model").exists()
-    assert b"[192/" not in log.read_bytes().replace(b" ", b"")
-    (folder / "left over").write_text("by the killed run")
-    assert train(RECIPE, export, MODEL, folder).weights_sha256 == trained[1]
-    assert not (folder / "left over").exists()
-
-
-@pytest.mark.parametrize(("quick", "expected"), [(True, "amp_bf16"), (False, "fp32")])
-def test_the_precision_auto_is_what_the_processor_is_quick_in(
-    quick: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hardware, "multiplies_bf16", lambda: quick)
-    for asked, said in (("auto", expected), ("fp32", "fp32"), ("amp_bf16", "amp_bf16")):
-        given = arguments(replace(RECIPE, precision=asked), [Path("/e/0.tar")], Path("/m"), Path("/out"))
-        assert given[given.index("--precision") + 1] == said
+    assert b"Train Epoch: 3" not in log.read_bytes()
+    (folder / "model").mkdir()
+    (folder / "model" / WEIGHTS_FILE).write_text("by the killed run")
+    assert train(RECIPE, export, MODEL, folder).weights_sha256 == trained[1].weights_sha256

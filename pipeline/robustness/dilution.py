@@ -1,0 +1,151 @@
+"""Dilution: does a mixture of sources keep the robustness of the best of them (Nguyen et al. 2022)?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations
+
+import numpy as np
+
+from pipeline.robustness.axes import Floats
+from pipeline.robustness.bootstrap import Interval, interval
+from pipeline.robustness.effective import mean_excess
+from pipeline.robustness.trends import Trends, common_range
+
+
+class Verdict(StrEnum):
+    """A mixture against its best source: which side of 0 the whole interval of its effective robustness lies on."""
+
+    DILUTED = "diluted"
+    BETTER = "better"
+    UNDECIDED = "undecided"
+
+
+class Span(StrEnum):
+    """A mixture's line against the span of its sources' lines: which side of 0 the whole interval of its margin is."""
+
+    INSIDE = "inside"
+    OUTSIDE = "outside"
+    UNDECIDED = "undecided"
+
+
+_VERDICTS = {-1: Verdict.DILUTED, 0: Verdict.UNDECIDED, 1: Verdict.BETTER}
+_SPANS = {-1: Span.OUTSIDE, 0: Span.UNDECIDED, 1: Span.INSIDE}
+
+
+@dataclass(frozen=True)
+class Dilution:
+    """What became of a mixture's robustness.
+
+    `effective`: mean over the mixture's models of accuracy under the shift minus what `best`'s line expects at the
+    model's reference accuracy (a fraction). `best` is the source for which that is least. `verdict`: DILUTED where the
+    whole interval is below 0, BETTER where it is above 0, else UNDECIDED. `extrapolated` counts the mixture's models
+    whose reference accuracy lies outside the range of `best`'s models.
+
+    `margin`: the least distance, on the axis, from the mixture's line to the edge of the span of its sources' lines
+    over the range of reference accuracy that all of them share; below 0 where the line leaves the span. `span`: INSIDE
+    where the whole interval is above 0, OUTSIDE where it is below 0, else UNDECIDED. Both are None without a shared
+    range. Sources that are alike span nothing, so that any noise is outside: OUTSIDE was then said in 10 to 17 of
+    100 simulated worlds; where a mixture lay on one of two different lines, in 3 or 4.
+    """
+
+    mixture: str
+    sources: tuple[str, ...]
+    best: str
+    effective: Interval
+    verdict: Verdict
+    extrapolated: int
+    margin: Interval | None
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Input mixing (training on the mixture) beside output mixing (the mean of the sources' outputs).
+
+    `gain` is the effective robustness of output mixing minus that of input mixing, both from the line of the best
+    source of the input mixture: a fraction, from paired draws.
+    """
+
+    inputs: Dilution
+    outputs: Dilution
+    gain: Interval
+
+
+def dilution(trends: Trends, mixture: str, sources: Sequence[str], level: float = 0.95) -> Dilution:
+    """Judge a mixture against its sources, each a group of `trends`.
+
+    The best source is chosen once, not in each draw. Where two sources are about alike, the better one is so partly by
+    luck, and DILUTED is said a little more often than the level allows. The verdicts of many mixtures are not
+    corrected for their number. Raises ValueError for fewer than two sources and for a group without a line.
+    """
+    best = _best(trends, mixture, sources)
+    return _judge(trends, mixture, sources, best, level)
+
+
+def compare_mixing(trends: Trends, mixture: str, ensemble: str, sources: Sequence[str], level: float = 0.95) -> Mixing:
+    """Judge a mixture and the ensemble of its sources' models (`mixing.mix_outputs`), both groups of `trends`.
+
+    Both are measured from the line of the mixture's best source. Raises as `dilution` does.
+    """
+    best = _best(trends, mixture, sources)
+    gap, gaps = mean_excess(trends, ensemble, trends.of(best))
+    less, lesses = mean_excess(trends, mixture, trends.of(best))
+    return Mixing(
+        _judge(trends, mixture, sources, best, level),
+        _judge(trends, ensemble, sources, best, level),
+        interval(gap - less, gaps - lesses, level),
+    )
+
+
+def _best(trends: Trends, mixture: str, sources: Sequence[str]) -> str:
+    if len(set(sources)) < 2 or mixture in sources:
+        raise ValueError(f"expected two or more sources beside {mixture}, found {', '.join(sources) or 'none'}")
+    return min(sorted(sources), key=lambda source: mean_excess(trends, mixture, trends.of(source))[0])
+
+
+def _judge(trends: Trends, mixture: str, sources: Sequence[str], best: str, level: float) -> Dilution:
+    effective = interval(*mean_excess(trends, mixture, trends.of(best)), level)
+    low, high = trends.range(best)
+    x = trends.x[trends.members(mixture)]
+    margin = _margin(trends, mixture, sources, level)
+    return Dilution(
+        mixture=mixture,
+        sources=tuple(sources),
+        best=best,
+        effective=effective,
+        verdict=_VERDICTS[_side(effective)],
+        extrapolated=int(((x < low) | (x > high)).sum()),
+        margin=margin,
+        span=None if margin is None else _SPANS[_side(margin)],
+    )
+
+
+def _side(found: Interval) -> int:
+    return -1 if found.high < 0 else int(found.low > 0)
+
+
+def _margin(trends: Trends, mixture: str, sources: Sequence[str], level: float) -> Interval | None:
+    shared = common_range(trends, (mixture, *sources))
+    if shared is None:
+        return None
+    lines = [trends.of(name) for name in (mixture, *sources)]
+    found = _least(np.array([[one.slope] for one in lines]), np.array([[one.intercept] for one in lines]), *shared)
+    drawn = _least(np.stack([one.slopes for one in lines]), np.stack([one.intercepts for one in lines]), *shared)
+    return interval(float(found[0]), drawn, level)
+
+
+def _least(slopes: Floats, intercepts: Floats, low: float, high: float) -> Floats:
+    """The least distance (draws,) of the first line inside the span of the others (lines, draws) from `low` to `high`.
+
+    The upper edge of a span of lines is convex and the lower one concave, so a line comes nearest to either at an end
+    of the range or where two sources' lines cross.
+    """
+    places = [np.full(slopes.shape[1], low), np.full(slopes.shape[1], high)]
+    for a, b in combinations(range(1, len(slopes)), 2):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossing = (intercepts[b] - intercepts[a]) / (slopes[a] - slopes[b])
+        places.append(np.where((crossing > low) & (crossing < high), crossing, low))
+    at = slopes[:, :, None] * np.stack(places, -1) + intercepts[:, :, None]
+    least: Floats = np.minimum(at[1:].max(0) - at[0], at[0] - at[1:].min(0)).min(-1)
+    return least

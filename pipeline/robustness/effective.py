@@ -1,0 +1,98 @@
+"""Effective and relative robustness (Taori et al. 2020)."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.robustness.axes import Axis, Floats
+from pipeline.robustness.bands import DrawnLine
+from pipeline.robustness.bootstrap import Interval, bounds, interval, usable
+from pipeline.robustness.evidence import Evidence, Measured
+from pipeline.robustness.lines import Line, fit_line, fit_lines
+from pipeline.robustness.resampling import draw_models
+from pipeline.robustness.trends import Trends
+
+
+@dataclass(frozen=True, eq=False)
+class Effective:
+    """Effective robustness of `models`: `values`, `low`, `high` (models,), fractions of accuracy.
+
+    `baseline` is the line they are measured from, `fitted_on` the names of the models that it was fitted on. `moved`
+    counts accuracies of 0 or 1 that were moved inside, `draws` the draws that had a line.
+    """
+
+    models: tuple[str, ...]
+    values: Floats
+    low: Floats
+    high: Floats
+    level: float
+    baseline: Line
+    fitted_on: tuple[str, ...]
+    moved: int
+    draws: int
+
+    def of(self, model: str) -> float:
+        """Return one model's effective robustness."""
+        return float(self.values[self.models.index(model)])
+
+
+def effective_robustness(
+    evidence: Evidence,
+    names: Sequence[str],
+    baseline: Collection[str],
+    axis: Axis,
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Effective:
+    """Return each model's accuracy under the shift minus what the baseline models' line expects at its reference.
+
+    The effective robustness of Taori et al. 2020: accuracies themselves are subtracted, not places on the axis. `names`
+    (models,) names the models of `evidence`, `baseline` those that the line is fitted on. A draw takes images and
+    baseline models anew; the model itself stays. A model of the baseline is measured from a line that it was part of.
+    An accuracy of 0 or 1 counts as moved inside by half an image, where the axis has no place for it. Raises ValueError
+    for names that repeat or are unknown, and for a baseline that makes no line.
+    """
+    if len(set(names)) != evidence.models or len(names) != evidence.models:
+        raise ValueError(f"expected {evidence.models} different names, found {len(set(names))} of {len(names)}")
+    if unknown := sorted(set(baseline) - set(names)):
+        raise ValueError(f"expected baseline models among those measured, found {', '.join(unknown)}")
+    base = np.array([name in baseline for name in names])
+    (x, y), (drawn_x, drawn_y) = evidence.places(axis), evidence.draw(axis, draws, seed)
+    line = fit_line(axis, x.values[base], y.values[base])
+    if line is None:
+        raise ValueError(f"expected at least three baseline models that differ on the reference, found {base.sum()}")
+    weights = draw_models(["baseline"] * int(base.sum()), draws, seed)
+    slopes, intercepts = fit_lines(drawn_x[:, base], drawn_y[:, base], weights)
+    values = axis.inverse(y.values) - line.predict(x.values)
+    drawn = axis.inverse(drawn_y) - axis.inverse(slopes[:, None] * drawn_x + intercepts[:, None])
+    low, high = bounds(values, drawn, level)
+    fitted_on = tuple(name for name, one in zip(names, base, strict=True) if one)
+    return Effective(tuple(names), values, low, high, level, line, fitted_on, x.moved + y.moved, len(usable(drawn)))
+
+
+def mean_excess(trends: Trends, group: str, line: DrawnLine) -> tuple[float, Floats]:
+    """Return the mean effective robustness of a group's models from a line, and that of each draw (draws,); fractions.
+
+    The draws must be those of the line: the same images and seeds. Raises ValueError for a group without models.
+    """
+    mine = trends.members(group)
+    inverse, weights = trends.axis.inverse, trends.weights[:, mine]
+    value = float((inverse(trends.y[mine]) - line.predict(trends.x[mine])).mean())
+    expected = line.slopes[:, None] * trends.drawn_x[:, mine] + line.intercepts[:, None]
+    drawn: Floats = ((inverse(trends.drawn_y[:, mine]) - inverse(expected)) * weights).sum(1) / weights.sum(1)
+    return value, drawn
+
+
+def relative_robustness(
+    shift: Measured, model: int, origin: int, *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """Return the accuracy under the shift of a model minus that of the model it was made from, a fraction.
+
+    The relative robustness of Taori et al. 2020. `model` and `origin` are positions in `shift`; with answers on the
+    images, a draw takes the same images for both. It says nothing of what was lost on the reference.
+    """
+    drawn, accuracy = shift.draw(draws, np.random.SeedSequence(seed)), shift.accuracy
+    return interval(accuracy[model] - accuracy[origin], drawn[:, model] - drawn[:, origin], level)

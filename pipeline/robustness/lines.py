@@ -1,0 +1,66 @@
+"""Least-squares lines of accuracy under a shift against accuracy on the reference set."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from pipeline.robustness.axes import Axis, Floats
+
+#: Places that are all nearer to each other than this are one place: no line goes through them.
+SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class Line:
+    """shift = slope * reference + intercept, both as places on `axis`.
+
+    `r2` is the share of the variance of the shift's places that the line explains; `models` is how many were fitted.
+    """
+
+    axis: Axis
+    slope: float
+    intercept: float
+    r2: float
+    models: int
+
+    def at(self, reference: ArrayLike) -> Floats:
+        """Return the places on the axis expected under the shift at places of the reference (any shape)."""
+        return self.slope * np.asarray(reference, np.float64) + self.intercept
+
+    def predict(self, reference: ArrayLike) -> Floats:
+        """Return the accuracies (0 to 1) expected under the shift at places of the reference (any shape)."""
+        return self.axis.inverse(self.at(reference))
+
+
+def fit_line(axis: Axis, reference: ArrayLike, shift: ArrayLike) -> Line | None:
+    """Return the ordinary least-squares line through places on an axis, two arrays (models,).
+
+    None with fewer than three models, or with no spread on the reference. Where all models have one accuracy under
+    the shift, R2 is 1: the flat line explains all there is. Noise in the reference accuracies flattens the slope, as in
+    every least-squares fit. Raises ValueError for arrays of different shapes.
+    """
+    x, y = np.asarray(reference, np.float64), np.asarray(shift, np.float64)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"expected two arrays (models,), found shapes {x.shape} and {y.shape}")
+    if len(x) < 3 or np.ptp(x) < SPREAD:
+        return None
+    slopes, intercepts = fit_lines(x, y, np.ones_like(x))
+    slope, intercept = float(slopes), float(intercepts)
+    residual, spread = float(((y - slope * x - intercept) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - residual / spread if np.ptp(y) >= SPREAD else 1.0
+    return Line(axis, slope, intercept, r2, len(x))
+
+
+def fit_lines(reference: Floats, shift: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return the slopes and intercepts (...,) of weighted least-squares lines through places (..., models).
+
+    `weights` (..., models) says how much a model counts. A line through places without spread is NaN.
+    """
+    total = weights.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = (weights * reference).sum(-1, keepdims=True) / total
+        y = (weights * shift).sum(-1, keepdims=True) / total
+        square = (weights * (reference - x) ** 2).sum(-1)
+        slopes = np.where(square > SPREAD**2, (weights * (reference - x) * (shift - y)).sum(-1) / square, np.nan)
+    return slopes, y[..., 0] - slopes * x[..., 0]
