@@ -1,91 +1,57 @@
-"""Evaluate: every trained model on every evaluation set, zero-shot; predictions are kept, so metrics need no model."""
+"""Evaluate: every model on everything that the experiment asks for; predictions are kept, so metrics need no model."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from jobs.plan import Job, of_stage
+from jobs.evaluation_rows import evaluation_rows, marks
+from jobs.frozen import probed, retrieved
+from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import model_reference
 from pipeline.datafiles import write_rows
-from pipeline.evaluation_sets import EvaluationSet
-from pipeline.metrics import measures, subsampled
-from pipeline.models import load
-from pipeline.predictions import keep
-from pipeline.robustness.intervals import clopper_pearson
-from pipeline.schemas import TABLES
+from pipeline.errors import StageFailed
+from pipeline.models import ClipModel, Vectors, load
 from pipeline.shifts import Shift
-from pipeline.zeroshot import Predictions, predict
-
-
-def evaluation_rows(
-    predictions: Predictions,
-    scale: float,
-    about: Mapping[str, Any],
-    evaluation: EvaluationSet,
-    subsets: Mapping[str, Sequence[int]],
-) -> dict[str, pa.Table]:
-    """Return the rows of `predictions` and of `evaluations` for a model of a logit scale on one set.
-
-    `about` is their columns of names. `subsets` are the classes of other sets, by whose names the accuracy among them
-    is told: `photo@sketch` is that of the images of `photo` which are of a class that `sketch` has.
-    """
-    n = len(predictions.keys)
-    held = keep(predictions.logits, predictions.labels, scale)
-    images = {
-        **{key: [about[key]] * n for key in ("training", "mixture", "evaluation_set")},
-        "key": predictions.keys,
-        **held.columns(),
-    }
-    found = measures(held.judged())
-    whole = _accuracy(predictions.correct, n) | found | {"chance": evaluation.chance, "scale": scale}
-    rows = [dict(about) | whole | {"classes_of": ""}]
-    for name, classes in subsets.items():
-        # of the logits themselves, as what is kept of many classes may leave single images undetermined
-        some = subsampled(predictions.logits, predictions.labels, np.array(classes))
-        marks = {"evaluation_set": f"{about['evaluation_set']}@{name}", "classes_of": name}
-        rows.append(dict(about) | _accuracy(some.correct, some.n) | {"chance": 1 / len(classes), **marks})
-    return {
-        "predictions": pa.Table.from_pydict(images, TABLES["predictions"]),
-        "evaluations": pa.Table.from_pylist(rows, TABLES["evaluations"]),
-    }
-
-
-def _accuracy(correct: int, n: int) -> dict[str, Any]:
-    low, high = clopper_pearson(correct, n)
-    return {"n": n, "correct": correct, "top1": correct / n, "low": low, "high": high}
+from pipeline.zeroshot import class_vectors, predict
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Evaluate, one model on one set after another."""
-    sets = run.experiment.evaluation_sets()
     task = run.task("evaluating", "model-set pairs")
+    classes: dict[str, Vectors] = {}
+    of = ""
     for number, job in enumerate(jobs):
         task(number, len(jobs))
         started = datetime.now(UTC)
-        training = of_stage(job, "train")[0]
-        model = load(model_reference(run.store, f"store:trainings/{training.short}/model"))
-        evaluation = sets[job.config["set"]]
-        about = {"training": training.short, "mixture": job.local["mixture"], **marks(job)}
-        corruption, severity = about["corruption"], about["severity"]
-        found = predict(model, evaluation, change=Shift(corruption, severity) if corruption else None)
-        tables = evaluation_rows(found, model.temperature, about, evaluation, job.config.get("subsets", {}))
+        reference = model_reference(run.store, job.local["model"])
+        if reference != of:
+            of, classes = reference, {}
+        model = load(reference)
+        facts: dict[str, Any] = {}
+        if "probe" in job.config:
+            tables, facts = probed(run, job, model)
+        elif "retrieval" in job.config:
+            tables = retrieved(run, job, model)
+        else:
+            tables = _zero_shot(run, job, model, classes)
         files = [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()]
-        run.finish([(job, files, {})], started)
+        run.finish([(job, files, facts)], started)
     task(len(jobs), len(jobs))
 
 
-def marks(job: Job) -> dict[str, Any]:
-    """Return the columns of `evaluations` that say what was evaluated."""
-    name, corruption = job.config["set"], job.config.get("corruption", "")
-    severity = job.config.get("severity", 0)
-    return {
-        "evaluation_set": f"{name}+{Shift(corruption, severity).name}" if corruption else name,
-        "kind": "synthetic" if corruption else "natural",
-        "images_of": name,
-        "corruption": corruption,
-        "severity": severity,
-    }
+def _zero_shot(run: Run, job: Job, model: ClipModel, classes: dict[str, Vectors]) -> dict[str, pa.Table]:
+    """Return the rows of a set, or of a synthetic shift of it; `classes` has the model's class vectors by set."""
+    name, about = job.config["set"], marks(job)
+    evaluation = run.experiment.evaluation_sets()[name]
+    if name not in classes:
+        classes[name] = class_vectors(model, evaluation)
+    change = Shift(about["corruption"], about["severity"]) if about["corruption"] else None
+    scale = model.temperature
+    if not (math.isfinite(scale) and scale > 0):
+        raise StageFailed(f"{job.name}: expected a model with a logit scale above 0, found {scale}")
+    found = predict(model, evaluation, change=change, classes=classes[name])
+    return evaluation_rows(found, scale, about, evaluation.chance, job.config.get("subsets", {}))

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pipeline.caption_sets import open_captions
 from pipeline.errors import InputError, unknown
 from pipeline.evaluation_section import Evaluation
-from pipeline.evaluation_sets import EvaluationSet
+from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.shifts import KINDS, Shift
 
 
@@ -21,7 +23,7 @@ class Asked:
 def asked(section: Evaluation, sets: Mapping[str, EvaluationSet], digests: Mapping[str, str]) -> list[Asked]:
     """Return every evaluation of a model, the sets first; `digests` are the sets'.
 
-    A synthetic shift of a set is an evaluation beside it, photo+fog_3 say.
+    A synthetic shift of a set is an evaluation beside it, photo+fog_3 say; so are probe:photo and retrieval:photo.
     """
     found = []
     for name in section.sets:
@@ -32,7 +34,34 @@ def asked(section: Evaluation, sets: Mapping[str, EvaluationSet], digests: Mappi
     for name, shift in synthetic(section):
         config = {"set": name, "sha256": digests[name], "corruption": shift.kind, "severity": shift.severity}
         found.append(Asked(f"{name}+{shift.name}", config))
+    for name in section.probe:
+        train, test = open_split(section, name)
+        found.append(Asked(f"probe:{name}", {"probe": name, "train": train.digest(), "test": test.digest()}))
+    for name, folder in section.retrieval.items():
+        config = {"retrieval": name, "sha256": open_captions(name, Path(folder)).digest()}
+        found.append(Asked(f"retrieval:{name}", config))
     return found
+
+
+def open_split(section: Evaluation, name: str) -> tuple[EvaluationSet, EvaluationSet]:
+    """Return the sets that a probe is fitted and tested on; raise InputError where their classes are not the same."""
+    given, where = section.probe[name], f"evaluation.probe.{name}"
+    train = open_set(f"{name} (train)", Path(given.train), f"{where}.train")
+    test = open_set(name, Path(given.test), f"{where}.test")
+    if train.classes != test.classes:
+        said = f"found {len(train.classes)} and {len(test.classes)}, or others, or in another order"
+        raise InputError(f"{where}: expected the same classnames.txt in {given.train} and {given.test}, {said}")
+    return train, test
+
+
+def check_sets(section: Evaluation) -> None:
+    """Raise InputError at the first set that is not in its layout."""
+    for name, folder in section.sets.items():
+        open_set(name, Path(folder))
+    for name in section.probe:
+        open_split(section, name)
+    for name, folder in section.retrieval.items():
+        open_captions(name, Path(folder))
 
 
 def synthetic(section: Evaluation) -> Iterator[tuple[str, Shift]]:
@@ -55,7 +84,7 @@ def subsets(reference: str, sets: Mapping[str, EvaluationSet]) -> dict[str, list
     """
     number = {name: place for place, name in enumerate(sets[reference].classes)}
     return {
-        name: sorted(number[one] for one in held.classes)
+        name: sorted({number[one] for one in held.classes})
         for name, held in sets.items()
         if set(held.classes) < number.keys()
     }

@@ -13,7 +13,7 @@ import pyarrow as pa
 from filters.parsing import Setting, parse_rule
 from filters.registry import SignalSpec, signal_spec
 from filters.rules import Rule
-from jobs.evaluations import synthetic
+from jobs.evaluations import check_sets, synthetic
 from pipeline.config import ExperimentFile
 from pipeline.config_file import build, override, read_yaml
 from pipeline.errors import InputError, unknown
@@ -284,6 +284,9 @@ def _training(experiment: Experiment) -> None:
 
 
 def _evaluation(experiment: Experiment) -> None:
-    list(synthetic(experiment.file.evaluation))
+    section = experiment.file.evaluation
+    list(synthetic(section))
+    for name in section.models:
+        _known("evaluation.models", "model", name, experiment.file.models)
     if experiment.file.web is None:
-        experiment.evaluation_sets()
+        check_sets(section)

@@ -6,7 +6,6 @@ that is finished is not run again, and a changed threshold touches only what com
 no id: a takedown edits what is there, and must not make an ingest run again.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +15,12 @@ from typing import Any
 from jobs.evaluations import asked
 from jobs.experiment import Experiment
 from pipeline.config import WHEN_NOT_WHAT
-from pipeline.errors import InputError
 from pipeline.evaluation_sets import EvaluationSet, open_set
-from pipeline.identity import code_digest, digest, stream_sha256
+from pipeline.file_digests import file_digests, folder_digest
+from pipeline.identity import code_digest, digest
 from pipeline.ledger import Ledger
 from pipeline.model_folder import CONFIG_FILE
 from pipeline.parts import columns_of, filters_of, parts_of
-from pipeline.remote import failures, opened, told
 from sources.registry import source_format, source_module
 
 GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
@@ -54,29 +52,6 @@ class Job:
 
     def __hash__(self) -> int:
         return hash(self.id)
-
-
-def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return name, SHA-256 and size in bytes of each file (path to name); where it lies shapes nothing."""
-    found = []
-    for path, name in paths.items():
-        try:
-            with opened(path) as stream:
-                sha256, size = stream_sha256(stream)
-        except failures() as error:
-            raise InputError(f"{path}: cannot be read: {told(error)}") from None
-        found.append({"file": name, "sha256": sha256, "bytes": size})
-    return found
-
-
-def folder_digest(folder: Path) -> str:
-    """Return SHA-256 over the names and digests of the files in a folder."""
-    lines = []
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            with path.open("rb") as stream:
-                lines.append(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 class Plan:
@@ -263,16 +238,27 @@ class Plan:
         return [self.train(name, seed, given.samples_seen) for name in names for seed in given.seeds]
 
     def evaluate(self, training: Job) -> list[Job]:
-        """The jobs that evaluate a training: one for each set."""
+        """The jobs that evaluate a training: one for each evaluation that is asked for."""
+        local = {"model": f"store:trainings/{training.short}/model", "training": training.short}
+        local["mixture"] = training.local["mixture"]
         return self._once(  # type: ignore[no-any-return]
-            ("evaluate", training.id), lambda: list(self._evaluate(training))
+            ("evaluate", training.id), lambda: list(self._evaluate(training.name, {}, (training,), local))
         )
 
-    def _evaluate(self, training: Job) -> Iterable[Job]:
-        sets, digests = self.experiment.evaluation_sets(), self.evaluation_digests()
-        local, code = {"mixture": training.local["mixture"]}, code_digest("jobs.evaluate")
-        for one in asked(self.experiment.file.evaluation, sets, digests):
-            yield Job("evaluate", f"{training.name}/{one.name}", one.config, (training,), code, local)
+    def evaluate_model(self, name: str) -> list[Job]:
+        """The jobs that evaluate a model beside the trainings, as theirs but for the name, which is the model's."""
+        model, needs, found = self.model(name)
+        local = {**found, "training": name, "mixture": ""}
+        return self._once(  # type: ignore[no-any-return]
+            ("evaluate", name), lambda: list(self._evaluate(f"model:{name}", {"model": model}, needs, local))
+        )
+
+    def _evaluate(
+        self, name: str, about: dict[str, Any], needs: tuple[Job, ...], local: dict[str, Any]
+    ) -> Iterable[Job]:
+        section, sets = self.experiment.file.evaluation, self.experiment.evaluation_sets()
+        for one in self._once(("asked",), lambda: asked(section, sets, self.evaluation_digests())):
+            yield Job("evaluate", f"{name}/{one.name}", one.config | about, needs, code_digest("jobs.evaluate"), local)
 
     def report(self) -> Job:
         """The report's job; it needs all others."""
@@ -300,7 +286,8 @@ class Plan:
         if stage == "train":
             return self.grid()
         if stage == "evaluate":
-            return [job for training in self.grid() for job in self.evaluate(training)]
+            models = [job for name in file.evaluation.models for job in self.evaluate_model(name)]
+            return [*(job for training in self.grid() for job in self.evaluate(training)), *models]
         return [self.report()]
 
     def until(self, stage: str) -> list[Job]:

@@ -33,12 +33,26 @@ def once(key: str, given: Sequence[str | int]) -> None:
         raise ValueError(f"{key}: expected each once, found {twice[0]} {Counter(given)[twice[0]]} times")
 
 
+class Split(Section):
+    """Two sets of the same classes in CLIP_benchmark's layout: what a probe is fitted on, and what it is tested on."""
+
+    train: str
+    test: str
+
+
 class Evaluation(Section):
-    """Evaluation sets in CLIP_benchmark's layout, by name; `reference` is the one that shifts are measured from."""
+    """Evaluation sets in CLIP_benchmark's layout, by name; `reference` is the one that shifts are measured from.
+
+    A linear probe is fitted and tested for each split of `probe`, and captioned images of `retrieval` are looked for
+    by their captions. `models` are names of the section `models`, which are evaluated as the trainings are.
+    """
 
     reference: str
     sets: Annotated[dict[Name, str], Field(min_length=1)]
     synthetic: Synthetic | None = None
+    probe: dict[Name, Split] = {}
+    retrieval: dict[Name, str] = {}
+    models: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "Evaluation":
@@ -47,4 +61,5 @@ class Evaluation(Section):
         for name in self.synthetic.of if self.synthetic else ():
             if name not in self.sets:
                 raise ValueError(f"synthetic.of: {unknown('evaluation set', name, self.sets)}")
+        once("models", self.models)
         return self

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,38 +43,49 @@ class EvaluationSet:
 
     def images(self) -> Iterator[EvaluationImage]:
         """Yield the images in the order of the tars; raise InputError where one is not as the layout says."""
-        for tar in self.tars:
-            try:
-                yield from self._images_of(tar)
-            except (BadTar, OSError) as error:
-                raise InputError(f"evaluation set {self.name}: {tar}: {error}") from None
-
-    def _images_of(self, tar: Path) -> Iterator[EvaluationImage]:
-        parts: dict[str, bytes] = {}
-        current = ""
-        with tar.open("rb") as stream:
-            for key, suffix, data, _ in read_members(stream, (*IMAGE_SUFFIXES, "cls")):
-                if key != current and parts:
-                    yield self._image(current, parts, tar)
-                    parts = {}
-                current = key
-                parts["cls" if suffix == "cls" else "image"] = data
-            if parts:
-                yield self._image(current, parts, tar)
-
-    def _image(self, key: str, parts: dict[str, bytes], tar: Path) -> EvaluationImage:
-        label = parts.get("cls", b"").decode("ascii", "replace").strip()
-        if "image" not in parts or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
-            raise BadTar(f"{key}: expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}")
-        return EvaluationImage(key, int(label), parts["image"])
+        for tar, key, parts in members(f"evaluation set {self.name}", self.tars, (*IMAGE_SUFFIXES, "cls")):
+            label = parts.get("cls", b"").decode("ascii", "replace").strip()
+            if "image" not in parts or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
+                said = f"expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}"
+                raise InputError(f"evaluation set {self.name}: {tar}: {key}: {said}")
+            yield EvaluationImage(key, int(label), parts["image"])
 
     def digest(self) -> str:
         """Return SHA-256 over the digests of its files, in order."""
-        state = hashlib.sha256("\n".join((*self.classes, "", *self.templates)).encode())
-        for tar in self.tars:
+        return files_digest("\n".join((*self.classes, "", *self.templates)), self.tars)
+
+
+def files_digest(text: str, files: Sequence[Path]) -> str:
+    """Return SHA-256 over a text and the digests of files, in order."""
+    state = hashlib.sha256(text.encode())
+    for file in files:
+        with file.open("rb") as stream:
+            state.update(hashlib.file_digest(stream, "sha256").digest())
+    return state.hexdigest()
+
+
+def members(
+    where: str, tars: Sequence[Path], suffixes: tuple[str, ...]
+) -> Iterator[tuple[Path, str, dict[str, bytes]]]:
+    """Yield (tar, key, contents by suffix, "image" for one of an image) for the members of each key, in order.
+
+    Raises InputError where a tar is not as the layout says.
+    """
+    for tar in tars:
+        try:
             with tar.open("rb") as stream:
-                state.update(hashlib.file_digest(stream, "sha256").digest())
-        return state.hexdigest()
+                parts: dict[str, bytes] = {}
+                current = ""
+                for key, suffix, data, _ in read_members(stream, suffixes):
+                    if key != current and parts:
+                        yield tar, current, parts
+                        parts = {}
+                    current = key
+                    parts["image" if suffix in IMAGE_SUFFIXES else suffix] = data
+                if parts:
+                    yield tar, current, parts
+        except (BadTar, OSError) as error:
+            raise InputError(f"{where}: {tar}: {error}") from None
 
 
 def _lines(path: Path, where: str) -> tuple[str, ...]:
@@ -89,17 +100,22 @@ def _lines(path: Path, where: str) -> tuple[str, ...]:
     return lines
 
 
-def open_set(name: str, folder: Path) -> EvaluationSet:
-    """Return the set in `folder`; raise InputError naming the file that is missing or wrong."""
-    where = f"evaluation.sets.{name}"
+def open_set(name: str, folder: Path, where: str = "") -> EvaluationSet:
+    """Return the set in `folder`; raise InputError naming the file that is missing or wrong, and the key `where`."""
+    where = where or f"evaluation.sets.{name}"
     classes = _lines(folder / "classnames.txt", where)
     templates = _lines(folder / "zeroshot_classification_templates.txt", where)
     if faulty := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {faulty[0]!r}")
+    return EvaluationSet(name, classes, templates, tars_of(folder, where))
+
+
+def tars_of(folder: Path, where: str) -> tuple[Path, ...]:
+    """Return the tars of a set; raise InputError where there are fewer than it says."""
     count = _lines(folder / "test" / "nshards.txt", where)[0].strip()
     if not _NUMBER.fullmatch(count) or int(count) < 1:
         raise InputError(f"{where}: test/nshards.txt: expected a number of tars, found {count[:80]!r}")
     tars = tuple(folder / "test" / f"{number}.tar" for number in range(int(count)))
     if missing := [tar for tar in tars if not tar.is_file()]:
         raise InputError(f"{where}: {missing[0]}: no such file; nshards.txt says {count}")
-    return EvaluationSet(name, classes, templates, tars)
+    return tars

@@ -51,6 +51,16 @@ class Rest:
     squares: Floats
 
 
+def check(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], scale: float) -> None:
+    """Raise ValueError where there is no image, a logit is NaN or infinite, or the scale is not above 0."""
+    if not len(labels) or logits.ndim != 2 or len(logits) != len(labels) or not logits.shape[1]:
+        raise ValueError(f"expected logits of at least one image and class, found {logits.shape} and {labels.shape}")
+    if not np.isfinite(logits).all():
+        raise ValueError(f"expected finite logits, found {int((~np.isfinite(logits)).sum())} that are not")
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"expected a logit scale above 0, found {scale}")
+
+
 def judged(
     logits: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.integer[Any]],
@@ -64,12 +74,7 @@ def judged(
     of all and its label's are among them, and `rest` is of the classes that are not. Raises ValueError where there is
     no image, a logit is NaN or infinite, a label is no class of its row, or the scale is not above 0.
     """
-    if not len(labels) or logits.ndim != 2 or len(logits) != len(labels) or not logits.shape[1]:
-        raise ValueError(f"expected logits of at least one image and class, found {logits.shape} and {labels.shape}")
-    if not np.isfinite(logits).all():
-        raise ValueError(f"expected finite logits, found {int((~np.isfinite(logits)).sum())} that are not")
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(f"expected a logit scale above 0, found {scale}")
+    check(logits, labels, scale)
     numbers = np.broadcast_to(np.arange(logits.shape[1]), logits.shape) if classes is None else classes
     at_label = numbers == labels[:, None]
     if not (at_label.sum(axis=1) == 1).all():

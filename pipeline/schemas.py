@@ -128,14 +128,16 @@ TABLES: dict[str, pa.Schema] = {
         rest_squares=F64,
         scale=F64,
     ),
-    # One row for each model and evaluation. `kind` is natural, or synthetic where `corruption` changed the images of
-    # the set `images_of` at a `severity` of 1 to 5. With `classes_of`, only the classes of that set were told apart,
-    # on their images; other metrics than accuracy are null there. Those are as in `pipeline.metrics`: shares from 0 to
-    # 1, but `nll` in nats and `brier` from 0 to 2; `low` and `high` are the exact 95% interval of `top1`.
+    # One row for each model and evaluation. `task` is zero_shot, or probe, whose logits need no scale and have 1.
+    # `kind` is natural, or synthetic where `corruption` changed the images of the set `images_of` at a `severity` of
+    # 1 to 5. With `classes_of`, only the classes of that set were told apart, on their images; other metrics than
+    # accuracy are null there. Metrics are as in `pipeline.metrics`: shares from 0 to 1, but `nll` in nats and `brier`
+    # from 0 to 2; `low` and `high` are the exact 95% interval of `top1`.
     "evaluations": _schema(
         training=S,
         mixture=S,
         evaluation_set=S,
+        task=S,
         kind=S,
         images_of=S,
         corruption=S,
@@ -154,6 +156,20 @@ TABLES: dict[str, pa.Schema] = {
         ece=F64,
         aurc=F64,
         scale=F64,
+    ),
+    # One row for each model and set of captioned images: recall at 1, 5 and 10, as in `pipeline.retrieval`.
+    "retrievals": _schema(
+        training=S,
+        mixture=S,
+        evaluation_set=S,
+        images=I64,
+        texts=I64,
+        image_to_text_1=F64,
+        image_to_text_5=F64,
+        image_to_text_10=F64,
+        text_to_image_1=F64,
+        text_to_image_5=F64,
+        text_to_image_10=F64,
     ),
     # One row for each thing that was taken down: `kind` and `value` are as in `pipeline.tombstones`, `distance` is a
     # PDQ's, in bits. `seen` is JSON of how often each training saw the pair of a uid, "" where none did.

@@ -37,11 +37,15 @@ class Predictions:
 
 
 def class_vectors(model: Embedder, evaluation: EvaluationSet, batch_size: int = 256) -> npt.NDArray[np.float32]:
-    """Return (classes, d) unit vectors: the mean of each class's prompts' unit vectors (Radford et al. 2021, 3.1.4)."""
+    """Return (classes, d) unit vectors: the mean of each class's prompts' unit vectors (Radford et al. 2021, 3.1.4).
+
+    A class whose prompts have no direction has a vector of zeros, as they have.
+    """
     prompts = [prompt for name in evaluation.classes for prompt in evaluation.prompts(name)]
     texts = model.embed_texts(prompts, batch_size)
     means = texts.reshape(len(evaluation.classes), len(evaluation.templates), -1).mean(axis=1)
-    unit: npt.NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = means / np.where(norms > 0, norms, 1)
     return unit
 
 
@@ -58,12 +62,14 @@ def predict(
     evaluation: EvaluationSet,
     batch_size: int = 128,
     change: Callable[[Image.Image, str], Image.Image] | None = None,
+    classes: npt.NDArray[np.float32] | None = None,
 ) -> Predictions:
     """Return the model's predictions on every image of the set, each changed by `change(image, key)` if that is given.
 
-    Raises InputError where there is no image, or one that does not decode.
+    `classes` are the set's `class_vectors`, computed where they are not given. Raises InputError where there is no
+    image, or one that does not decode.
     """
-    classes = class_vectors(model, evaluation)
+    vectors = class_vectors(model, evaluation) if classes is None else classes
     keys: list[str] = []
     labels: list[int] = []
     parts: list[npt.NDArray[np.float32]] = []
@@ -74,10 +80,10 @@ def predict(
         image = open_image(one.data, f"evaluation set {evaluation.name}: {one.key}")
         waiting.append(image if change is None else change(image, one.key))
         if len(waiting) == batch_size:
-            parts.append(model.embed_images(waiting, batch_size) @ classes.T)
+            parts.append(model.embed_images(waiting, batch_size) @ vectors.T)
             waiting = []
     if waiting:
-        parts.append(model.embed_images(waiting, batch_size) @ classes.T)
+        parts.append(model.embed_images(waiting, batch_size) @ vectors.T)
     if not parts:
         raise InputError(f"evaluation set {evaluation.name}: no images")
     return Predictions(keys, np.array(labels, np.int32), np.concatenate(parts))
