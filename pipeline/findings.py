@@ -4,7 +4,7 @@ Arrays in, the report's plain data out (`pipeline.report.shape`). The estimators
 probit axes, with 1,000 draws.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,11 @@ def _evidence(models: Sequence[Answered], reference: str, shift: Shift) -> Evide
     return Evidence(_measured(models, reference), _measured(models, shift.name), shift.same_images)
 
 
+def _ordered(models: Iterable[Answered]) -> list[Answered]:
+    """Return models in an order of their own, on which draws depend, and the last digits of sums."""
+    return sorted(models, key=lambda one: (one.mixture, one.size, one.seed))
+
+
 def _estimate(found: Interval) -> Estimate:
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
@@ -91,6 +96,7 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
     make no line (fewer than three models, or none that differ), `baseline` is None and says why. A mixture has a line
     of its own where it was trained in at least two sizes and three models.
     """
+    models = _ordered(models)
     evidence = _evidence(models, reference, shift)
     effective, why = _effective(evidence, models, baseline)
     accuracy = evidence.reference.accuracy, evidence.shift.accuracy
@@ -227,8 +233,7 @@ def diluted(
     forecast of the mixture's line by its sources' lines and shares. `chance` is that of guessing on the reference.
     """
     sources = list(recipe.shares)
-    mine = [one for one in models if one.mixture in (recipe.mixture, *sources)]
-    mine.sort(key=lambda one: (one.mixture, one.size, one.seed))  # sums depend on their order in the last digit
+    mine = _ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
     mixed = _ensembles(mine, sources, (reference, shift.name), labels)
     try:
         trends = _ladder(mine, _evidence(mine, reference, shift))

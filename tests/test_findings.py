@@ -64,7 +64,7 @@ def test_without_sizes_there_are_no_lines_and_with_few_models_no_baseline_and_it
     told = trend(single[:2], "photo", CLIPART)
     assert told["baseline"] is None
     assert "expected at least three baseline models" in told["why"]
-    assert (told["groups"], told["without"]) == ([], ["yfcc", "laion"])
+    assert (told["groups"], told["without"]) == ([], ["laion", "yfcc"])
     assert [one["effective"] for one in told["models"]] == [None, None]
     assert judged(single) is None
 
