@@ -1,0 +1,117 @@
+"""The findings of a grid out of the ledger: a store with planted predictions of two sources and their mixture."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy.stats import norm
+
+from jobs.findings import findings, recipes_of
+from jobs.run import Run
+from pipeline.datafiles import write_rows
+from pipeline.errors import InputError, StageFailed
+from pipeline.mixtures import unsized
+from pipeline.predictions import keep
+from pipeline.schemas import TABLES
+from tests.ingests import evaluation_set
+from tests.small_store import opened, write_experiment
+
+FILTERS = {"short": {"drop_when": {"too_short": "caption_v1.words < 1"}}}
+MIXTURES = {
+    "only_laion": {"sources": ["laion"]},
+    "only_yfcc": {"sources": ["yfcc"]},
+    "half": {"shares": {"laion": 1, "yfcc": 1}},
+    "filtered": {"filter": "short"},
+}
+SIZES, SEEDS, IMAGES, CLASSES = (400, 100, 200), (0, 1, 2), 500, 4
+HEIGHTS = {"only_laion": -0.3, "only_yfcc": 0.3, "half": 0.0, "filtered": 0.0}
+
+
+def experiment(folder: Path, **changes: Any) -> Run:
+    sets = {name: evaluation_set(folder / name) for name in ("photo", "sketch")}
+    training = {
+        "model": str(Path("experiments/models/resnet_64px").resolve()),
+        "mixtures": list(MIXTURES),
+        "samples_seen": 64,
+        "sizes": list(SIZES),
+        "seeds": list(SEEDS),
+    }
+    evaluation = {"reference": "photo", "sets": sets}
+    given = {"mixtures": MIXTURES, "training": training, "evaluation": evaluation, **changes}
+    return opened(write_experiment(folder, FILTERS, **given))
+
+
+def answered(run: Run, one_image_less: str = "") -> Run:
+    """Finish the grid's blends and evaluations: accuracy grows with the size, along a line of each mixture's own."""
+    started = datetime.now(UTC)
+    for name in run.experiment.trained_mixtures():
+        size, sources = int(name.partition("@")[2]), run.experiment.mixture_sources(name)
+        drawn = {source: size // len(sources) for source in sources}
+        run.finish([(run.plan.blend(name), [], {"by_source": drawn})], started)
+    for training in run.plan.grid():
+        mixture = training.local["mixture"]
+        place = np.log2(int(mixture.partition("@")[2]) / 200) * 0.4 + 0.7
+        for job in run.plan.evaluate(training):
+            rng = np.random.default_rng([*training.name.encode(), *job.name.encode()])
+            height = 0.0 if job.config["set"] == "photo" else HEIGHTS[unsized(mixture)] - 0.2
+            images = IMAGES - (job.name == one_image_less)
+            labels = np.arange(images, dtype=np.int32) % CLASSES
+            logits = rng.uniform(0, 0.1, (images, CLASSES)).astype(np.float32)
+            won = rng.random(images) < norm.cdf(place + height)
+            logits[np.arange(images), np.where(won, labels, (labels + 1) % CLASSES)] = 0.5
+            about = {"training": training.short, "mixture": mixture, "evaluation_set": job.config["set"]}
+            order = rng.permutation(images)  # tables have no order
+            rows = {
+                **{key: [value] * images for key, value in about.items()},
+                "key": [f"{number:05d}" for number in order],
+                **keep(logits[order], labels[order], 10.0).columns(),
+            }
+            table = pa.Table.from_pydict(rows, TABLES["predictions"])
+            run.finish([(job, [write_rows(run.store, job.id, "predictions", table)], {})], started)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return answered(experiment(tmp_path_factory.mktemp("findings")))
+
+
+def test_a_mixture_stands_beside_the_sources_that_it_is_made_of(run: Run) -> None:
+    """Not so the filtered one: its sources were not trained on behind that filter."""
+    [recipe] = recipes_of(run)
+    assert (recipe.mixture, recipe.shares) == ("half", {"only_laion": 0.5, "only_yfcc": 0.5})
+
+
+def test_the_findings_are_those_that_were_planted(run: Run) -> None:
+    found = findings(run)
+    [trend] = found["trends"]
+    assert (trend["set"], trend["kind"], len(trend["models"])) == ("sketch", "natural", 36)
+    assert {one["mixture"] for one in trend["groups"]} == set(MIXTURES)
+    assert sorted({one["size"] for one in trend["models"]}) == sorted(SIZES)
+    [judged] = found["dilution"]
+    assert (judged["mixture"], judged["best"], judged["verdict"], judged["span"]) == (
+        "half",
+        "only_yfcc",
+        "diluted",
+        "inside",
+    )
+    assert judged["forecast"]["within"]
+    assert judged["ensemble"] is not None
+    accuracies = [row["mean"] for row in found["ladder"] if row["set"] == "photo" and row["mixture"] == "half"]
+    assert accuracies == sorted(accuracies)
+    assert len(found["ladder"]) == 2 * len(MIXTURES) * len(SIZES)
+
+
+def test_models_that_were_asked_about_other_images_are_refused(tmp_path: Path) -> None:
+    run = experiment(tmp_path)
+    odd = run.plan.evaluate(run.plan.grid()[5])[0].name
+    with pytest.raises(StageFailed, match=f"{odd}: expected predictions of the images that "):
+        findings(answered(run, odd))
+
+
+def test_the_baseline_is_of_mixtures_that_are_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"report\.baseline: unknown trained mixture 'haf' \(did you mean 'half'\?\)"):
+        experiment(tmp_path, report={"filter": "short", "examples": 0, "baseline": ["haf"]})
