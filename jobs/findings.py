@@ -75,6 +75,8 @@ def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
     reference = run.experiment.file.evaluation.reference
     for jobs in zip(*(run.plan.evaluate(training) for training in grid), strict=True):
         name, config = jobs[0].name.removeprefix(f"{grid[0].name}/"), jobs[0].config
+        if "set" not in config:
+            continue  # probes and retrieval are other tasks, not shifts of this one
         changed = "corruption" in config
         same = changed and config["set"] == reference
         yield Asked(Shift(name, "synthetic" if changed else "natural", same), jobs)

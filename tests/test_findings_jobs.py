@@ -39,7 +39,9 @@ def experiment(folder: Path, **changes: Any) -> Run:
         "sizes": list(SIZES),
         "seeds": list(SEEDS),
     }
-    evaluation = {"reference": "photo", "sets": sets}
+    probe = {"photo": {"train": sets["sketch"], "test": sets["photo"]}}
+    synthetic = {"of": ["photo"], "kinds": ["fog"], "severities": [3]}
+    evaluation = {"reference": "photo", "sets": sets, "synthetic": synthetic, "probe": probe}
     given = {"mixtures": MIXTURES, "training": training, "evaluation": evaluation, **changes}
     return opened(write_experiment(folder, FILTERS, **given))
 
@@ -54,15 +56,16 @@ def answered(run: Run, one_image_less: str = "") -> Run:
     for training in run.plan.grid():
         mixture = training.local["mixture"]
         place = np.log2(int(mixture.partition("@")[2]) / 200) * 0.4 + 0.7
-        for job in run.plan.evaluate(training):
+        for job in (one for one in run.plan.evaluate(training) if "set" in one.config):
             rng = np.random.default_rng([*training.name.encode(), *job.name.encode()])
-            height = 0.0 if job.config["set"] == "photo" else HEIGHTS[unsized(mixture)] - 0.2
+            height = HEIGHTS[unsized(mixture)] - 0.2 if job.config["set"] == "sketch" else 0.0
             images = IMAGES - (job.name == one_image_less)
             labels = np.arange(images, dtype=np.int32) % CLASSES
             logits = rng.uniform(0, 0.1, (images, CLASSES)).astype(np.float32)
             won = rng.random(images) < norm.cdf(place + height)
             logits[np.arange(images), np.where(won, labels, (labels + 1) % CLASSES)] = 0.5
-            about = {"training": training.short, "mixture": mixture, "evaluation_set": job.config["set"]}
+            name = job.name.removeprefix(f"{training.name}/")
+            about = {"training": training.short, "mixture": mixture, "evaluation_set": name}
             order = rng.permutation(images)  # tables have no order
             rows = {
                 **{key: [value] * images for key, value in about.items()},
@@ -87,11 +90,13 @@ def test_a_mixture_stands_beside_the_sources_that_it_is_made_of(run: Run) -> Non
 
 def test_the_findings_are_those_that_were_planted(run: Run) -> None:
     found = findings(run)
-    [trend] = found["trends"]
+    trend, fog = found["trends"]
     assert (trend["set"], trend["kind"], len(trend["models"])) == ("sketch", "natural", 36)
+    assert (fog["set"], fog["kind"]) == ("photo+fog_3", "synthetic")
     assert {one["mixture"] for one in trend["groups"]} == set(MIXTURES)
     assert sorted({one["size"] for one in trend["models"]}) == sorted(SIZES)
-    [judged] = found["dilution"]
+    judged, undecided = found["dilution"]
+    assert (undecided["set"], undecided["verdict"]) == ("photo+fog_3", "undecided")
     assert (judged["mixture"], judged["best"], judged["verdict"], judged["span"]) == (
         "half",
         "only_yfcc",
@@ -102,7 +107,7 @@ def test_the_findings_are_those_that_were_planted(run: Run) -> None:
     assert judged["ensemble"] is not None
     accuracies = [row["mean"] for row in found["ladder"] if row["set"] == "photo" and row["mixture"] == "half"]
     assert accuracies == sorted(accuracies)
-    assert len(found["ladder"]) == 2 * len(MIXTURES) * len(SIZES)
+    assert len(found["ladder"]) == 3 * len(MIXTURES) * len(SIZES)
 
 
 def test_models_that_were_asked_about_other_images_are_refused(tmp_path: Path) -> None:
