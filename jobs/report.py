@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from jobs.contamination import contamination
 from jobs.examples import examples
 from jobs.findings import findings
 from jobs.plan import STAGES, Job
@@ -14,8 +15,10 @@ from jobs.self_check import self_check
 from pipeline.answer import answer
 from pipeline.errors import StageFailed
 from pipeline.funnel import faults, funnel
+from pipeline.mixtures import unsized
 from pipeline.report.page import render
 from pipeline.report.shape import (
+    Cost,
     Evaluation,
     FilterRule,
     Mixture,
@@ -76,6 +79,8 @@ def collect(run: Run, made_at: datetime) -> Report:
         "evaluation": evaluation,
         "robustness": robustness,
         **found,
+        "contamination": contamination(run),
+        "cost": _cost(run),
         "self_check": checks,
         "provenance": _provenance(run),
     }
@@ -119,6 +124,22 @@ def _mixture(run: Run, name: str) -> Mixture:
             "outcome": first["outcome"],
         },
     }
+
+
+def _cost(run: Run) -> list[Cost]:
+    rows = run.ledger.read("trainings", ["mixture", "samples_seen", "seconds"], [job.id for job in run.plan.grid()])
+    held: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.to_pylist():
+        held.setdefault(unsized(row["mixture"]), []).append(row)
+    return [
+        {
+            "mixture": name,
+            "trainings": len(mine),
+            "samples": sum(row["samples_seen"] for row in mine),
+            "seconds": sum(row["seconds"] for row in mine),
+        }
+        for name, mine in held.items()
+    ]
 
 
 def _trainings(run: Run) -> list[Job]:

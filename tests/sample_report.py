@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
 from pipeline.report.shape import (
+    Contamination,
     Evaluation,
     Example,
     FilterRule,
@@ -75,6 +76,8 @@ def sample_report() -> Report:
         "trends": [],
         "ladder": [],
         "dilution": [],
+        "contamination": [_contamination(*both) for both in itertools.product(MIXTURES, SETS)],
+        "cost": [{"mixture": name, "trainings": 1, "samples": 57600, "seconds": 62.4 + len(name)} for name in MIXTURES],
         "self_check": _self_check(),
         "provenance": _provenance(),
     }
@@ -97,6 +100,8 @@ def empty_report() -> Report:
         "trends": [],
         "ladder": [],
         "dilution": [],
+        "contamination": [],
+        "cost": [],
         "self_check": [],
         "provenance": {"jobs": [], "versions": {}, "sources": [], "evaluation_sets": [], "tables": {}},
     }
@@ -259,6 +264,20 @@ def _mixture(name: str) -> Mixture:
             "model": "cuvee-rn-64",
             "outcome": "finished",
         },
+    }
+
+
+def _contamination(mixture: str, name: str) -> Contamination:
+    copied = 0 if mixture == "six-filtered" else 11
+    return {
+        "mixture": mixture,
+        "set": name,
+        "pairs": 3600,
+        "copies": 2 * copied,
+        "images": 600,
+        "copied_images": copied,
+        "accuracy": _accuracy(mixture, name),
+        "accuracy_without": _accuracy(mixture, name) - 0.0005 * copied,
     }
 
 

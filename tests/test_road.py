@@ -235,6 +235,21 @@ def test_the_reports_json_holds_the_numbers_of_the_ledger(road: Road, run: Run) 
     assert len(report["provenance"]["jobs"]) == len([job for job in run.ledger.jobs() if job.stage != "report"])
 
 
+def test_the_report_says_which_evaluation_images_a_mixture_holds(road: Road, run: Run) -> None:
+    """Copies are planted in every source, so the unfiltered one has some; the filtered one has none left."""
+    report = json.loads((road.store / "reports" / "road" / "report.json").read_text("utf-8"))
+    found = {(one["mixture"], one["set"]): one for one in report["contamination"]}
+    assert {name for _, name in found} == set(SETS)
+    assert not any(one["copies"] for (mixture, _), one in found.items() if mixture == "all_filtered")
+    held = [one for (mixture, _), one in found.items() if mixture == "yfcc_only"]
+    assert sum(one["copies"] for one in held) > 0
+    results = {(one["mixture"], one["set"]): one["top1"] for one in report["evaluation"]["results"]}
+    for key, one in found.items():
+        assert one["accuracy"] == pytest.approx(results[key])
+        assert one["copied_images"] <= one["copies"] <= one["pairs"]
+    assert [one["samples"] for one in report["cost"]] == [1280, 1280]
+
+
 def test_each_job_has_its_openlineage_events(road: Road, run: Run) -> None:
     for job in run.ledger.jobs():
         lines = (road.store / "lineage" / f"{job.job}.jsonl").read_text("utf-8").splitlines()

@@ -50,6 +50,7 @@ def render(report: Report) -> str:
         **_mixtures(clean),
         **_evaluation(clean),
         **_trends(clean),
+        **_contamination(clean),
     )
 
 
@@ -188,6 +189,15 @@ def _trends(report: Report) -> dict[str, Any]:
             for number, (name, steps) in enumerate(ladders)
         ],
         "mean_effective": trends.effective(report),
+    }
+
+
+def _contamination(report: Report) -> dict[str, Any]:
+    rows = report["contamination"]
+    by_mixture = {name: [row for row in rows if row["mixture"] == name] for name in (row["mixture"] for row in rows)}
+    return {
+        "contaminated_sets": list(dict.fromkeys(row["set"] for row in rows)),
+        "contamination": list(by_mixture.items()),
     }
 
 

@@ -242,6 +242,33 @@ class Dilution(TypedDict):
     forecast: Forecast
 
 
+class Contamination(TypedDict):
+    """What a mixture and an evaluation set have in common, by the thresholds of the filter against it.
+
+    Of the mixture's `pairs`, `copies` resemble one of the set's `images`, of which `copied_images` are resembled.
+    `accuracy` is that of the mixture's models (the mean over its seeds), and without those images (None: there are no
+    others).
+    """
+
+    mixture: str
+    set: str
+    pairs: int
+    copies: int
+    images: int
+    copied_images: int
+    accuracy: float
+    accuracy_without: float | None
+
+
+class Cost(TypedDict):
+    """What the trainings of a mixture cost: how many there were, their samples, and wall seconds, each on its own."""
+
+    mixture: str
+    trainings: int
+    samples: int
+    seconds: float
+
+
 class SelfCheck(TypedDict):
     """One comparison with the planted truth."""
 
@@ -311,5 +338,7 @@ class Report(TypedDict):
     trends: list[Trend]
     ladder: list[Ladder]
     dilution: list[Dilution]
+    contamination: list[Contamination]
+    cost: list[Cost]
     self_check: list[SelfCheck]
     provenance: Provenance
