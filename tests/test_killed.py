@@ -16,7 +16,7 @@ from tests.roads import ROOT, command, cuvee
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-VOLATILE = {"seconds", "host", "arguments", "job"}
+VOLATILE = {"seconds", "build_seconds", "host", "arguments", "job"}
 """Columns that tell of the run and not of its result (seconds, host, paths), and the job, which is read anyway."""
 
 

@@ -52,7 +52,7 @@ def _kill_at(experiment: Path, store: Path, records: int, later: float) -> None:
     process = subprocess.Popen(
         _ingest(experiment, store), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while process.poll() is None and sum(1 for _ in store.glob("staging/*/*.json")) < records:
         assert time.monotonic() < deadline, f"it never finished {records} units"
         time.sleep(0.01)
