@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from jobs.closeup import closeup
 from jobs.examples import examples
 from jobs.findings import findings
 from jobs.plan import STAGES, Job
@@ -21,10 +22,9 @@ from pipeline.report.shape import (
     Mixture,
     Provenance,
     Report,
-    Robustness,
-    RobustnessPoint,
     SourceFunnel,
 )
+from pipeline.report.shape_robustness import Robustness, RobustnessPoint
 from pipeline.robustness.axes import PROBIT, place
 from pipeline.robustness.lines import fit_line
 
@@ -76,6 +76,7 @@ def collect(run: Run, made_at: datetime) -> Report:
         "evaluation": evaluation,
         "robustness": robustness,
         **found,
+        **closeup(run),
         "self_check": checks,
         "provenance": _provenance(run),
     }

@@ -24,12 +24,12 @@ from pipeline.report.shape import (
     Report,
     Resemblance,
     Result,
-    Robustness,
-    RobustnessPoint,
     SelfCheck,
     SourceFunnel,
     Stage,
 )
+from pipeline.report.shape_robustness import Robustness, RobustnessPoint
+from tests.sample_closeup import sample_closeup
 
 SOURCES = ("yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock")
 MIXTURES = ("yfcc", "laion", "yfcc-laion-half", "six-unfiltered", "six-filtered")
@@ -75,6 +75,7 @@ def sample_report() -> Report:
         "trends": [],
         "ladder": [],
         "dilution": [],
+        **sample_closeup(MIXTURES, SETS, thumbnail),
         "self_check": _self_check(),
         "provenance": _provenance(),
     }
@@ -97,6 +98,9 @@ def empty_report() -> Report:
         "trends": [],
         "ladder": [],
         "dilution": [],
+        "calibration": [],
+        "classes": [],
+        "mistakes": [],
         "self_check": [],
         "provenance": {"jobs": [], "versions": {}, "sources": [], "evaluation_sets": [], "tables": {}},
     }
@@ -125,6 +129,7 @@ def grid_report() -> Report:
         "trends": [trend(models, "photo", shift) for shift in shifts],
         "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
         "dilution": [one for one in judged if one],
+        **sample_closeup(("yfcc", "laion", "yfcc-laion-half"), ("photo", "clipart", "sketch"), thumbnail),
     }
 
 
