@@ -10,7 +10,7 @@ from jobs.plan import Job
 from jobs.run import Run
 from pipeline.contamination import Copies, Near, copies
 from pipeline.mixtures import sized
-from pipeline.report.shape import Contamination
+from pipeline.report.shape_robustness import Contamination
 from pipeline.schemas import signal_table
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import StageFailed
 from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
 from pipeline.mixtures import sized, unsized
 from pipeline.predictions import read_kept
-from pipeline.report.shape import Dilution, Ladder, Trend
+from pipeline.report.shape_robustness import Dilution, Ladder, Trend
 
 PLAIN = ["training", "key", "label", "predicted"]
 KEPT = [*PLAIN, "evaluation_set", "logits", "classes", "first", "rest", "rest_squares", "scale"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from jobs.closeup import closeup
 from jobs.contamination import contamination
 from jobs.examples import examples
 from jobs.findings import findings
@@ -18,16 +19,14 @@ from pipeline.funnel import faults, funnel
 from pipeline.mixtures import unsized
 from pipeline.report.page import render
 from pipeline.report.shape import (
-    Cost,
     Evaluation,
     FilterRule,
     Mixture,
     Provenance,
     Report,
-    Robustness,
-    RobustnessPoint,
     SourceFunnel,
 )
+from pipeline.report.shape_robustness import Cost, Robustness, RobustnessPoint
 from pipeline.robustness.axes import PROBIT, place
 from pipeline.robustness.lines import fit_line
 
@@ -81,6 +80,7 @@ def collect(run: Run, made_at: datetime) -> Report:
         **found,
         "contamination": contamination(run),
         "cost": _cost(run),
+        **closeup(run),
         "self_check": checks,
         "provenance": _provenance(run),
     }

@@ -1,6 +1,7 @@
 """The report's first sentences: what the numbers say, with their intervals, and what they do not say."""
 
-from pipeline.report.shape import Dilution, Evaluation, Result, Robustness
+from pipeline.report.shape import Evaluation, Result
+from pipeline.report.shape_robustness import Dilution, Robustness
 
 
 def _percent(one: Result) -> str:

@@ -1,7 +1,7 @@
 """What the trained models say of robustness, shift by shift: lines and bands, effective robustness, dilution.
 
-Arrays in, the report's plain data out (`pipeline.report.shape`). The estimators are those of `pipeline.robustness`, on
-probit axes, with 1,000 draws.
+Arrays in, the report's plain data out (`pipeline.report.shape_robustness`). The estimators are those of
+`pipeline.robustness`, on probit axes, with 1,000 draws.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.report.shape import (
+from pipeline.report.shape_robustness import (
     BandPoint,
     Baseline,
     Dilution,

@@ -16,7 +16,6 @@ from scipy.stats import beta
 
 from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
 from pipeline.report.shape import (
-    Contamination,
     Evaluation,
     Example,
     FilterRule,
@@ -25,12 +24,12 @@ from pipeline.report.shape import (
     Report,
     Resemblance,
     Result,
-    Robustness,
-    RobustnessPoint,
     SelfCheck,
     SourceFunnel,
     Stage,
 )
+from pipeline.report.shape_robustness import Contamination, Robustness, RobustnessPoint
+from tests.sample_closeup import sample_closeup
 
 SOURCES = ("yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock")
 MIXTURES = ("yfcc", "laion", "yfcc-laion-half", "six-unfiltered", "six-filtered")
@@ -78,6 +77,7 @@ def sample_report() -> Report:
         "dilution": [],
         "contamination": [_contamination(*both) for both in itertools.product(MIXTURES, SETS)],
         "cost": [{"mixture": name, "trainings": 1, "samples": 57600, "seconds": 62.4 + len(name)} for name in MIXTURES],
+        **sample_closeup(MIXTURES, SETS, thumbnail),
         "self_check": _self_check(),
         "provenance": _provenance(),
     }
@@ -102,6 +102,9 @@ def empty_report() -> Report:
         "dilution": [],
         "contamination": [],
         "cost": [],
+        "calibration": [],
+        "classes": [],
+        "mistakes": [],
         "self_check": [],
         "provenance": {"jobs": [], "versions": {}, "sources": [], "evaluation_sets": [], "tables": {}},
     }
@@ -130,6 +133,7 @@ def grid_report() -> Report:
         "trends": [trend(models, "photo", shift) for shift in shifts],
         "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
         "dilution": [one for one in judged if one],
+        **sample_closeup(("yfcc", "laion", "yfcc-laion-half"), ("photo", "clipart", "sketch"), thumbnail),
     }
 
 

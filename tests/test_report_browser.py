@@ -31,7 +31,19 @@ FLAGS = (
     ),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-port=0"),
 )
-SECTIONS = ("answer", "funnel", "pairs", "mixtures", "accuracy", "robustness", "self-check", "provenance")
+SECTIONS = (
+    "answer",
+    "funnel",
+    "pairs",
+    "mixtures",
+    "accuracy",
+    "robustness",
+    "calibration",
+    "classes",
+    "mistakes",
+    "self-check",
+    "provenance",
+)
 WIDE, NARROW = 1280, 390
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed on this machine")
@@ -146,7 +158,7 @@ def test_page_is_drawn_whole_and_never_scrolls_sideways(page: Path, tmp_path: Pa
             images = "[...document.images]"
             assert await tab.evaluate(f"{images}.length > 10 && {images}.every(i => i.naturalWidth > 0)")
             figures = "[...document.querySelectorAll('.drawing')].filter(f => f.offsetParent)"
-            assert await tab.evaluate(f"{figures}.length") == 2 + 5 + 4
+            assert await tab.evaluate(f"{figures}.length") == 2 + 5 + 4 + 5
             assert await tab.evaluate(f"{figures}.every(f => f.getBoundingClientRect().height > 50)")
 
     visit(tmp_path / "profile", look)

@@ -19,7 +19,19 @@ from pipeline.report import figures
 from pipeline.report.page import render
 from tests.sample_report import empty_report, sample_report, thumbnail
 
-SECTIONS = ("answer", "funnel", "pairs", "mixtures", "accuracy", "robustness", "self-check", "provenance")
+SECTIONS = (
+    "answer",
+    "funnel",
+    "pairs",
+    "mixtures",
+    "accuracy",
+    "robustness",
+    "calibration",
+    "classes",
+    "mistakes",
+    "self-check",
+    "provenance",
+)
 SCRIPT = "</title></style></svg><script>alert(1)</script>"
 BREAKOUT = "\"' onerror=alert(1) style=x><img src=https://evil.example/x><svg onload=alert(1)>-->]]>{{ 7*7 }}"
 
@@ -91,6 +103,11 @@ def small_report(caption: str = "a boat", reason: str = "kept", mixture: str = "
     ]
     report["examples"] = [report["examples"][0] | {"caption": caption, "reason": reason, "scores": {reason: caption}}]
     report["mixtures"] = [report["mixtures"][0] | {"name": mixture, "by_source": {mixture: 3600}}]
+    report["calibration"] = [report["calibration"][0] | {"mixture": mixture}]
+    report["classes"] = [report["classes"][0] | {"set": reason, "classes": [caption] * 14}]
+    report["classes"][0]["mixtures"] = [report["classes"][0]["mixtures"][0] | {"mixture": mixture}]
+    mistake = report["mistakes"][0]["examples"][1] | {"key": reason, "label": caption, "predicted": caption}
+    report["mistakes"] = [report["mistakes"][0] | {"mixture": mixture, "examples": [mistake]}]
     evaluation = report["evaluation"]
     evaluation["sets"] = evaluation["sets"][:2]
     evaluation["results"] = [result | {"mixture": mixture} for result in evaluation["results"][:2]]
@@ -288,7 +305,7 @@ def test_ids_are_unique_and_every_reference_finds_its_own() -> None:
 def test_figures_are_text_in_the_colours_of_the_page() -> None:
     page = Page(sample_page())
     shown = [attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"]
-    assert len(shown) == 4 + 5 + 4
+    assert len(shown) == 4 + 5 + 4 + 5
     assert all(attributes["aria-label"] for attributes in shown)
     colours = {attributes[key] for _, attributes in page.elements for key in ("fill", "stroke") if key in attributes}
     assert {colour for colour in colours if not colour.startswith("var(--")} == {"none"}

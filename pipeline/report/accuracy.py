@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.figures import Point, Whisker
-from pipeline.report.shape import EvaluationSet, Report, Result, Robustness
+from pipeline.report.shape import EvaluationSet, Report, Result
+from pipeline.report.shape_robustness import Robustness
 
 _WITHOUT_COUNT = 0.001  # where a point's number of images is unknown, it is drawn no closer to 0 or 1 than this
 _CHANCE_MARGIN = 1.1

@@ -11,14 +11,14 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report import accuracy, figures, funnel, trends
+from pipeline.report import accuracy, closeup, diagrams, figures, funnel, trends
 from pipeline.report.shape import Report
 from pipeline.report.svg import marker, series
 
@@ -51,6 +51,7 @@ def render(report: Report) -> str:
         **_evaluation(clean),
         **_trends(clean),
         **_contamination(clean),
+        **_closeup(clean),
     )
 
 
@@ -95,14 +96,24 @@ def _printable(value: Any) -> Any:
 
 
 def _check_thumbnails(report: Report) -> None:
+    for where, thumbnail in _thumbnails(report):
+        if not _THUMBNAIL.fullmatch(thumbnail):
+            raise ValueError(
+                f"{where}: thumbnail starts with {thumbnail[:40]!r}, "
+                "expected data:image/jpeg;base64, and base64 after it"
+            )
+
+
+def _thumbnails(report: Report) -> Iterator[tuple[str, str]]:
+    """Whose each is, and the thumbnail: all that the page shows."""
     for example in report["examples"]:
-        resembles = example["resembles"]
-        for thumbnail in [example["thumbnail"]] + ([resembles["thumbnail"]] if resembles else []):
-            if not _THUMBNAIL.fullmatch(thumbnail):
-                raise ValueError(
-                    f"example {example['uid']}: thumbnail starts with {thumbnail[:40]!r}, "
-                    "expected data:image/jpeg;base64, and base64 after it"
-                )
+        yield f"example {example['uid']}", example["thumbnail"]
+        if example["resembles"]:
+            yield f"example {example['uid']}", example["resembles"]["thumbnail"]
+    for one in report["mistakes"]:
+        for mistake in one["examples"]:
+            if mistake["thumbnail"] is not None:
+                yield f"mistake {one['mixture']}, {one['set']}/{mistake['key']}", mistake["thumbnail"]
 
 
 def _pairs(report: Report) -> dict[str, Any]:
@@ -198,6 +209,23 @@ def _contamination(report: Report) -> dict[str, Any]:
     return {
         "contaminated_sets": list(dict.fromkeys(row["set"] for row in rows)),
         "contamination": list(by_mixture.items()),
+    }
+
+
+def _closeup(report: Report) -> dict[str, Any]:
+    place, sets = trends.positions(report), closeup.by_set(report)
+    drawn = []
+    for number, one in enumerate(closeup.diagrams(sets, place)):
+        title = f"Accuracy on {one.set} by confidence, a line for each mixture"
+        drawn.append((one, diagrams.reliability(f"reliability-{number}", title, one.curves)))
+    return {
+        "calibrated": sets,
+        "calibration_at": {(row["set"], row["mixture"]): row for row in report["calibration"]},
+        "calibration_mixtures": list(dict.fromkeys(row["mixture"] for row in report["calibration"])),
+        "reliability_figures": drawn,
+        "class_drops": [closeup.largest_drops(one) for one in report["classes"]],
+        "mistakes": closeup.shown_mistakes(report),
+        "hidden_mistakes": sum(row["wrong"] > 0 and not row["examples"] for row in report["mistakes"]),
     }
 
 

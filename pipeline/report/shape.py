@@ -2,11 +2,15 @@
 
 Any list may be empty: a report can be written after every stage, and then says what is not there yet.
 Accuracies are fractions between 0 and 1, times are seconds, sizes are bytes, everything else is a count.
+`shape_robustness` holds what is said of robustness, `shape_closeup` what is said of one model of each mixture.
 """
 
 from __future__ import annotations
 
 from typing import TypedDict
+
+from pipeline.report.shape_closeup import Calibration, ClassDrops, Mistakes
+from pipeline.report.shape_robustness import Contamination, Cost, Dilution, Ladder, Robustness, Trend
 
 #: One stage of one source's funnel: `stage` is "ingest" or "filter:<name>", `dropped` counts pairs by reason.
 Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
@@ -100,175 +104,6 @@ class Evaluation(TypedDict):
     results: list[Result]
 
 
-class RobustnessPoint(TypedDict):
-    """One mixture's accuracy on the reference and a shift, and its effective robustness (fractions)."""
-
-    mixture: str
-    reference: float
-    shift: float
-    effective: float | None
-
-
-class Robustness(TypedDict):
-    """One shift: the line fitted through its points after the probit transform of both accuracies."""
-
-    set: str
-    slope: float | None
-    intercept: float | None
-    r2: float | None
-    points: list[RobustnessPoint]
-
-
-class Estimate(TypedDict):
-    """A number with its 95 % bootstrap interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-class TrendModel(TypedDict):
-    """One trained model on the reference and a shift (fractions); `size` counts training pairs.
-
-    `effective` is its effective robustness from the baseline's line, None where there is no line.
-    """
-
-    model: str
-    mixture: str
-    size: int
-    seed: int
-    reference: float
-    shift: float
-    effective: Estimate | None
-
-
-class Baseline(TypedDict):
-    """The line that effective robustness is measured from, on probit axes, and the models that it was fitted on."""
-
-    fitted_on: list[str]
-    slope: float
-    intercept: float
-    r2: float
-    draws: int
-
-
-class BandPoint(TypedDict):
-    """A mixture's line and the ends of its 95 % band at one accuracy on the reference (fractions)."""
-
-    reference: float
-    line: float
-    low: float
-    high: float
-
-
-class TrendGroup(TypedDict):
-    """One mixture's line over its ladder of sizes; slope and intercept are of probit axes."""
-
-    mixture: str
-    models: int
-    slope: Estimate
-    intercept: Estimate
-    band: list[BandPoint]
-
-
-class Trend(TypedDict):
-    """All models on one shift, natural or synthetic. `without` names mixtures that have no line of their own; `why`
-    says why there is no baseline. `moved` counts accuracies of 0 or 1 that were moved inside by half an image.
-    """
-
-    set: str
-    kind: str
-    axis: str
-    moved: int
-    baseline: Baseline | None
-    why: str
-    models: list[TrendModel]
-    groups: list[TrendGroup]
-    without: list[str]
-
-
-class Ladder(TypedDict):
-    """Accuracy on a set of a mixture in one size: the mean over its seeds, the least and the greatest (fractions)."""
-
-    set: str
-    mixture: str
-    size: int
-    seeds: int
-    mean: float
-    least: float
-    most: float
-
-
-class Mixed(TypedDict):
-    """Output mixing: the ensemble of the sources' models, from the same line as the mixture; `gain` is how far it lies
-    above the mixture (fractions).
-    """
-
-    effective: Estimate
-    verdict: str
-    gain: Estimate
-
-
-class Forecast(TypedDict):
-    """The mixture's line as its sources' lines and shares foretell it: `weights` by source, and by how much the
-    mixture's models missed it (fraction). `within` says whether the noise of images and seeds alone explains the miss;
-    `why` says why there is no forecast.
-    """
-
-    why: str
-    weights: dict[str, Estimate]
-    miss: Estimate | None
-    within: bool | None
-
-
-class Dilution(TypedDict):
-    """What became of a mixture's robustness on one shift, as `pipeline.robustness.dilution` says it.
-
-    `sources` are mixtures of one source each, `best` the one of them whose line is the mixture's measure; `effective`
-    is the mixture's mean distance from that line (fraction).
-    """
-
-    set: str
-    kind: str
-    mixture: str
-    sources: list[str]
-    best: str
-    effective: Estimate
-    verdict: str
-    extrapolated: int
-    margin: Estimate | None
-    span: str
-    ensemble: Mixed | None
-    forecast: Forecast
-
-
-class Contamination(TypedDict):
-    """What a mixture and an evaluation set have in common, by the thresholds of the filter against it.
-
-    Of the mixture's `pairs`, `copies` resemble one of the set's `images`, of which `copied_images` are resembled.
-    `accuracy` is that of the mixture's models (the mean over its seeds), and without those images (None: there are no
-    others).
-    """
-
-    mixture: str
-    set: str
-    pairs: int
-    copies: int
-    images: int
-    copied_images: int
-    accuracy: float
-    accuracy_without: float | None
-
-
-class Cost(TypedDict):
-    """What the trainings of a mixture cost: how many there were, their samples, and wall seconds, each on its own."""
-
-    mixture: str
-    trainings: int
-    samples: int
-    seconds: float
-
-
 class SelfCheck(TypedDict):
     """One comparison with the planted truth."""
 
@@ -340,5 +175,8 @@ class Report(TypedDict):
     dilution: list[Dilution]
     contamination: list[Contamination]
     cost: list[Cost]
+    calibration: list[Calibration]
+    classes: list[ClassDrops]
+    mistakes: list[Mistakes]
     self_check: list[SelfCheck]
     provenance: Provenance

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.figures import Band, Rung, Steps
-from pipeline.report.shape import BandPoint, Ladder, Report, Trend
+from pipeline.report.shape import Report
+from pipeline.report.shape_robustness import BandPoint, Ladder, Trend
 
 _EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as they have no place on a probit axis
 
@@ -36,7 +37,9 @@ class Mean:
 
 def positions(report: Report) -> dict[str, int]:
     """Each mixture's place, in the order of the trainings."""
-    return {name: at for at, name in enumerate(dict.fromkeys(row["mixture"] for row in report["ladder"]))}
+    named = [row["mixture"] for row in report["ladder"]]
+    named += [row["mixture"] for row in report["calibration"]]
+    return {name: at for at, name in enumerate(dict.fromkeys(named))}
 
 
 def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
