@@ -1,6 +1,6 @@
 """What the launcher costs on top of bare `open_clip_train`: the same arguments, the same data, the same seed.
 
-2,000 drawn pairs in 2 tars, a small model, 9,600 samples in batches of 32, one thread: about a minute each. The bare
+2,000 drawn pairs in 2 tars, a small model, 4,800 samples in batches of 32, one thread: about a minute each. The bare
 run is `python -m open_clip_train.main`; the launcher's also scans and hashes the tars before, and after it counts what
 was seen, keeps the weights as safetensors and hashes them. Of two rounds, each of a bare and a launched run, the
 quicker of either counts. That this process imports torch, once for a whole grid, is not in it: it has done so before.
@@ -30,7 +30,7 @@ from sources.world.styles import STYLES
 PAIRS, TARS, ROUNDS = 2_000, 2, 2
 MODEL = Path(__file__).parents[1] / "experiments/models/resnet_64px"
 RECIPE = Recipe(
-    samples_seen=9_600,
+    samples_seen=4_800,
     batch_size=32,
     lr=1e-3,
     wd=0.1,
