@@ -1,5 +1,6 @@
 """Mixtures as Spark draws them: the pairs that an independent count in Python gives, for every way to share."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from jobs import blend, decide
+from jobs import blend, decide, export
 from jobs.experiment import load, models_behind
 from jobs.export import copy_tar, in_threads
 from jobs.spark import run_units, start
@@ -223,6 +224,25 @@ def test_what_a_mixture_names_must_be_there(decided: Path, given: str, said: str
     with pytest.raises(InputError) as caught:
         load(decided, [f"mixtures.mine={given}"])
     assert str(caught.value).startswith(f"{decided}: {said}")
+
+
+def test_a_smaller_size_is_a_part_of_a_larger_and_of_the_whole(decided: Path, spark: SparkSession) -> None:
+    settings = ["mixtures.mine={shares: {yfcc: 2, wit: 1}, shortage: shrink}", "training.mixtures=[mine]"]
+    with opened(decided, *settings, "training.sizes=[9, 30, 500]", spark=spark) as run:
+        names = ["mine@9", "mine@30", "mine@500", "mine"]
+        assert run.experiment.trained_mixtures() == names[:3]
+        blend.execute(run, [run.plan.blend(name) for name in names])
+        drawn = []
+        for name in names:
+            rows = run.ledger.read("mixtures", ["mixture", "uid"], [run.plan.blend(name).id])
+            assert set(rows["mixture"].to_pylist()) == {name}
+            drawn.append(set(rows["uid"].to_pylist()))
+        export.execute(run, [run.plan.export("mine@9")])
+        folder = export.export_folder(run.plan.export("mine@9"))
+        said = json.loads(run.store.read(f"{folder}/manifest.json"))
+    assert list(map(len, drawn[:2])) == [9, 30]
+    assert drawn[0] < drawn[1] < drawn[2] == drawn[3]  # the mixture's own rule for a shortage
+    assert (said["mixture"], said["pairs"]) == ("mine@9", 9)
 
 
 def test_a_mixture_stands_on_the_models_behind_its_parts(decided: Path) -> None:
