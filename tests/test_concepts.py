@@ -245,7 +245,7 @@ def test_pairs_with_the_same_caption_are_counted_case_aside_with_their_sources(s
 
 
 def test_repeats_names_a_caption_signal() -> None:
-    assert signal_spec("repeats_v1", {"caption": "caption_v1"}).inputs() == ["caption_v1"]
+    assert signal_spec("repeats_v1", {"caption": "caption_v1"}).inputs() == {"caption": "caption_v1"}
     for said in ({"caption": ""}, {"caption": 3}):
         with pytest.raises(InputError, match=r"signals\.repeats_v1\.caption: expected the name of a caption signal"):
             signal_spec("repeats_v1", said)
