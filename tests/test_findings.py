@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
+from pipeline.report import accuracy, trends
 from pipeline.report.page import render
 from tests.sample_report import grid, grid_report
 from tests.test_report_page import assert_harmless
@@ -105,6 +106,16 @@ def test_where_logits_are_there_the_ensemble_of_the_sources_stands_beside_the_mi
     assert {key: found[key] for key in found if key != "ensemble"} == {
         key: value for key, value in judged(MODELS).items() if key != "ensemble"
     }
+
+
+def test_a_mixture_has_one_colour_on_the_whole_page() -> None:
+    report = grid_report()
+    place = accuracy.positions(report)
+    assert trends.positions(report) == {name: place[name] for name in ("yfcc", "laion", "yfcc-laion-half")}
+    report["mixtures"] = report["mixtures"][1:]
+    report["evaluation"]["results"], report["robustness"] = [], []
+    assert trends.positions(report)["laion"] == 0
+    assert trends.positions(report)["yfcc"] >= len(report["mixtures"])
 
 
 def test_the_page_shows_a_line_for_each_mixture_and_the_verdicts() -> None:

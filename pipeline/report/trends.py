@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.report import accuracy
 from pipeline.report.figures import Band, Rung, Steps
 from pipeline.report.shape import Report
 from pipeline.report.shape_robustness import BandPoint, Ladder, Trend
@@ -36,10 +37,10 @@ class Mean:
 
 
 def positions(report: Report) -> dict[str, int]:
-    """Each mixture's place, in the order of the trainings."""
-    named = [row["mixture"] for row in report["ladder"]]
-    named += [row["mixture"] for row in report["calibration"]]
-    return {name: at for at, name in enumerate(dict.fromkeys(named))}
+    """Each trained mixture's place, in the order of the trainings: the one that it has in the report's other parts."""
+    place = accuracy.positions(report)
+    named = dict.fromkeys([row["mixture"] for row in (*report["ladder"], *report["calibration"])])
+    return {name: place.get(name, len(place) + number) for number, name in enumerate(named)}
 
 
 def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
