@@ -30,7 +30,7 @@ demo: .venv/ready  ## the whole road on a small web of its own: 7 to 10 minutes 
 domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
 	@$(BIN)/cuvee run experiments/domains.yaml
 
-test: .venv/ready  ## the tests: 15 to 27 minutes on 2 cores
+test: .venv/ready  ## the tests: 15 to 33 minutes on 2 cores
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: .venv/ready  ## the tests that take minutes: kills at random moments, a clean room
