@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401 - as said above
+import torch  # noqa: F401 - imported before the clock starts, as in a grid's process
 
 from pipeline.exports import manifest, sizes
 from pipeline.recipes import Recipe, arguments

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jobs.evaluations import asked
 from jobs.experiment import Experiment
@@ -22,6 +22,8 @@ from pipeline.ledger import Ledger
 from pipeline.model_folder import CONFIG_FILE
 from pipeline.parts import columns_of, filters_of, parts_of
 from sources.registry import source_format, source_module
+
+Made = TypeVar("Made")
 
 GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
 """Keys of `training` that say which trainings there are, and how long one is."""
@@ -72,14 +74,15 @@ class Plan:
         self._failed = failed
         self._made: dict[tuple[Any, ...], Any] = {}
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
         if key not in self._made:
             self._made[key] = make()
-        return self._made[key]
+        made: Made = self._made[key]
+        return made
 
     def ingest(self, source: str) -> list[Job]:
         """The job that ingests a source, and its retries."""
-        return self._once(("ingest", source), lambda: list(self._ingest(source)))  # type: ignore[no-any-return]
+        return self._once(("ingest", source), lambda: list(self._ingest(source)))
 
     def _ingest(self, source: str) -> Iterable[Job]:
         given = self.experiment.file.sources[source]
@@ -110,7 +113,7 @@ class Plan:
 
     def signal(self, name: str) -> tuple[Job, ...]:
         """The jobs that compute a signal: one for each source, or one for all where it looks at the whole corpus."""
-        return self._once(("signal", name), lambda: tuple(self._signal(name)))  # type: ignore[no-any-return]
+        return self._once(("signal", name), lambda: tuple(self._signal(name)))
 
     def _signal(self, name: str) -> Iterable[Job]:
         spec = self.experiment.signals[name]
@@ -157,7 +160,7 @@ class Plan:
 
     def evaluation_digests(self) -> dict[str, str]:
         """The digest of each evaluation set."""
-        return self._once(  # type: ignore[no-any-return]
+        return self._once(
             ("sets",), lambda: {name: one.digest() for name, one in self.experiment.evaluation_sets().items()}
         )
 
@@ -174,7 +177,7 @@ class Plan:
 
     def decide(self, name: str) -> Job:
         """The job that decides by a filter."""
-        return self._once(("decide", name), lambda: self._decide(name))  # type: ignore[no-any-return]
+        return self._once(("decide", name), lambda: self._decide(name))
 
     def _decide(self, name: str) -> Job:
         rule = self.experiment.rules[name]
@@ -190,7 +193,7 @@ class Plan:
 
     def blend(self, name: str) -> Job:
         """The job that draws up a mixture."""
-        return self._once(("blend", name), lambda: self._blend(name))  # type: ignore[no-any-return]
+        return self._once(("blend", name), lambda: self._blend(name))
 
     def _blend(self, name: str) -> Job:
         given = self.experiment.file.mixtures[name]
@@ -206,7 +209,7 @@ class Plan:
 
     def export(self, name: str) -> Job:
         """The job that exports a mixture."""
-        return self._once(("export", name), lambda: self._export(name))  # type: ignore[no-any-return]
+        return self._once(("export", name), lambda: self._export(name))
 
     def _export(self, name: str) -> Job:
         file = self.experiment.file
@@ -217,7 +220,7 @@ class Plan:
     def train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
         """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None."""
         key = ("train", mixture, seed, samples_seen)
-        return self._once(key, lambda: self._train(mixture, seed, samples_seen))  # type: ignore[no-any-return]
+        return self._once(key, lambda: self._train(mixture, seed, samples_seen))
 
     def _train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
         given = self.experiment.file.training
@@ -241,7 +244,7 @@ class Plan:
         """The jobs that evaluate a training: one for each evaluation that is asked for."""
         local = {"model": f"store:trainings/{training.short}/model", "training": training.short}
         local["mixture"] = training.local["mixture"]
-        return self._once(  # type: ignore[no-any-return]
+        return self._once(
             ("evaluate", training.id), lambda: list(self._evaluate(training.name, {}, (training,), local))
         )
 
@@ -249,7 +252,7 @@ class Plan:
         """The jobs that evaluate a model beside the trainings, as theirs but for the name, which is the model's."""
         model, needs, found = self.model(name)
         local = {**found, "training": name, "mixture": ""}
-        return self._once(  # type: ignore[no-any-return]
+        return self._once(
             ("evaluate", name), lambda: list(self._evaluate(f"model:{name}", {"model": model}, needs, local))
         )
 
@@ -262,7 +265,7 @@ class Plan:
 
     def report(self) -> Job:
         """The report's job; it needs all others."""
-        return self._once(("report",), self._report)  # type: ignore[no-any-return]
+        return self._once(("report",), self._report)
 
     def _report(self) -> Job:
         file = self.experiment.file

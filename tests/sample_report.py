@@ -35,6 +35,22 @@ SOURCES = ("yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock")
 MIXTURES = ("yfcc", "laion", "yfcc-laion-half", "six-unfiltered", "six-filtered")
 SHIFTS = ("clipart", "sketch", "painted", "lowlight")
 SETS = ("photo", *SHIFTS)
+SECTIONS = (
+    "answer",
+    "funnel",
+    "pairs",
+    "mixtures",
+    "accuracy",
+    "robustness",
+    "dilution",
+    "contamination",
+    "calibration",
+    "classes",
+    "mistakes",
+    "self-check",
+    "provenance",
+)
+"""The parts of the page, by their ids."""
 _RULES = {
     "text": "words >= 3 and not boilerplate",
     "clip": "the top 70 % of each source by clip_small_v1 similarity",

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report.page import render
-from tests.sample_report import empty_report, sample_report
+from tests.sample_report import SECTIONS, empty_report, sample_report
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (
@@ -30,19 +30,6 @@ FLAGS = (
         "--hide-scrollbars",
     ),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-port=0"),
-)
-SECTIONS = (
-    "answer",
-    "funnel",
-    "pairs",
-    "mixtures",
-    "accuracy",
-    "robustness",
-    "calibration",
-    "classes",
-    "mistakes",
-    "self-check",
-    "provenance",
 )
 WIDE, NARROW = 1280, 390
 

@@ -17,21 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline.report import figures
 from pipeline.report.page import render
-from tests.sample_report import empty_report, sample_report, thumbnail
+from tests.sample_report import SECTIONS, empty_report, sample_report, thumbnail
 
-SECTIONS = (
-    "answer",
-    "funnel",
-    "pairs",
-    "mixtures",
-    "accuracy",
-    "robustness",
-    "calibration",
-    "classes",
-    "mistakes",
-    "self-check",
-    "provenance",
-)
 SCRIPT = "</title></style></svg><script>alert(1)</script>"
 BREAKOUT = "\"' onerror=alert(1) style=x><img src=https://evil.example/x><svg onload=alert(1)>-->]]>{{ 7*7 }}"
 
