@@ -5,10 +5,10 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow check bench lock clean
+.PHONY: help demo domains test test-slow test-slurm check bench lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .tools/ready:
 	@if [ -z "$(PYTHON)" ]; then echo "cuvee: expected python3 3.11 or 3.12, found $$(python3 --version 2>&1); name one with PYTHON=..." >&2; exit 2; fi
@@ -35,6 +35,11 @@ test: .venv/ready  ## the tests: 15 to 33 minutes on 2 cores
 
 test-slow: .venv/ready  ## the tests that take minutes: kills at random moments, a clean room
 	@$(BIN)/python -m pytest -m slow
+
+test-slurm: .venv/ready  ## the training grid on a real Slurm of one node, which it installs (Debian), starts on loopback and ends; by root
+	@command -v slurmctld >/dev/null || apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
+	@infra/slurm/start build/slurm >/dev/null
+	@SLURM_CONF=$(CURDIR)/build/slurm/slurm.conf $(BIN)/python -m pytest -m slurm; code=$$?; infra/slurm/stop build/slurm; exit $$code
 
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .

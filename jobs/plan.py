@@ -224,7 +224,7 @@ class Plan:
 
     def _train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
         given = self.experiment.file.training
-        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model"})
+        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm"})
         budget = {"samples_seen": samples_seen, "checkpoints": given.checkpoints}
         if samples_seen is None:
             budget = {"epochs": given.epochs}

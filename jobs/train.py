@@ -1,13 +1,15 @@
-"""Train: each mixture in each size with each seed through `open_clip_train`, several at once, one recipe for all."""
+"""Train: each mixture in each size with each seed through `open_clip_train`, one recipe for all.
+
+Several at once on this machine, or each as a task of a Slurm job array: what is run and what is kept is the same.
+"""
 
 import json
 import os
-import platform
-import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from jobs.export import export_folder
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from pipeline.datafiles import write_rows
-from pipeline.errors import CuveeError, InputError, StageFailed
-from pipeline.hardware import cuda_devices, device_here
-from pipeline.identity import digest, redacted
+from pipeline.errors import InputError, StageFailed
+from pipeline.identity import digest
 from pipeline.recipes import Recipe, samples_of_passes
 from pipeline.schemas import TABLES
-from pipeline.training import DONE, FAILED, TrainingResult, train
+from pipeline.slurm_grid import refuse_submitted, run_on_slurm
+from pipeline.training import DONE, TrainingResult
+from pipeline.training_task import TrainingTask, check_devices
 
 
 def recipe_of(job: Job, pairs: int) -> Recipe:
@@ -45,41 +48,37 @@ def recipe_of(job: Job, pairs: int) -> Recipe:
     )
 
 
+Outcomes = Generator[tuple[TrainingTask, TrainingResult, bool], None, None]
+"""Each training as it ends, with what it came to, and whether it is being tried again."""
+
+
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Train; a run that comes to nothing does not stop the others, and the stage fails at the end and says which."""
     if not run.store.local:
         raise InputError(f"{run.store.root}: training reads local tars; expected a store on this machine")
-    _check_devices(run)
-    exports = {job.id: export_folder(of_stage(job, "export")[0]) for job in jobs}
-    recipes = {job.id: recipe_of(job, _pairs(run, exports[job.id])) for job in jobs}
-    total = sum(recipe.samples for recipe in recipes.values())
-    seen = dict.fromkeys(recipes, 0)
-    task = run.task(f"training {len(jobs)} models", "samples")
+    by_name = {job.short: job for job in jobs}
+    tasks = [_task(run, job) for job in jobs]
+    total = sum(task.recipe.samples for task in tasks)
+    seen = dict.fromkeys(by_name, 0)
+    shown = run.task(f"training {len(jobs)} models", "samples")
 
-    def work(job: Job) -> TrainingResult:
-        def on_samples(count: int) -> None:
-            seen[job.id] = count
-            task(sum(seen.values()), total)
-
-        export, folder = (Path(run.store.path(path)) for path in (exports[job.id], f"trainings/{job.short}"))
-        try:
-            return train(recipes[job.id], export, Path(job.local["model"]), folder, on_samples)
-        except (CuveeError, OSError) as error:
-            return TrainingResult(FAILED, redacted(str(error)))
+    def on_samples(name: str, count: int) -> None:
+        seen[name] = count
+        shown(sum(seen.values()), total)
 
     failed = []
     started = datetime.now(UTC)
-    with ThreadPoolExecutor(run.experiment.file.training.parallel) as pool:
-        running = {pool.submit(work, job): job for job in jobs}
-        try:
-            for future in as_completed(running):
-                job, result = running[future], future.result()
-                _record(run, job, result, started)
-                if result.outcome != DONE:
-                    failed.append(f"{job.name}: {result.outcome} after {result.samples_seen} samples: {result.reason}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else those that wait for their turn would still be begun
-            raise
+    with closing(_outcomes(run, tasks, on_samples)) as outcomes:
+        for task, result, again in outcomes:
+            job = by_name[task.name]
+            _record(run, job, result, started)
+            said = f"{job.name}: {result.outcome} after {result.samples_seen} samples: {result.reason}"
+            if again:
+                run.display.say(f"  {said}; it is submitted again")
+            elif result.outcome != DONE:
+                failed.append(said)
+            else:
+                on_samples(task.name, result.samples_seen)
     if failed:
         raise StageFailed(
             f"{run.store.root}: {len(failed)} of {len(jobs)} trainings failed; the same command tries them again: "
@@ -87,16 +86,31 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         )
 
 
-def _check_devices(run: Run) -> None:
-    """Raise InputError where this machine has not the devices that the recipe asks for."""
-    given, path = run.experiment.file.training, run.experiment.path
-    device = device_here(given.device)
-    if device == "cpu" and given.processes > 1:
-        said = f"found {given.processes}, expected 1 on the CPU, over which open_clip_train spreads no training"
-        raise InputError(f"{path}: training.processes: {said}; threads and parallel use more cores")
-    if device == "cuda" and (found := cuda_devices()) < given.processes:
-        said = f"expected {given.processes} CUDA devices, one for each process, found {found}"
-        raise InputError(f"{path}: training.device: {said}")
+def _task(run: Run, job: Job) -> TrainingTask:
+    export = export_folder(of_stage(job, "export")[0])
+    exported, folder = (Path(run.store.path(path)) for path in (export, f"trainings/{job.short}"))
+    return TrainingTask(job.short, recipe_of(job, _pairs(run, export)), exported, Path(job.local["model"]), folder)
+
+
+def _outcomes(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str, int], None]) -> Outcomes:
+    given, root = run.experiment.file.training, Path(run.store.path("slurm"))
+    if given.slurm:
+        return run_on_slurm(root, tasks, given.slurm, on_samples, run.display.say)
+    check_devices(given.device, given.processes, f"{run.experiment.path}: training")
+    refuse_submitted(root, [task.name for task in tasks])
+    return _here(tasks, given.parallel, on_samples)
+
+
+def _here(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
+    """Train on this machine, so many at once."""
+    with ThreadPoolExecutor(parallel) as pool:
+        running = {pool.submit(task.run, partial(on_samples, task.name)): task for task in tasks}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result(), False
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else those that wait for their turn would still be begun
+            raise
 
 
 def _pairs(run: Run, export: str) -> int:
@@ -125,8 +139,8 @@ def _record(run: Run, job: Job, result: TrainingResult, started: datetime) -> No
         "checkpoint_sha256": result.weights_sha256,
         "export_digest": result.export_digest,
         "arguments": " ".join(part.replace(root, "").replace(os.getcwd() + "/", "") for part in result.arguments),
-        "versions": json.dumps(_versions(), sort_keys=True),
-        "host": socket.gethostname(),
+        "versions": json.dumps(result.versions, sort_keys=True),
+        "host": result.host,
         "loss": result.loss,
     }
     owner = job.id if done else digest([job.id, datetime.now(UTC).isoformat()])
@@ -135,8 +149,3 @@ def _record(run: Run, job: Job, result: TrainingResult, started: datetime) -> No
         run.finish([(job, [file], {"checkpoint_sha256": result.weights_sha256})], started)
     else:
         run.ledger.commit(owner, "trainings", TABLES["trainings"], [file])
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what trains."""
-    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "open_clip_torch")}

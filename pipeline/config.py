@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.addresses import allowed_network
 from pipeline.evaluation_section import Evaluation
 from pipeline.section import Count, Name, Section, Share
+from pipeline.slurm_section import Slurm
 
 
 class Spark(Section):
@@ -221,7 +222,8 @@ class Training(Section):
     Of every mixture `samples_seen` are seen, in `checkpoints` equal parts, or `epochs` passes are made over each; a run
     that was stopped goes on from its last whole part or pass. `parallel` trainings run at once, each in `processes` of
     `threads` that share `batch_size`. `device` auto is cuda where torch sees one; `precision` is open_clip's, or auto:
-    amp_bf16 where it is quick, else fp32. `flags` go to open_clip_train, `model` holds `open_clip_config.json`.
+    amp_bf16 where it is quick, else fp32. `flags` go to open_clip_train, `model` holds `open_clip_config.json`. With
+    `slurm` each training is a task of a Slurm job array, and `parallel` means nothing.
     """
 
     model: str
@@ -241,12 +243,15 @@ class Training(Section):
     parallel: Count = 1
     threads: Count = 2
     flags: dict[str, str | int | float | bool] = {}
+    slurm: Slurm | None = None
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Training":
         if (self.samples_seen is None) == (self.epochs is None):
             found = "neither" if self.epochs is None else "both"
             raise ValueError(f"expected exactly one of samples_seen and epochs, found {found}")
+        if self.slurm and self.device == "cuda" and self.slurm.gpus < self.processes:
+            raise ValueError(f"slurm.gpus: expected {self.processes}, one for each process, found {self.slurm.gpus}")
         return self
 
 

@@ -10,15 +10,18 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.errors import StageFailed
@@ -78,7 +81,10 @@ def scan_export(folder: Path, batch_size: int, processes: int = 1) -> list[Path]
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the subprocess's environment: no look at the network, `threads` threads, other processes by loopback."""
+    """Return the subprocess's environment: no look at the network, `threads` threads, other processes by loopback.
+
+    Nothing of Slurm's, of which open_clip_train would take each process's rank: that of the task, 0 for all.
+    """
     quiet = {
         "WANDB_MODE": "disabled",
         "HF_HUB_OFFLINE": "1",
@@ -89,7 +95,8 @@ def environment(threads: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    return {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return {**own, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class TrainingResult:
     """What a training came to: `reason` is one line, "" where it is done; `loss` is the last one logged.
 
     `seconds` are the wall time of the attempt that ended it, which went on from `resumed_from` samples that an earlier
-    one had seen. `export_digest` is of the tars that were read.
+    one had seen. `export_digest` is of the tars that were read, `host` and `versions` are of where it ran.
     """
 
     outcome: str
@@ -109,6 +116,13 @@ class TrainingResult:
     weights_sha256: str = ""
     export_digest: str = ""
     arguments: list[str] = field(default_factory=list)
+    host: str = field(default_factory=socket.gethostname)
+    versions: dict[str, str] = field(default_factory=lambda: versions_here())
+
+
+def versions_here() -> dict[str, str]:
+    """Return the versions of what trains."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "open_clip_torch")}
 
 
 def train(
@@ -238,6 +252,13 @@ def _kernel_kills() -> int:
     except OSError:
         return 0
     return int(said.get("oom_kill", 0))
+
+
+def seen_so_far(folder: Path) -> int:
+    """Return the samples that a training in this folder has seen, by its log; 0 where it has none."""
+    log = folder / "train.log"
+    found = _progress(_tail(log)) if log.exists() else None
+    return found[0] if found else 0
 
 
 def _tail(log: Path) -> str:

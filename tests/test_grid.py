@@ -15,6 +15,7 @@ from jobs.export import export_folder
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.train import execute
+from pipeline import training_task
 from pipeline.errors import InputError, StageFailed
 from pipeline.exports import manifest
 from pipeline.model_folder import WEIGHTS_FILE
@@ -85,7 +86,7 @@ def test_what_fails_is_recorded_with_its_reason_and_tried_again(path: Path, monk
         "two/0": StageFailed(f"{log}: SHA-256 is wrong"),
         "two/1": OSError(28, "No space left on device"),
     }
-    monkeypatch.setattr(jobs.train, "train", trains(run, fails))
+    monkeypatch.setattr(training_task, "train", trains(run, fails))
     with pytest.raises(StageFailed) as caught:
         execute(run, grid)
     said = str(caught.value)
@@ -109,10 +110,10 @@ def test_what_fails_is_recorded_with_its_reason_and_tried_again(path: Path, monk
     ]
 
     again = opened(path, GRID)
-    monkeypatch.setattr(jobs.train, "train", trains(again, {"two/1": fails["two/1"]}))
+    monkeypatch.setattr(training_task, "train", trains(again, {"two/1": fails["two/1"]}))
     with pytest.raises(StageFailed, match="1 of 3 trainings failed"):
         execute(again, [job for job in again.plan.grid() if not again.ledger.finished(job.id)])
-    monkeypatch.setattr(jobs.train, "train", trains(again, {}))
+    monkeypatch.setattr(training_task, "train", trains(again, {}))
     execute(again, [job for job in again.plan.grid() if not again.ledger.finished(job.id)])
     assert all(again.ledger.finished(job.id) for job in again.plan.grid())
     every = again.ledger.read("trainings").to_pylist()
@@ -131,7 +132,7 @@ def test_a_grid_of_which_one_fails_ends_with_exit_1_and_a_later_stage_waits_for_
     run.finish([(job, [], {}) for job in run.plan.until("export")], datetime.now(UTC))
     with_exports(run)
     fails: dict[str, Exception | TrainingResult] = {"two/0": TrainingResult("killed", "killed by SIGKILL", 8)}
-    monkeypatch.setattr(jobs.train, "train", trains(run, fails))
+    monkeypatch.setattr(training_task, "train", trains(run, fails))
     settings = [part for one in GRID for part in ("--set", one)]
     for stage, count in (("train", 4), ("evaluate", 1)):
         assert main([stage, str(path), *settings]) == 1
@@ -139,7 +140,7 @@ def test_a_grid_of_which_one_fails_ends_with_exit_1_and_a_later_stage_waits_for_
         assert len(last) == 1
         assert f"1 of {count} trainings failed; the same command tries them again: two/0: killed after 8" in last[0]
     assert opened(path, GRID).ledger.tables() == ["jobs", "trainings"]
-    monkeypatch.setattr(jobs.train, "train", trains(run, {}))
+    monkeypatch.setattr(training_task, "train", trains(run, {}))
     assert main(["train", str(path), *settings]) == 0
     before = opened(path, GRID).ledger.versions()
     assert main(["train", str(path), *settings]) == 0
@@ -224,7 +225,7 @@ def test_devices_that_are_not_here_are_refused_before_a_training_starts(
     monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
     run = opened(path, ["training.mixtures=[one]", *settings])
     jobs_ = with_exports(run)
-    monkeypatch.setattr(jobs.train, "train", trains(run, {}))
+    monkeypatch.setattr(training_task, "train", trains(run, {}))
     if not said:
         execute(run, jobs_)
         return
