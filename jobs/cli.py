@@ -9,7 +9,7 @@ from filters.presets import listed
 from jobs import replay, takedown
 from pipeline.errors import CuveeError
 
-STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
+STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
 
 EPILOG = """\
 exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong

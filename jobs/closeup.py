@@ -35,7 +35,8 @@ def representatives(run: Run) -> list[Job]:
     given = run.experiment.file.training
     largest = max(given.sizes, default=None)
     names = [sized(name, largest) if largest else name for name in given.mixtures]
-    return [run.plan.train(name, given.seeds[0], given.samples_seen) for name in names]
+    first = {job.local["mixture"]: job for job in reversed(run.plan.grid())}
+    return [first[name] for name in names]
 
 
 def closeup(run: Run) -> Closeup:

@@ -25,6 +25,7 @@ from pipeline.recipes import check_flags
 from pipeline.remote import matching
 from pipeline.store import Store
 from pipeline.subsets import check_subset
+from pipeline.tuning_section import recipe_values
 from sources.registry import FORMATS, source_format
 
 
@@ -278,6 +279,12 @@ def _training(experiment: Experiment) -> None:
         raise InputError(f"training.batch_size: found {training.batch_size}, {expected}")
     check_folder(Path(training.model), "training.model")
     check_flags(training.flags, "training.flags")
+    if tuning := training.tuning:
+        check_flags({key: low for key, (low, _) in tuning.flags.items()}, "training.tuning.flags")
+        try:
+            tuning.start(recipe_values(training.lr, training.wd, training.warmup, training.flags))
+        except ValueError as error:
+            raise InputError(f"training.tuning.{error}") from None
     _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
     for name in experiment.file.report.baseline:
         _known("report.baseline", "trained mixture", name, training.mixtures)

@@ -19,6 +19,7 @@ from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.file_digests import file_digests, folder_digest
 from pipeline.identity import code_digest, digest
 from pipeline.ledger import Ledger
+from pipeline.mixtures import sized, unsized
 from pipeline.model_folder import CONFIG_FILE
 from pipeline.parts import columns_of, filters_of, parts_of
 from sources.registry import source_format, source_module
@@ -27,7 +28,7 @@ Made = TypeVar("Made")
 
 GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
 """Keys of `training` that say which trainings there are, and how long one is."""
-STAGES = ("ingest", "score", "decide", "blend", "export", "train", "evaluate", "report")
+STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
 
 
 @dataclass(frozen=True)
@@ -217,28 +218,50 @@ class Plan:
         ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
         return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
 
-    def train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
-        """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None."""
-        key = ("train", mixture, seed, samples_seen)
-        return self._once(key, lambda: self._train(mixture, seed, samples_seen))
+    def tune(self, mixture: str) -> Job:
+        """The job that searches the recipe's numbers for a mixture, on its largest size and by the first seed."""
+        return self._once(("tune", mixture), lambda: self._tune(mixture))
 
-    def _train(self, mixture: str, seed: int, samples_seen: int | None) -> Job:
+    def _tune(self, mixture: str) -> Job:
         given = self.experiment.file.training
-        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm"})
+        assert given.tuning is not None
+        largest = max(given.sizes, default=None)
+        name = sized(mixture, largest) if largest else mixture
+        samples = given.tuning.samples_seen or given.samples_seen
+        recipe, local = self._recipe(name, given.seeds[0], samples)
+        config = recipe | {"tuning": given.tuning.model_dump(mode="json", exclude={"samples_seen"})}
+        code = code_digest("jobs.tune", "pipeline.train_entry")
+        return Job("tune", mixture, config, (self.export(name),), code, local)
+
+    def train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool = False) -> Job:
+        """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None; `tuned`
+        by the numbers that were found for the mixture.
+        """
+        key = ("train", mixture, seed, samples_seen, tuned)
+        return self._once(key, lambda: self._train(mixture, seed, samples_seen, tuned))
+
+    def _train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool) -> Job:
+        config, local = self._recipe(mixture, seed, samples_seen)
+        needs = (self.export(mixture), *((self.tune(unsized(mixture)),) if tuned else ()))
+        code = code_digest("jobs.train", "pipeline.train_entry")
+        return Job("train", f"{mixture}/{seed}", config, needs, code, local)
+
+    def _recipe(self, mixture: str, seed: int, samples_seen: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The recipe's part of a job's configuration, and how to find here what it trains."""
+        given = self.experiment.file.training
+        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm", "tuning"})
         budget = {"samples_seen": samples_seen, "checkpoints": given.checkpoints}
         if samples_seen is None:
             budget = {"epochs": given.epochs}
         architecture = file_digests({f"{given.model.rstrip('/')}/{CONFIG_FILE}": CONFIG_FILE})[0]["sha256"]
-        config = recipe | budget | {"seed": seed, "model": architecture}
-        local = {"model": given.model, "mixture": mixture}
-        code = code_digest("jobs.train", "pipeline.train_entry")
-        return Job("train", f"{mixture}/{seed}", config, (self.export(mixture),), code, local)
+        return recipe | budget | {"seed": seed, "model": architecture}, {"model": given.model, "mixture": mixture}
 
     def grid(self) -> list[Job]:
         """The trainings that are compared: every mixture in every size with every seed."""
         given = self.experiment.file.training
         names = self.experiment.trained_mixtures()
-        return [self.train(name, seed, given.samples_seen) for name in names for seed in given.seeds]
+        tuned = given.tuning is not None
+        return [self.train(name, seed, given.samples_seen, tuned) for name in names for seed in given.seeds]
 
     def evaluate(self, training: Job) -> list[Job]:
         """The jobs that evaluate a training: one for each evaluation that is asked for."""
@@ -286,6 +309,9 @@ class Plan:
             return [self.blend(name) for name in file.mixtures]
         if stage == "export":
             return [self.export(name) for name in file.mixtures]
+        if stage == "tune":
+            training = file.training
+            return [self.tune(name) for name in training.mixtures] if training.tuning else []
         if stage == "train":
             return self.grid()
         if stage == "evaluate":

@@ -5,57 +5,31 @@ Several at once on this machine, or each as a task of a Slurm job array: what is
 
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.export import export_folder
+from jobs.launch import check_local, outcomes, pairs_of, recipe_of
 from jobs.plan import Job, of_stage
 from jobs.run import Run
+from jobs.tune import chosen_values
 from pipeline.datafiles import write_rows
-from pipeline.errors import InputError, StageFailed
+from pipeline.errors import StageFailed
 from pipeline.identity import digest
-from pipeline.recipes import Recipe, samples_of_passes
 from pipeline.schemas import TABLES
-from pipeline.slurm_grid import refuse_submitted, run_on_slurm
 from pipeline.training import DONE, TrainingResult
-from pipeline.training_task import TrainingTask, check_devices
-
-
-def recipe_of(job: Job, pairs: int) -> Recipe:
-    """Return the recipe that a training job's configuration describes, on an export of so many pairs."""
-    config = job.config
-    passes = config.get("epochs")
-    return Recipe(
-        samples_seen=samples_of_passes(passes, pairs, config["batch_size"]) if passes else config["samples_seen"],
-        batch_size=config["batch_size"],
-        lr=config["lr"],
-        wd=config["wd"],
-        warmup=config["warmup"],
-        precision=config["precision"],
-        seed=config["seed"],
-        threads=config["threads"],
-        flags=config["flags"],
-        epochs=passes or config["checkpoints"],
-        device=config["device"],
-        processes=config["processes"],
-    )
-
-
-Outcomes = Generator[tuple[TrainingTask, TrainingResult, bool], None, None]
-"""Each training as it ends, with what it came to, and whether it is being tried again."""
+from pipeline.training_task import TrainingTask
+from pipeline.tuning import with_values
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Train; a run that comes to nothing does not stop the others, and the stage fails at the end and says which."""
-    if not run.store.local:
-        raise InputError(f"{run.store.root}: training reads local tars; expected a store on this machine")
+    check_local(run)
     by_name = {job.short: job for job in jobs}
     tasks = [_task(run, job) for job in jobs]
     total = sum(task.recipe.samples for task in tasks)
@@ -68,8 +42,8 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
     failed = []
     started = datetime.now(UTC)
-    with closing(_outcomes(run, tasks, on_samples)) as outcomes:
-        for task, result, again in outcomes:
+    with closing(outcomes(run, tasks, on_samples)) as ended:
+        for task, result, again in ended:
             job = by_name[task.name]
             _record(run, job, result, started)
             said = f"{job.name}: {result.outcome} after {result.samples_seen} samples: {result.reason}"
@@ -89,33 +63,8 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 def _task(run: Run, job: Job) -> TrainingTask:
     export = export_folder(of_stage(job, "export")[0])
     exported, folder = (Path(run.store.path(path)) for path in (export, f"trainings/{job.short}"))
-    return TrainingTask(job.short, recipe_of(job, _pairs(run, export)), exported, Path(job.local["model"]), folder)
-
-
-def _outcomes(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str, int], None]) -> Outcomes:
-    given, root = run.experiment.file.training, Path(run.store.path("slurm"))
-    if given.slurm:
-        return run_on_slurm(root, tasks, given.slurm, on_samples, run.display.say)
-    check_devices(given.device, given.processes, f"{run.experiment.path}: training")
-    refuse_submitted(root, [task.name for task in tasks])
-    return _here(tasks, given.parallel, on_samples)
-
-
-def _here(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
-    """Train on this machine, so many at once."""
-    with ThreadPoolExecutor(parallel) as pool:
-        running = {pool.submit(task.run, partial(on_samples, task.name)): task for task in tasks}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result(), False
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # else those that wait for their turn would still be begun
-            raise
-
-
-def _pairs(run: Run, export: str) -> int:
-    said: dict[str, int] = json.loads(run.store.read(f"{export}/manifest.json"))
-    return said["pairs"]
+    recipe = with_values(recipe_of(job, pairs_of(exported)), chosen_values(run, job))
+    return TrainingTask(job.short, recipe, exported, Path(job.local["model"]), folder)
 
 
 def _record(run: Run, job: Job, result: TrainingResult, started: datetime) -> None:

@@ -13,6 +13,7 @@ from pipeline.addresses import allowed_network
 from pipeline.evaluation_section import Evaluation
 from pipeline.section import Count, Name, Section, Share
 from pipeline.slurm_section import Slurm
+from pipeline.tuning_section import Tuning
 
 
 class Spark(Section):
@@ -223,7 +224,8 @@ class Training(Section):
     that was stopped goes on from its last whole part or pass. `parallel` trainings run at once, each in `processes` of
     `threads` that share `batch_size`. `device` auto is cuda where torch sees one; `precision` is open_clip's, or auto:
     amp_bf16 where it is quick, else fp32. `flags` go to open_clip_train, `model` holds `open_clip_config.json`. With
-    `slurm` each training is a task of a Slurm job array, and `parallel` means nothing.
+    `slurm` each training is a task of a Slurm job array, and `parallel` means nothing. With `tuning`, numbers of the
+    recipe are searched for each mixture first.
     """
 
     model: str
@@ -244,6 +246,7 @@ class Training(Section):
     threads: Count = 2
     flags: dict[str, str | int | float | bool] = {}
     slurm: Slurm | None = None
+    tuning: Tuning | None = None
 
     @model_validator(mode="after")
     def _one_budget(self) -> "Training":
