@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # not this folder, of which the names are other packages'
@@ -16,10 +16,11 @@ sys.path[0] = str(ROOT)  # not this folder, of which the names are other package
 import pyspark  # noqa: E402
 
 from jobs.spark import java_home  # noqa: E402
+from pipeline.parent import end_with_parent  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:
-    """Run spark-submit, and end it with all its processes where this one is told to end; return its exit code."""
+    """Run spark-submit; return its exit code. It ends with this process, be it by SIGKILL, and its driver with it."""
     spark = Path(pyspark.__file__).parent
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {
@@ -29,13 +30,13 @@ def main(arguments: list[str]) -> int:
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": path,
     }
-    process = subprocess.Popen([spark / "bin" / "spark-submit", *arguments], env=environment, start_new_session=True)
-
-    def end(number: int, frame: Any) -> None:
-        os.killpg(process.pid, signal.SIGTERM)
-
+    process = subprocess.Popen(
+        [spark / "bin" / "spark-submit", *arguments],
+        env=environment,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, lambda number, frame: process.terminate())
     code = process.wait()
     return 128 - code if code < 0 else code
 
