@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-slurm check bench lock clean
+.PHONY: help demo domains test test-slow test-slurm test-airflow check bench lock lock-airflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,15 @@ test-slurm: .venv/ready  ## the training grid on a real Slurm of one node, which
 	@infra/slurm/start build/slurm >/dev/null
 	@SLURM_CONF=$(CURDIR)/build/slurm/slurm.conf $(BIN)/python -m pytest -m slurm; code=$$?; infra/slurm/stop build/slurm; exit $$code
 
+build/airflow-venv/ready: infra/airflow/requirements.lock .tools/ready
+	@mkdir -p build
+	@[ -x build/airflow-venv/bin/python ] || $(UV) venv --quiet --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" build/airflow-venv
+	@$(UV) pip sync --quiet --require-hashes --python build/airflow-venv/bin/python infra/airflow/requirements.lock
+	@touch $@
+
+test-airflow: .venv/ready build/airflow-venv/ready  ## the DAG in a real Airflow of its own environment, on a small web, twice
+	@$(BIN)/python -m pytest -m airflow
+
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -52,6 +61,9 @@ bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchma
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+
+lock-airflow: .tools/ready  ## the same of Airflow's environment, infra/airflow/requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header infra/airflow/requirements.in -o infra/airflow/requirements.lock
 
 clean:  ## remove what the commands made, but for .venv and .tools
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,12 +5,14 @@ import json
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.alone import alone
 from pipeline.errors import AnswerNo, InputError, unknown
 from pipeline.funnel import as_of, current, faults, funnel, latest
 from pipeline.funnel import as_text as funnel_text
@@ -56,7 +58,8 @@ def answer(arguments: argparse.Namespace) -> int:
     if arguments.command == "subset":
         return _subset(ledger, arguments)
     display = Display()
-    with display.stage("verify", arguments.store):
+    apart = alone(ledger.store, arguments.wait) if arguments.prune else nullcontext()
+    with apart, display.stage("verify", arguments.store):
         findings = verify(ledger, arguments.prune, display.task("rehashing", "files"))
     wrong = [one for one in findings if not one.leftover]
     summary = f"{len(wrong)} differences, {len(findings) - len(wrong)} leftover files"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filters.presets import listed
 from jobs import replay, takedown
+from jobs.waiting import add_wait
 from pipeline.errors import CuveeError
 
 STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--out", type=Path, required=True, metavar="FILE.npy", help="the file to write")
         if name == "verify":
             one.add_argument("--prune", action="store_true", help="remove files that no finished job owns")
+            add_wait(one)
         one.add_argument("--json", action="store_true", help="print JSON for programs")
     takedown.add_parser(commands)
     replay.add_parser(commands)
@@ -89,6 +91,7 @@ def _experiment(one: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="set a key of the experiment file, such as filters.clip_top.top_fraction=0.5; may be given again",
     )
+    add_wait(one)
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:
@@ -105,7 +108,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     from pipeline.progress import Display
 
     experiment = load(arguments.experiment, arguments.set)
-    run = execute(experiment, arguments.until, Display(), getattr(arguments, "retry_failed", False))
+    run = execute(experiment, arguments.until, Display(), getattr(arguments, "retry_failed", False), arguments.wait)
     if arguments.until == "report":
         from jobs.report import report_path
 

@@ -20,6 +20,7 @@ from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import record
 from pipeline.progress import Display, Task
 from pipeline.schemas import TABLES
+from pipeline.store_lock import held
 
 SHAPING = (
     "pyspark",
@@ -151,13 +152,19 @@ def _named(stage: str) -> Iterator[None]:
         raise StageFailed(f"{stage}: {cause(error)}") from error
 
 
-def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False) -> Run:
+def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False, wait: float = 0.0) -> Run:
     """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing.
 
-    With `retry_failed`, what was fetched before and failed for reasons that pass is tried again.
+    With `retry_failed`, what was fetched before and failed for reasons that pass is tried again. Another command that
+    works on the store is waited for, so many seconds.
     """
     experiment.store.check_writable()
-    refuse_unfinished(experiment.store)
+    with held(experiment.store, wait):
+        refuse_unfinished(experiment.store)
+        return _executed(experiment, until, display, retry_failed)
+
+
+def _executed(experiment: Experiment, until: str, display: Display, retry_failed: bool) -> Run:
     run = Run(experiment, display, retry_failed)
     try:
         if experiment.file.web is not None:

@@ -3,15 +3,17 @@
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jobs.waiting import add_wait
 from pipeline.errors import InputError
 
 TEXT = (
     "Take pairs and their copies out of a store: from tables, shards, exports and reports. Name the models that saw "
     "them, and refuse them in every later ingest. A takedown that was killed is finished by the next one; without "
-    "--list, that is all that is done. No other job may run on the store meanwhile; what a killed one has staged is "
+    "--list, that is all that is done. No other job runs on the store meanwhile; what a killed one has staged is "
     "removed."
 )
 LIST = (
@@ -29,11 +31,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     text = "bits of 256 in which the PDQ of a copy may differ (default: 31, as its authors recommend)"
     one.add_argument("--pdq-distance", type=int, metavar="N", help=text)
     one.add_argument("--dry-run", action="store_true", help="tell what would be done, and change nothing")
+    add_wait(one)
     one.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def answer(arguments: argparse.Namespace) -> int:
     """Take down, or tell what would be; return the exit code."""
+    from jobs.alone import alone
     from pipeline.intents import how_to_finish, unfinished
     from pipeline.ledger import Ledger
     from pipeline.pdq import SAME_PICTURE
@@ -53,16 +57,16 @@ def answer(arguments: argparse.Namespace) -> int:
     if wanted is not None and not reason:
         raise InputError("--reason: found none, expected why the pairs are taken down, in a few words")
     told: dict[str, Any] = {"dry_run": arguments.dry_run, "unfinished": left, "finished": [], "takedown": None}
-    if not arguments.dry_run:
-        ledger.store.check_writable()
-        told["finished"] = [_told(intent) for intent in finish_all(ledger, _code())]
-    elif left:
+    if arguments.dry_run and left:
         sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, left)}\n")
-    if wanted is not None:
-        intent, places = look(ledger, wanted, reason, distance)
-        told["takedown"] = _told(intent)
-        if not arguments.dry_run and (intent.uids or intent.tombstones):
-            take_down(ledger, intent, _code(), places)
+    with nullcontext() if arguments.dry_run else alone(ledger.store, arguments.wait):
+        if not arguments.dry_run:
+            told["finished"] = [_told(intent) for intent in finish_all(ledger, _code())]
+        if wanted is not None:
+            intent, places = look(ledger, wanted, reason, distance)
+            told["takedown"] = _told(intent)
+            if not arguments.dry_run and (intent.uids or intent.tombstones):
+                take_down(ledger, intent, _code(), places)
     sys.stdout.write((json.dumps(told, indent=1) if arguments.json else _text(told)) + "\n")
     return 0
 

@@ -73,7 +73,7 @@ class Submitted:
         if outcome == FAILED:
             reason += f": {self._last_words()}"
         seen, host = seen_so_far(self.task.folder), state.node if state else ""
-        return TrainingResult(outcome, f"job {self.job}_{self.number}: {reason}", seen, host=host)
+        return TrainingResult(outcome, f"job {self.job or self.key[0]}_{self.number}: {reason}", seen, host=host)
 
     def _last_words(self) -> str:
         log = self.folder / "logs" / f"{self.number}.log"
@@ -147,7 +147,8 @@ def run_on_slurm(
                 raise StageFailed(f"{error}; the trainings go on, and the same command finds them again") from None
             known = None
         for name, one in list(waiting.items()):
-            result = one.result(known.get(one.key)) if known is not None else None
+            asked = known is not None or one.answered
+            result = one.result((known or {}).get(one.key)) if asked else None
             if result is None:
                 on_samples(name, seen_so_far(one.task.folder))
                 continue
