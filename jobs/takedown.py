@@ -34,7 +34,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def answer(arguments: argparse.Namespace) -> int:
     """Take down, or tell what would be; return the exit code."""
-    from pipeline.intents import how_to_finish, unfinished
+    from pipeline.intents import how_to_finish, refuse_half_compacted, unfinished
     from pipeline.ledger import Ledger
     from pipeline.pdq import SAME_PICTURE
     from pipeline.store import Store
@@ -55,6 +55,7 @@ def answer(arguments: argparse.Namespace) -> int:
     told: dict[str, Any] = {"dry_run": arguments.dry_run, "unfinished": left, "finished": [], "takedown": None}
     if not arguments.dry_run:
         ledger.store.check_writable()
+        refuse_half_compacted(ledger.store)
         told["finished"] = [_told(intent) for intent in finish_all(ledger, _code())]
     elif left:
         sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, left)}\n")
