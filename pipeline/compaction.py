@@ -22,6 +22,7 @@ from deltalake.exceptions import DeltaError
 
 from pipeline.datafiles import GROUP, DataFile, by_uid, encoded, span
 from pipeline.errors import StageFailed
+from pipeline.funnel import retried
 from pipeline.identity import digest
 from pipeline.intents import COMPACTIONS, Swap, half_compacted
 from pipeline.ledger import JobRow, Ledger
@@ -107,14 +108,10 @@ def _lanes(ledger: Ledger) -> dict[str, int]:
     return {
         path: one["lane"]
         for job in ledger.jobs()
-        if not _retries(job)
+        if not retried(job)
         for one in job.facts.get("shards", ())
         for path in one["rows"]
     }
-
-
-def _retries(job: JobRow) -> bool:
-    return isinstance(job.config, dict) and bool(job.config.get("retry"))
 
 
 def _joined(pieces: Sequence[Piece]) -> Iterator[tuple[Piece, ...]]:
@@ -233,7 +230,7 @@ def restated(row: JobRow, new: Mapping[str, str]) -> JobRow:
     first: dict[str, dict[str, Any]] = {}
     for one in shards:
         paths = list(dict.fromkeys(new.get(path, path) for path in one["rows"]))
-        if not _retries(row):
+        if not retried(row):
             had = [first[path] for path in paths if path in first]
             paths = [path for path in paths if path not in first]
             if had and not paths:
@@ -291,7 +288,7 @@ def _replaced(ledger: Ledger, table: str, days: int | None) -> set[str]:
     """
     delta = ledger.open(table)
     assert delta is not None
-    hours = None if days is None else 24 * days
+    hours = days and 24 * days
     gone = delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=True)
     return {f"tables/{table}/{path}" for path in gone}
 
