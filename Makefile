@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-slurm test-airflow check bench lock lock-airflow clean
+.PHONY: help demo domains test test-slow test-slurm test-airflow check bench scale lock lock-airflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ check: .venv/ready  ## lint, format, strict types, then the tests
 
 bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
 	@$(BIN)/python -m benchmarks.run
+
+scale: .venv/ready  ## decide, blend, funnel, trace and a takedown's search at 10^5, 10^6 and 10^7 drawn pairs, into benchmarks/results.json
+	@$(BIN)/python -m benchmarks.scale
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -17,7 +17,6 @@ The pairs are drawn in files of 10,000, each by itself:
 import hashlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from benchmarks.processes import resident
 from benchmarks.tables import experiment, finished
 from filters.clusters import Clusters, train
 from filters.cosines import usable
@@ -153,24 +153,6 @@ def _run(path: Path) -> None:
     print(json.dumps(seconds))
 
 
-def _resident(root: int) -> int:
-    """Return the sum of the resident bytes of a process and of all below it."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        found[int(entry.name)] = int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-    total = 0
-    for process, (_, size) in found.items():
-        above = process
-        while above and above != root:
-            above = found[above][0] if above in found else 0
-        total += size if above == root else 0
-    return total
-
-
 def _found(store: Store, signal: str, column: str, copies: int) -> float:
     """Return the share of the planted copies that are in the group of what they copy."""
     table = Ledger(store).read(signal_table(signal), ["uid", column])
@@ -190,7 +172,7 @@ def _measured(pairs: int) -> dict[str, Any]:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         peak = 0
         while child.poll() is None:
-            peak = max(peak, _resident(child.pid))
+            peak = max(peak, resident(child.pid))
             time.sleep(0.2)
         output, errors = child.communicate()
         assert child.returncode == 0, errors[-2000:]

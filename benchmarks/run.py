@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import decide, decontamination, dedup, export, ingest, score, search, takedown, trace, training
+from benchmarks import decide, decontamination, dedup, export, ingest, score, search, stages, takedown, trace, training
 from pipeline.hardware import multiplies_bf16
 
 RESULTS = Path(__file__).with_name("results.json")
 ALL = {
     module.__name__.removeprefix("benchmarks."): module
-    for module in (export, trace, takedown, decide, dedup, search, score, ingest, training, decontamination)
+    for module in (export, trace, takedown, decide, dedup, search, score, ingest, training, decontamination, stages)
 }
 
 
@@ -34,10 +34,15 @@ def main(names: list[str]) -> None:
         sys.exit(f"benchmarks: no {unknown[0]!r}; expected of: {', '.join(ALL)}")
     figures = json.loads(RESULTS.read_text("utf-8")) if names and RESULTS.exists() else {}
     for name in names or ALL:
-        for figure, told in ALL[name].measure().items():
-            figures[figure] = {**_made(), **told}
-            print(f"{figure}: {json.dumps(told)}", flush=True)
-        RESULTS.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        keep(figures, ALL[name].measure())
+
+
+def keep(figures: dict[str, Any], made: dict[str, Any]) -> None:
+    """Put what a benchmark made among the figures, and write them all."""
+    for figure, told in made.items():
+        figures[figure] = {**_made(), **told}
+        print(f"{figure}: {json.dumps(told)}", flush=True)
+    RESULTS.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ Part = tuple[str, str, pa.Table]
 """A table's name, the job and the rows of one file."""
 
 
-def _numbered(text: str, numbers: Any, end: str = "") -> pa.Array:
+def numbered(text: str, numbers: Any, end: str = "") -> pa.Array:
     return pc.binary_join_element_wise(text, pa.array(numbers).cast(pa.string()), end, "")
 
 
@@ -48,7 +48,7 @@ def _columns(count: int, **columns: Any) -> dict[str, Any]:
     }
 
 
-def _rows(schema: pa.Schema, count: int, **columns: Any) -> pa.Table:
+def filled(schema: pa.Schema, count: int, **columns: Any) -> pa.Table:
     """Return rows of a schema; a column that is not given is empty or 0."""
     given = _columns(count, **columns)
     blank = {pa.string(): "", pa.binary(): b""}
@@ -80,10 +80,10 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
     rng = np.random.default_rng(3)
     for rows, uids in _parts(found, np.arange(PAIRS), PART):
         count, file = len(rows), f"part-{rows[0] // (10 * PART):03}.parquet"
-        url, caption = _numbered("https://img.example/a/", rows, ".jpg"), _numbered("a caption of some words, ", rows)
+        url, caption = numbered("https://img.example/a/", rows, ".jpg"), numbered("a caption of some words, ", rows)
         own = {"record_id": pa.array(rows).cast(pa.string()), "line": pa.array(rows), "file": file}
         columns = {"uid": uids, "source": "web", "url": url, "caption": caption, "published": "{}", **own}
-        yield "pairs", "ingest", _rows(TABLES["pairs"], count, **columns)
+        yield "pairs", "ingest", filled(TABLES["pairs"], count, **columns)
     by_uid = order(found)
     for number, (rows, uids) in enumerate(_parts(found, by_uid, SHARD)):
         count = len(rows)
@@ -91,12 +91,12 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
         yield (
             "fetches",
             "ingest",
-            _rows(TABLES["fetches"], count, **mine, attempt=1, final=True, outcome="stored", status=200),
+            filled(TABLES["fetches"], count, **mine, attempt=1, final=True, outcome="stored", status=200),
         )
         raw = pc.binary_join_element_wise(texts(hashes[rows]), uids, "")
         jpg = pc.binary_join_element_wise(uids, texts(hashes[rows]), "")
         place = {"shard": f"shards/web/{number:08d}.tar", "offset": pa.array(np.arange(count) * 8192), "size": 8192}
-        yield "samples", "ingest", _rows(TABLES["samples"], count, **mine, raw_sha256=raw, jpg_sha256=jpg, **place)
+        yield "samples", "ingest", filled(TABLES["samples"], count, **mine, raw_sha256=raw, jpg_sha256=jpg, **place)
         noise = [
             pa.array([cell.tobytes() for cell in rng.integers(0, 256, (count, width), np.uint8)])
             for width in (EMBEDDING, 32)
@@ -107,17 +107,17 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
             ("clip_v1", {"similarity": similarity, "embedding": noise[0]}),
             ("pdq_v1", {"pdq": noise[1]}),
         ):
-            yield signal_table(name), name, _rows(SIGNALS[name], count, **mine, **more)
+            yield signal_table(name), name, filled(SIGNALS[name], count, **mine, **more)
     for rows, uids in _parts(found, by_uid, PART):
         for name in ("basic", "filtered"):
             told = {"uid": uids, "source": "web", "filter": name, "keep": True}
-            yield "decisions", name, _rows(TABLES["decisions"], len(rows), **told)
+            yield "decisions", name, filled(TABLES["decisions"], len(rows), **told)
     for name, some in (("all", np.arange(PAIRS)), ("tenth", np.arange(PAIRS // 10))):
         of = {"uid": texts(found[some]), "mixture": name, "source": "web", "part": "web", "times": 1}
-        yield "mixtures", f"blend {name}", _rows(TABLES["mixtures"], len(some), **of, rank=pa.array(some))
+        yield "mixtures", f"blend {name}", filled(TABLES["mixtures"], len(some), **of, rank=pa.array(some))
         for number, (rows, uids) in enumerate(_parts(found, some, SHARD)):
             place = {"tar": f"{number:08d}.tar", "offset": pa.array(np.arange(len(rows)) * 8192), "size": 8192}
-            members = _rows(TABLES["export_members"], len(rows), uid=uids, mixture=name, **place)
+            members = filled(TABLES["export_members"], len(rows), uid=uids, mixture=name, **place)
             yield "export_members", f"export {name}", members
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from filters.presets import listed
-from jobs import replay, takedown
+from jobs import compact, planning, replay, takedown
 from jobs.waiting import add_wait
 from pipeline.errors import CuveeError
 
@@ -23,6 +23,8 @@ exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not
   cuvee trace build/demo/store KEY                      a pair's whole life, by uid, URL or SHA-256
   cuvee subset build/demo/store filtered --out kept.npy what a filter keeps, as DataComp's tools read it
   cuvee takedown build/demo/store --list FILE --reason TEXT --dry-run      who and what a takedown would touch
+  cuvee compact build/demo/store --keep-days 7          small files of the ledger become few; older versions go
+  cuvee plan experiments/demo.yaml --pairs 1e9 --cores 512      what that many pairs would cost, from measured rates
 """
 
 
@@ -79,6 +81,8 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print JSON for programs")
     takedown.add_parser(commands)
     replay.add_parser(commands)
+    compact.add_parser(commands)
+    planning.add_parser(commands)
     return top
 
 
@@ -103,6 +107,10 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         return takedown.answer(arguments)
     if arguments.command == "replay":
         return replay.answer(arguments)
+    if arguments.command == "compact":
+        return compact.answer(arguments)
+    if arguments.command == "plan":
+        return planning.answer(arguments)
     from jobs.experiment import load
     from jobs.run import execute
     from pipeline.progress import Display

@@ -18,6 +18,7 @@ from pipeline.errors import StageFailed
 from pipeline.intents import refuse_unfinished
 from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import record
+from pipeline.monitoring import Monitor
 from pipeline.progress import Display, Task
 from pipeline.schemas import TABLES
 from pipeline.store_lock import held
@@ -39,13 +40,16 @@ SHAPING = (
 class Run:
     """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
 
-    def __init__(self, experiment: Experiment, display: Display, retry_failed: bool = False) -> None:
+    def __init__(
+        self, experiment: Experiment, display: Display, retry_failed: bool = False, monitor: Monitor | None = None
+    ) -> None:
         self.experiment = experiment
         self.store = experiment.store
         self.ledger = Ledger(self.store)
         self.plan = Plan(experiment, self.ledger, self._failed if retry_failed else None)
         self.display = display
         self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
+        self.monitor = monitor or Monitor(experiment.file.metrics, experiment.name)
         self._exit = ExitStack()
         self._tombstones = self.ledger.version("tombstones")
 
@@ -109,6 +113,7 @@ class Run:
             named = {job.id: f"{job.stage}.{job.name}" for one, _, _ in made for job in one.needs}
             inputs = [named.get(other, other) for other in row.inputs]
             record(self.store, row, inputs)
+        self.monitor.jobs(self.store, [(row, files) for row, (_, files, _) in zip(rows, made, strict=True)])
         for group in staging:
             self.store.remove(f"staging/{group}")
 
@@ -158,14 +163,16 @@ def execute(experiment: Experiment, until: str, display: Display, retry_failed: 
     With `retry_failed`, what was fetched before and failed for reasons that pass is tried again. Another command that
     works on the store is waited for, so many seconds.
     """
-    experiment.store.check_writable()
-    with held(experiment.store, wait):
-        refuse_unfinished(experiment.store)
-        return _executed(experiment, until, display, retry_failed)
+    monitor = Monitor(experiment.file.metrics, experiment.name)
+    with monitor.run(until):
+        experiment.store.check_writable()
+        with held(experiment.store, wait):
+            refuse_unfinished(experiment.store)
+            return _executed(experiment, until, display, retry_failed, monitor)
 
 
-def _executed(experiment: Experiment, until: str, display: Display, retry_failed: bool) -> Run:
-    run = Run(experiment, display, retry_failed)
+def _executed(experiment: Experiment, until: str, display: Display, retry_failed: bool, monitor: Monitor) -> Run:
+    run = Run(experiment, display, retry_failed, monitor)
     try:
         if experiment.file.web is not None:
             from jobs.web import publish
@@ -181,6 +188,7 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
         for stage, ready in _batches(run, jobs):
             names = ", ".join(sorted({job.name for job in ready}))
             about = names if len(names) <= 100 else f"{len(ready)} jobs"
+            monitor.stage = stage
             with display.stage(stage, about), _named(stage):
                 importlib.import_module(f"jobs.{stage}").execute(run, ready)
             if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:

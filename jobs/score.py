@@ -110,12 +110,11 @@ def _known(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> 
 
 
 def rows_of(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a shard's rows out of these files of `samples`."""
+    """Return a shard's rows out of these files of `samples`; a compacted one holds many shards' rows."""
     rows: list[dict[str, Any]] = []
     for path in paths:
         with store.arrow(path) as stream:
-            part = pq.read_table(stream)
-        rows += part.filter(pc.equal(part["shard"], shard)).to_pylist()
+            rows += pq.read_table(stream, filters=pc.field("shard") == shard).to_pylist()
     return rows
 
 

@@ -38,7 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def answer(arguments: argparse.Namespace) -> int:
     """Take down, or tell what would be; return the exit code."""
     from jobs.alone import alone
-    from pipeline.intents import how_to_finish, unfinished
+    from pipeline.intents import how_to_finish, refuse_half_compacted, unfinished
     from pipeline.ledger import Ledger
     from pipeline.pdq import SAME_PICTURE
     from pipeline.store import Store
@@ -61,6 +61,7 @@ def answer(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, left)}\n")
     with nullcontext() if arguments.dry_run else alone(ledger.store, arguments.wait):
         if not arguments.dry_run:
+            refuse_half_compacted(ledger.store)
             told["finished"] = [_told(intent) for intent in finish_all(ledger, _code())]
         if wanted is not None:
             intent, places = look(ledger, wanted, reason, distance)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.addresses import allowed_network
 from pipeline.evaluation_section import Evaluation
+from pipeline.identity import holds_secret
 from pipeline.section import Count, Name, Section, Share
 from pipeline.slurm_section import Slurm
 from pipeline.tuning_section import Tuning
@@ -268,6 +269,22 @@ class Report(Section):
     examples: Annotated[int, Field(ge=0, le=200)] = 24
 
 
+class Metrics(Section):
+    """Where Prometheus finds the figures of finished jobs and runs: a file for node_exporter's textfile collector, of
+    one experiment alone, or the URL of a push gateway, or both. None of it shapes a result.
+    """
+
+    file: Annotated[str, Field(pattern=r"^$|[^/]\.prom$")] = ""
+    gateway: str = ""
+
+    @field_validator("gateway")
+    @classmethod
+    def _plain_url(cls, given: str) -> str:
+        if given and (not given.startswith(("http://", "https://")) or holds_secret(given) or set(given) & set("?#")):
+            raise ValueError("expected a URL such as http://127.0.0.1:9091, without a user, a query or a key in it")
+        return given
+
+
 class ExperimentFile(Section):
     """The whole file."""
 
@@ -287,3 +304,4 @@ class ExperimentFile(Section):
     export: Export = Export()
     training: Training
     report: Report
+    metrics: Metrics = Metrics()

@@ -15,6 +15,8 @@ from pipeline.identity import digest
 from pipeline.store import Store
 
 FOLDER = "takedowns"
+COMPACTIONS = "compactions"
+"""Where `pipeline.compaction` writes down what it is going to do."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,26 @@ def how_to_finish(store: Store, takedowns: list[str]) -> str:
 
 
 def refuse_unfinished(store: Store) -> None:
-    """Raise StageFailed where a takedown was begun and not finished."""
+    """Raise StageFailed where a takedown or a compaction was begun and not finished."""
     if takedowns := unfinished(store):
         raise StageFailed(how_to_finish(store, takedowns))
+    refuse_half_compacted(store)
+
+
+def refuse_half_compacted(store: Store) -> None:
+    """Raise StageFailed where a compaction was begun and not finished: new files of its are in no table yet."""
+    if half_compacted(store):
+        raise StageFailed(how_to_compact(store))
+
+
+def half_compacted(store: Store) -> list[str]:
+    """Return the records of the compactions that were begun and not finished; a draft of one has begun nothing."""
+    return [path for path in store.files(COMPACTIONS) if path.endswith(".json")]
+
+
+def how_to_compact(store: Store) -> str:
+    """Return the line that says so to a person."""
+    return f"{store.root}: a compaction is unfinished; finish with: cuvee compact {store.root}"
 
 
 def read_intent(store: Store, takedown: str) -> Intent:

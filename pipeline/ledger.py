@@ -173,13 +173,19 @@ class Ledger:
         return self._committed(table, full, append, ["job"], {"delta.enableDeletionVectors": "false"})
 
     def replace(
-        self, job: str, table: str, old: Sequence[str], new: Sequence[DataFile], withdrawn: Sequence[str] = ()
+        self,
+        job: str,
+        table: str,
+        old: Sequence[str],
+        new: Sequence[DataFile],
+        withdrawn: Sequence[str] = (),
+        why: str = "",
     ) -> bool:
         """Put the files `new` in the place of `old` (paths in the table's folder), each in its owner's partition.
 
         One Delta commit that carries `job`; False where it was made before. The jobs `withdrawn`, none of whose rows
-        are left, can be committed anew. The old files stay where they lie. Raises StageFailed where one is not in the
-        newest version.
+        are left, can be committed anew. The old files stay where they lie. With `why`, which Delta's history then says,
+        the rows are the same as before. Raises StageFailed where an old file is not in the newest version.
         """
         mark = f"replaced by {job}"
 
@@ -190,9 +196,9 @@ class Ledger:
             if gone := set(old) - sizes.keys():
                 raise StageFailed(f"{self.store.uri(f'tables/{table}')}: {min(gone)} is in it no more; run again")
             now = int(time.time() * 1000)
-            actions: list[AddAction | RemoveAction] = [_added(file) for file in new]
-            actions += [RemoveAction(path, True, now, sizes[path], _partition(path)) for path in old]
-            _write(delta, delta.schema(), actions, [mark, *withdrawn], delta.metadata().partition_columns)
+            actions: list[AddAction | RemoveAction] = [_added(file, not why) for file in new]
+            actions += [RemoveAction(path, not why, now, sizes[path], _partition(path)) for path in old]
+            _write(delta, delta.schema(), actions, [mark, *withdrawn], delta.metadata().partition_columns, why)
             return True
 
         return self._committed(table, TABLES["jobs"], swap)
@@ -284,8 +290,8 @@ def _partition(path: str) -> dict[str, str | None]:
     return {"job": folder.removeprefix("job=")} if slash else {}
 
 
-def _added(file: DataFile) -> AddAction:
-    return AddAction(file.path, file.bytes, _partition(file.path), 0, True, file.statistics())
+def _added(file: DataFile, changes: bool = True) -> AddAction:
+    return AddAction(file.path, file.bytes, _partition(file.path), 0, changes, file.statistics())
 
 
 def _has(delta: DeltaTable, job: str) -> bool:
@@ -299,6 +305,7 @@ def _write(
     actions: list[AddAction | RemoveAction],
     jobs: Sequence[str],
     partition_by: list[str] | None = None,
+    why: str = "",
 ) -> None:
     """Write one commit that carries the jobs' ids, each in its next version."""
     carried = [Transaction(job, (delta.transaction_version(job) or 0) + 1) for job in jobs]
@@ -307,5 +314,5 @@ def _write(
         mode="append",
         schema=schema,
         partition_by=partition_by,
-        commit_properties=CommitProperties(app_transactions=carried),
+        commit_properties=CommitProperties({"cuvee": why} if why else None, app_transactions=carried),
     )

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.compaction import kept
 from pipeline.funnel import faults, funnel
-from pipeline.intents import how_to_finish, unfinished
+from pipeline.intents import half_compacted, how_to_compact, how_to_finish, unfinished
 from pipeline.ledger import Ledger
 from pipeline.lineage import event_path
 from pipeline.model_folder import WEIGHTS_FILE
@@ -134,10 +135,13 @@ def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
     """Return every difference; with `prune`, remove what no finished job owns. Nothing else is changed.
 
     A row whose job has no row in `jobs` is a job that was not finished: its files are leftovers of a kill between two
-    commits, and a new run finishes it. Where a takedown is unfinished, what nobody owns is its own, and is left to it.
+    commits, and a new run finishes it. Where a takedown or a compaction is unfinished, what nobody owns is its own, and
+    is left to it. Files that a compaction replaced are kept for time travel, and are no leftovers until then.
     """
     known = owned(ledger)
-    findings = [Finding(how_to_finish(ledger.store, left))] if (left := unfinished(ledger.store)) else []
+    left = [how_to_finish(ledger.store, found)] if (found := unfinished(ledger.store)) else []
+    left += [how_to_compact(ledger.store)] if half_compacted(ledger.store) else []
+    findings = [Finding(line) for line in left]
     for number, (path, (sha256, size)) in enumerate(sorted(known.items())):
         on_progress(number, len(known))
         if sha256:
@@ -148,7 +152,8 @@ def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
     if ledger.jobs():
         findings.extend(Finding(f"the counts do not add up: {line}") for line in faults(funnel(ledger)))
     findings.extend(_taken_down(ledger))
-    for path in [] if left else unowned(ledger, known):
+    older = kept(ledger)
+    for path in [] if left else (path for path in unowned(ledger, known) if path not in older):
         findings.append(Finding(f"{path}: no finished job owns it{'; removed' if prune else ''}", leftover=True))
         if prune:
             ledger.store.remove(path)

@@ -114,10 +114,10 @@ def job_id(name: str) -> str:
 class Builder:
     """Writes the store."""
 
-    def __init__(self, root: str | Path, made: Sequence[Made], per_shard: int = 5) -> None:
+    def __init__(self, root: str | Path, made: Sequence[Made], per_shard: int = 5, lanes: int = 1000) -> None:
         self.ledger = Ledger(Store(str(root)))
         self.store = self.ledger.store
-        self.made, self.per_shard = made, per_shard
+        self.made, self.per_shard, self.lanes = made, per_shard, lanes
         self.samples: list[dict[str, Any]] = []
         self._minutes = 0
 
@@ -147,7 +147,9 @@ class Builder:
             file = write_rows(self.store, job, "pairs", table("pairs", [pair_row(one) for one in part]))
             fetches.append(table("fetches", [fetch_row(one) for one in part]))
             shard, found = self.shard(f"shards/{source}/{job[:16]}", number, [one for one in part if not one.late])
-            shards.append(shard | {"rows": [f"tables/pairs/{file.path}"], "published": len(part), "lane": number})
+            shards.append(
+                shard | {"rows": [f"tables/pairs/{file.path}"], "published": len(part), "lane": number % self.lanes}
+            )
             samples.append(table("samples", found))
             pairs.append(file)
         self.ledger.commit(job, "pairs", TABLES["pairs"], pairs)
