@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": path,
     }
+    master = arguments[arguments.index("--master") + 1 :][:1] if "--master" in arguments else []
+    if not master or master[0].startswith("local"):  # then nothing has to be reached from elsewhere
+        environment.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     process = subprocess.Popen(
         [spark / "bin" / "spark-submit", *arguments],
         env=environment,
