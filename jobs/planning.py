@@ -136,7 +136,8 @@ def assumptions(scope: "Scope", cluster: "Cluster") -> list[str]:
         f"{scope.fetched_bytes:,.0f}; each of {len(scope.drawn)} mixtures draws {min(scope.drawn.values()):.0%}",
         f"{scope.filters} filters cost as much each as the {MEASURED_FILTERS} that were measured",
         "no site asks to wait: the limits of ingest.per_host are not in the time of ingest",
-        "requests are those for images, and those of a bucket for parts of 8 MiB and a file of each table and shard",
+        "requests are those for images, and those of a bucket for parts of 8 MiB, a file of each table and shard, and "
+        "one for each pair that is exported",
         "egress is what stages read of images from the store; rows of the ledger are left out of it",
     ]
 
@@ -149,7 +150,8 @@ def _text(told: Mapping[str, Any], found: Mapping[int, "list[Cost]"]) -> str:
     for pairs, costs in found.items():
         lines += ["", f"{pairs:,} pairs", f"  {'stage':<20}" + "".join(f"{name:>13}" for name in COLUMNS)]
         for cost in costs:
-            cells = [_plain(cost.core_hours), _plain(cost.gpu_hours), _bytes(cost.storage_bytes)]
+            least = "≥" if cost.unknown and cost.core_hours else ""  # what is unknown comes on top
+            cells = [least + _plain(cost.core_hours), _plain(cost.gpu_hours), _bytes(cost.storage_bytes)]
             cells += [_plain(cost.requests), _bytes(cost.download_bytes), _bytes(cost.egress_bytes)]
             cells += [_hours(cost.wall_hours), cost.binds or "unknown"]
             lines.append(f"  {cost.stage:<20}" + "".join(f"{cell:>13}" for cell in cells))
@@ -168,7 +170,7 @@ def _finite(value: Any) -> Any:
 
 
 def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+    return "-" if value is None else f"{value:,.0f}" if 100 <= value < 1e8 else f"{value:.3g}"
 
 
 def _bytes(value: float | None) -> str:

@@ -99,8 +99,9 @@ def measured(figures: Figures, stage: str) -> Rate | None:
     *_, before, last = sorted(points)
     first = min(points)
     each = max(0.0, (points[last][0] - points[before][0]) / (last - before))
-    sources = dict.fromkeys(source for _, source, _ in (points[size] for size in (before, last)))
-    return Rate(max(0.0, points[first][0] - each * first), each, points[last][2], "; ".join(sources))
+    source = "; ".join(dict.fromkeys(points[size][1] for size in (before, last)))
+    source += f", at {before:,} and {last:,} pairs"
+    return Rate(max(0.0, points[first][0] - each * first), each, points[last][2], source)
 
 
 def _bytes_each(figures: Figures, tables: Sequence[str]) -> tuple[float, str] | None:
@@ -204,7 +205,7 @@ class Costs:
 
     def _corpus(self, pairs: float) -> Cost:
         """Signals over all pairs: those of `deduplication` at their measured growth, never less than in proportion."""
-        cost, name, size = Cost("score, whole corpus", core_hours=0.0), "deduplication", 1_000_000
+        cost, name, size = Cost("score, whole corpus"), "deduplication", 1_000_000
         stored = pairs * self._scope.stored
         for kind in self._scope.corpus:
             seconds = _rate(self._figures, name, "pairs", str(size), "seconds", f"{kind}_v1")
@@ -213,8 +214,8 @@ class Costs:
             if seconds is None or growth is None or cores is None:
                 cost.unknown.append(f"the signal kind {kind}")
                 continue
-            assert cost.core_hours is not None
-            cost.core_hours += seconds * cores * (stored / size) ** max(1.0, growth) / 3600
+            hours = seconds * cores * (stored / size) ** max(1.0, growth) / 3600
+            cost.core_hours = (cost.core_hours or 0.0) + hours
             cost.sources.append(_made(f"{name}.{kind}", self._figures[name]))
         return self._closed(cost)
 

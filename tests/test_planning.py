@@ -62,7 +62,7 @@ def test_a_stage_is_what_it_costs_at_any_size_and_what_each_pair_adds() -> None:
     rate = measured(FIGURES, "decide")
     assert rate is not None
     assert (rate.each, rate.fixed, rate.cores) == (4 / 80_000, 10, 2)
-    assert rate.source == "stages.decide, 2026-11-28T00:00:00+00:00, 2 cores"
+    assert rate.source == "stages.decide, 2026-11-28T00:00:00+00:00, 2 cores, at 20,000 and 100,000 pairs"
     assert measured({"stages": {**MADE, "pairs": {"1": at(1, 1, 1, 1)}}}, "decide") is None
 
 
