@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow check bench lock clean
+.PHONY: help demo domains test test-slow test-cluster check bench dist dist-env cluster cluster-stop lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: .venv/ready  ## the tests: 15 to 33 minutes on 2 cores
 test-slow: .venv/ready  ## the tests that take minutes: kills at random moments, a clean room
 	@$(BIN)/python -m pytest -m slow
 
+test-cluster: .venv/ready  ## the tests on a Spark standalone cluster of this machine, workers killed among them
+	@$(BIN)/python -m pytest -m slow tests/test_cluster.py tests/test_local_cluster.py
+
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -44,6 +47,18 @@ check: .venv/ready  ## lint, format, strict types, then the tests
 
 bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
 	@$(BIN)/python -m benchmarks.run
+
+dist: .venv/ready  ## the wheel and the zip for --py-files, in dist; prints the zip's SHA-256
+	@$(BIN)/python infra/dist.py
+
+dist-env: dist  ## dist/cuvee-env.tar.gz for executors that have no Python: about 4 GB, minutes
+	@$(BIN)/python infra/pack.py
+
+cluster: .venv/ready  ## start a Spark master and two workers on this machine; prints the master's URL
+	@$(BIN)/python infra/standalone/cluster.py start
+
+cluster-stop: .venv/ready  ## stop them
+	@$(BIN)/python infra/standalone/cluster.py stop
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
