@@ -5,10 +5,10 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-cluster check bench dist dist-env cluster cluster-stop lock clean
+.PHONY: help demo domains test test-slow test-cluster test-kubernetes check bench dist dist-env cluster cluster-stop lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-15s %s\n", $$1, $$2}'
 
 .tools/ready:
 	@if [ -z "$(PYTHON)" ]; then echo "cuvee: expected python3 3.11 or 3.12, found $$(python3 --version 2>&1); name one with PYTHON=..." >&2; exit 2; fi
@@ -39,6 +39,15 @@ test-slow: .venv/ready  ## the tests that take minutes: kills at random moments,
 test-cluster: .venv/ready  ## the tests on a Spark standalone cluster of this machine, workers killed among them
 	@$(BIN)/python -m pytest -m slow tests/test_cluster.py tests/test_local_cluster.py
 
+build/kubernetes/ready: infra/kubernetes/requirements.lock .tools/ready
+	@$(UV) venv --quiet --clear --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" build/kubernetes
+	@$(UV) pip sync --quiet --require-hashes --python build/kubernetes/bin/python infra/kubernetes/requirements.lock
+	@touch $@
+
+test-kubernetes: build/kubernetes/ready  ## the Spark Operator's manifests and the Dockerfile, checked without a cluster
+	@build/kubernetes/bin/python infra/kubernetes/check.py
+	@build/kubernetes/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir infra/kubernetes infra/kubernetes
+
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -62,6 +71,7 @@ cluster-stop: .venv/ready  ## stop them
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header infra/kubernetes/requirements.in -o infra/kubernetes/requirements.lock
 
 clean:  ## remove what the commands made, but for .venv and .tools
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from jobs.experiment import load
 from jobs.web import publish
 from pipeline.ledger import Ledger
@@ -40,13 +42,18 @@ class Small:
 
 def small_road(folder: Path) -> Small:
     """Run the experiment up to its exports in local mode; return it and its store."""
+    demo = yaml.safe_load((ROOT / "experiments/demo.yaml").read_text("utf-8"))
     changes: dict[str, Any] = {
         "web": {"kind": "world", "seed": 11, "pairs": 60, "sizes": {"shutterstock": 120}, "evaluation_images": 24},
+        "sources": {name: demo["sources"][name] for name in ("yfcc", "laion", "shutterstock")},
         "models": {"scorer": {"folder": saved(folder / "model").removeprefix("local-dir:")}},
-        "ingest": {"pairs_per_shard": 20, "per_host": {"at_once": 4, "per_second": 20}},
+        "ingest": {"pairs_per_shard": 20, "per_host": {"at_once": 4, "per_second": 40}},
         "export": {"pairs_per_tar": 60},
     }
     experiment = write_experiment(folder, folder / "store", folder / "web", **changes)
+    data = yaml.safe_load(experiment.read_text("utf-8"))
+    data["evaluation"]["sets"] = {name: data["evaluation"]["sets"][name] for name in ("photo", "sketch")}
+    experiment.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
     web = load(experiment, []).file.web
     assert web is not None
     publish(web, Display())
