@@ -85,7 +85,7 @@ def test_a_road_on_the_cluster_is_the_one_of_local_mode(place: Place, tmp_path: 
     conf["spark.eventLog.compress"] = "false"
     store, process = place.start("whole", **conf)
     out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
+    assert process.returncode == 0, out + err
     _same(place, store, attempts=True)
     assert answered("verify", store.root)["differences"] == []
     digest = hashlib.sha256(place.zip.read_bytes()).hexdigest()
@@ -104,7 +104,7 @@ def test_a_road_on_the_cluster_is_the_one_of_local_mode(place: Place, tmp_path: 
 def _wait(reached: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 600
     while not reached():
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, "\n".join(map(str, process.communicate()))
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -130,7 +130,7 @@ def test_a_worker_lost_in_the_middle_of_ingest_and_of_score_changes_nothing(plac
     _wait(lambda: _units(store, "shards_") >= 2, process)
     _lose(place, "worker-2")
     place.cluster.add("worker-4")
-    _, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, out + err
     _same(place, store, attempts=False)
     assert answered("verify", store.root)["differences"] == []
