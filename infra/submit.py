@@ -33,10 +33,12 @@ def submit(given: argparse.Namespace) -> int:
     sys.path.insert(0, str(given.zip))
     import pyspark
 
-    from jobs.spark import java_home, logging_options
+    from jobs.java import java_home, logging_options, spark_home
 
     folder = ROOT / "build" / "spark"
     environment = {**os.environ, "JAVA_HOME": str(java_home(folder / "java"))}
+    if given.master.startswith("local-cluster"):
+        environment["SPARK_HOME"] = str(spark_home(folder / "home"))
     program = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
     command = [program, "--master", given.master, "--py-files", str(given.zip)]
     command += ["--driver-java-options", logging_options(folder)]

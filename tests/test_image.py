@@ -15,7 +15,7 @@ import yaml
 from infra.dist import build
 from infra.kubernetes.entrypoint import TOLD, command
 from jobs.experiment import load
-from jobs.spark import java_home
+from jobs.java import java_home
 from tests.ingests import evaluation_set
 from tests.roads import ROOT
 

@@ -125,7 +125,7 @@ class Cluster:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         sys.path.insert(0, str(ROOT))
-        from jobs.spark import java_home
+        from jobs.java import java_home
 
         java_home(self.folder / "java")
         try:
