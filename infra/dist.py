@@ -22,7 +22,9 @@ def build(folder: Path) -> tuple[Path, Path]:
     for old in folder.glob("cuvee-*.whl"):
         old.unlink()
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"dist.py: hatchling failed\n{done.stderr}")
     [wheel] = folder.glob("cuvee-*.whl")
     return wheel, Path(shutil.copyfile(wheel, folder / ZIP))
 
