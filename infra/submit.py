@@ -36,7 +36,8 @@ def submit(given: argparse.Namespace) -> int:
     from jobs.java import java_home, logging_options, spark_home
 
     folder = ROOT / "build" / "spark"
-    environment = {**os.environ, "JAVA_HOME": str(java_home(folder / "java"))}
+    # the driver's Java looks for data sources with a Python of its own, which is else the first on PATH
+    environment = {"PYSPARK_PYTHON": sys.executable, **os.environ, "JAVA_HOME": str(java_home(folder / "java"))}
     if given.master.startswith("local-cluster"):
         environment["SPARK_HOME"] = str(spark_home(folder / "home"))
     program = str(Path(pyspark.__file__).parent / "bin" / "spark-submit")
