@@ -5,10 +5,10 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-slurm test-airflow check bench scale lock lock-airflow clean
+.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop lock lock-airflow clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-15s %s\n", $$1, $$2}'
 
 .tools/ready:
 	@if [ -z "$(PYTHON)" ]; then echo "cuvee: expected python3 3.11 or 3.12, found $$(python3 --version 2>&1); name one with PYTHON=..." >&2; exit 2; fi
@@ -50,6 +50,18 @@ build/airflow-venv/ready: infra/airflow/requirements.lock .tools/ready
 test-airflow: .venv/ready build/airflow-venv/ready  ## the DAG in a real Airflow of its own environment, on a small web, twice
 	@$(BIN)/python -m pytest -m airflow
 
+test-cluster: .venv/ready  ## the tests on a Spark standalone cluster of this machine, workers killed among them
+	@$(BIN)/python -m pytest -m slow tests/test_cluster.py tests/test_local_cluster.py
+
+build/kubernetes/ready: infra/kubernetes/requirements.lock .tools/ready
+	@$(UV) venv --quiet --clear --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" build/kubernetes
+	@$(UV) pip sync --quiet --require-hashes --python build/kubernetes/bin/python infra/kubernetes/requirements.lock
+	@touch $@
+
+test-kubernetes: build/kubernetes/ready  ## the Spark Operator's manifests and the Dockerfile, checked without a cluster
+	@build/kubernetes/bin/python infra/kubernetes/check.py
+	@build/kubernetes/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir infra/kubernetes infra/kubernetes
+
 check: .venv/ready  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -62,8 +74,21 @@ bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchma
 scale: .venv/ready  ## decide, blend, funnel, trace and a takedown's search at 10^5, 10^6 and 10^7 drawn pairs, into benchmarks/results.json
 	@$(BIN)/python -m benchmarks.scale
 
+dist: .venv/ready  ## the wheel and the zip for --py-files, in dist; prints the zip's SHA-256
+	@$(BIN)/python infra/dist.py
+
+dist-env: dist  ## dist/cuvee-env.tar.gz for executors that have no Python: about 4 GB, minutes
+	@$(BIN)/python infra/pack.py
+
+cluster: .venv/ready  ## start a Spark master and two workers on this machine; prints the master's URL
+	@$(BIN)/python infra/standalone/cluster.py start
+
+cluster-stop: .venv/ready  ## stop them
+	@$(BIN)/python infra/standalone/cluster.py stop
+
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header infra/kubernetes/requirements.in -o infra/kubernetes/requirements.lock
 
 lock-airflow: .tools/ready  ## the same of Airflow's environment, infra/airflow/requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header infra/airflow/requirements.in -o infra/airflow/requirements.lock

@@ -15,7 +15,7 @@ sys.path[0] = str(ROOT)  # not this folder, of which the names are other package
 
 import pyspark  # noqa: E402
 
-from jobs.spark import java_home  # noqa: E402
+from jobs.java import java_home  # noqa: E402
 from pipeline.parent import end_with_parent  # noqa: E402
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jobs.about import about
 from jobs.plan import Job, of_stage
 from jobs.run import Run
-from jobs.spark import Unit, run_units
+from jobs.spark import Unit, master_of, run_units
 from pipeline.errors import StageFailed
 from pipeline.exports import export_digest, write_tar
 from pipeline.layout import Chosen, Pieces, laid_out, tars_of_parts
@@ -150,7 +150,7 @@ def _export(run: Run, job: Job) -> None:
     work = partial(copy_tar, run.store, job.id, job.name, folder)
     task = run.task(f"exporting {job.name}", "tars")
     size = sum(int(one.sizes.sum()) for _, (_, one) in units)
-    if count := threads(run.experiment.file.spark.master, size):
+    if count := threads(master_of(run.experiment.file.spark), size):
         records = in_threads(run.store, job.id, units, work, count, task)
     else:
         records = run_units(run.spark, run.store, job.id, units, work, task)

@@ -214,7 +214,7 @@ def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules, tombst
     names = {name: path for path, name in job.local["paths"].items()}
     fetching = Fetching(run.store, job.id, folder, rules, names, tombstones)
     task = run.task(f"fetching {job.name}", "shards")
-    return run_lanes(run.spark, run.store, job.id, ordered, fetching.open, task)
+    return run_lanes(run.spark, run.store, job.id, ordered, fetching.open, task, alone=True)
 
 
 def _finish(

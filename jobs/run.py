@@ -15,6 +15,7 @@ from jobs.experiment import Experiment
 from jobs.plan import STAGES, Job, Plan
 from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
+from pipeline.identity import archive_digest
 from pipeline.intents import refuse_unfinished
 from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import record
@@ -35,6 +36,15 @@ SHAPING = (
     "pdqhash",
 )
 """Packages whose versions shape results; they are kept with every job."""
+
+
+def versions() -> dict[str, str]:
+    """Return what is kept of the packages with every job; of Cuvée, where it runs from a zip, the zip's SHA-256.
+
+    Which code a result stands on is in its job's own `code`, by which a run resumes, from wherever it is launched.
+    """
+    archive = archive_digest()
+    return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
 class Run:
@@ -129,7 +139,7 @@ def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, A
         config=job.config,
         inputs=sorted(other.id for other in job.needs),
         code=job.code,
-        versions={name: version(name) for name in SHAPING},
+        versions=versions(),
         facts=facts,
     )
 

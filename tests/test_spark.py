@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.spark import find_java
+from jobs.java import find_java
 from tests.roads import ROOT
 
 COUNT = """
@@ -45,7 +45,7 @@ def test_java_of_the_machine_is_taken_where_it_is_17_or_later(tmp_path: Path) ->
     for version, taken in (("17.0.2", True), ("11.0.9", False)):
         java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
         java.chmod(0o755)
-        code = "from jobs.spark import find_java; print(find_java())"
+        code = "from jobs.java import find_java; print(find_java())"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
