@@ -29,7 +29,7 @@ CONF = {
     "spark.speculation.minTaskRuntime": "200ms",
     "spark.task.maxFailures": "4",
 }
-"""Speculation as eager as it can be: of nearly every task that runs a little longer a second attempt is made."""
+"""Speculation as eager as it can be set; Spark starts no second attempt on the host of the first, though."""
 
 
 @dataclass(frozen=True)
