@@ -32,7 +32,9 @@ class Findings(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """An evaluation set or a change of one, with the jobs that evaluated the grid on it, in the grid's order."""
+    """An evaluation set or a change of one, with the jobs that evaluated models on it: the grid's, in its order, and
+    then those of the models beside it.
+    """
 
     shift: Shift
     jobs: tuple[Job, ...]
@@ -60,12 +62,16 @@ def findings(run: Run) -> Findings:
         )
         for number, training in enumerate(grid)
     ]
+    beside = [
+        Answered(label, label, 0, 0, {name: rights[name][number] for name in asked}, trained=False)
+        for number, label in enumerate(map(beside_label, run.experiment.file.evaluation.models), len(grid))
+    ]
     shifts = [one.shift for name, one in asked.items() if name != reference]
     baseline = run.experiment.file.report.baseline
     chance = run.experiment.evaluation_sets()[reference].chance
     judged = (diluted(models, reference, shift, one, labels, chance) for shift in shifts for one in recipes)
     return {
-        "trends": [trend(models, reference, shift, baseline) for shift in shifts],
+        "trends": [trend([*models, *beside], reference, shift, baseline) for shift in shifts],
         "ladder": [row for name in asked for row in ladder(models, name)],
         "dilution": [one for one in judged if one is not None],
     }
@@ -73,13 +79,19 @@ def findings(run: Run) -> Findings:
 
 def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
     reference = run.experiment.file.evaluation.reference
-    for jobs in zip(*(run.plan.evaluate(training) for training in grid), strict=True):
+    beside = (run.plan.evaluate_model(name) for name in run.experiment.file.evaluation.models)
+    for jobs in zip(*(run.plan.evaluate(training) for training in grid), *beside, strict=True):
         name, config = jobs[0].name.removeprefix(f"{grid[0].name}/"), jobs[0].config
         if "set" not in config:
             continue  # probes and retrieval are other tasks, not shifts of this one
         changed = "corruption" in config
         same = changed and config["set"] == reference
         yield Asked(Shift(name, "synthetic" if changed else "natural", same), jobs)
+
+
+def beside_label(name: str) -> str:
+    """Return what a model beside the trainings is called among mixtures, of which none can be called so."""
+    return f"model:{name}"
 
 
 def _answers(

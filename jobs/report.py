@@ -9,7 +9,7 @@ from typing import Any, cast
 from jobs.closeup import closeup
 from jobs.contamination import contamination
 from jobs.examples import examples
-from jobs.findings import findings
+from jobs.findings import beside_label, findings
 from jobs.plan import STAGES, Job
 from jobs.run import Run
 from jobs.self_check import self_check
@@ -75,7 +75,7 @@ def collect(run: Run, made_at: datetime) -> Report:
         "filters": _filters(run),
         "examples": examples(run, main, file.report.examples),
         "mixtures": [_mixture(run, name) for name in file.mixtures],
-        "evaluation": evaluation,
+        "evaluation": _with_models(run, evaluation),
         "robustness": robustness,
         **found,
         "contamination": contamination(run),
@@ -146,7 +146,11 @@ def _trainings(run: Run) -> list[Job]:
     return [job for job in run.plan.until("report") if job.stage == "train"]
 
 
+NUMBERS = ("n", "correct", "top1", "low", "high")
+
+
 def _evaluation(run: Run) -> Evaluation:
+    """Return the trainings' accuracies on every set."""
     file = run.experiment.file
     grid = run.plan.grid()
     results: Any = []
@@ -157,8 +161,7 @@ def _evaluation(run: Run) -> Evaluation:
         label = _label(run, training.local["mixture"], training.config["seed"])
         for name in file.evaluation.sets:
             row = at[training.name, name]
-            numbers = {key: row[key] for key in ("n", "correct", "top1", "low", "high")}
-            results.append({"mixture": label, "set": name, **numbers})
+            results.append({"mixture": label, "set": name, **{key: row[key] for key in NUMBERS}})
     counts = {one["set"]: one["n"] for one in results}
     sets = run.experiment.evaluation_sets()
     return {
@@ -169,6 +172,19 @@ def _evaluation(run: Run) -> Evaluation:
         ],
         "results": results,
     }
+
+
+def _with_models(run: Run, trained: Evaluation) -> Evaluation:
+    """Return the accuracies with those of the models that are put beside the trainings, which answer no question."""
+    results: Any = []
+    for name in run.experiment.file.evaluation.models:
+        rows = run.ledger.read("evaluations", jobs=[job.id for job in run.plan.evaluate_model(name)]).to_pylist()
+        at = {row["evaluation_set"]: row for row in rows}
+        results += [
+            {"mixture": beside_label(name), "set": one, **{key: at[one][key] for key in NUMBERS}}
+            for one in run.experiment.file.evaluation.sets
+        ]
+    return {**trained, "results": [*trained["results"], *results]}
 
 
 def _robustness(evaluation: Evaluation) -> list[Robustness]:

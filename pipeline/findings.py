@@ -44,7 +44,8 @@ class Answered:
     """A trained model and what it answered: by evaluation set, where it was right (images,), in one order for all.
 
     `size` is the number of training pairs. `logits` (images, classes), times the model's scale, and `labels` are kept
-    of the sets for which outputs are mixed.
+    of the sets for which outputs are mixed. A model that is only put beside the trainings is not `trained`: it has
+    effective robustness, and no part in any mixture's line.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Answered:
     seed: int
     right: Mapping[str, Answers]
     logits: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,9 @@ def _estimate(found: Interval) -> Estimate:
 def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Collection[str] = ()) -> Trend:
     """Return all models on one shift: each one's effective robustness, and each mixture's line over its sizes.
 
-    `baseline` names the mixtures on whose models the line of effective robustness is fitted; none are all. Where they
-    make no line (fewer than three models, or none that differ), `baseline` is None and says why. A mixture has a line
-    of its own where it was trained in at least two sizes and three models.
+    `baseline` names the mixtures on whose models the line of effective robustness is fitted; none are all trained ones.
+    Where they make no line (fewer than three models, or none that differ), `baseline` is None and says why. A mixture
+    has a line of its own where it was trained in at least two sizes and three models.
     """
     models = _ordered(models)
     evidence = _evidence(models, reference, shift)
@@ -118,7 +120,8 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
         }
         for number, one in enumerate(models)
     ]
-    groups, without = _groups(models, evidence)
+    trained = [one for one in models if one.trained]
+    groups, without = _groups(trained, _evidence(trained, reference, shift))
     places = evidence.places(PROBIT)
     return {
         "set": shift.name,
@@ -137,7 +140,7 @@ def _effective(
     evidence: Evidence, models: Sequence[Answered], baseline: Collection[str]
 ) -> tuple[Effective | None, str]:
     names = [one.name for one in models]
-    base = [one.name for one in models if not baseline or one.mixture in baseline]
+    base = [one.name for one in models if (one.mixture in baseline if baseline else one.trained)]
     try:
         return effective_robustness(evidence, names, base, PROBIT), ""
     except ValueError as error:

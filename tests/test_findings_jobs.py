@@ -30,8 +30,15 @@ SIZES, SEEDS, IMAGES, CLASSES = (400, 100, 200), (0, 1, 2), 500, 4
 HEIGHTS = {"only_laion": -0.3, "only_yfcc": 0.3, "half": 0.0, "filtered": 0.0}
 
 
-def experiment(folder: Path, **changes: Any) -> Run:
+def asked_of(folder: Path) -> dict[str, Any]:
+    """Return the section `evaluation`: two sets, a synthetic shift and a probe."""
     sets = {name: evaluation_set(folder / name) for name in ("photo", "sketch")}
+    probe = {"photo": {"train": sets["sketch"], "test": sets["photo"]}}
+    synthetic = {"of": ["photo"], "kinds": ["fog"], "severities": [3]}
+    return {"reference": "photo", "sets": sets, "synthetic": synthetic, "probe": probe}
+
+
+def experiment(folder: Path, beside: tuple[str, ...] = (), **changes: Any) -> Run:
     training = {
         "model": str(Path("experiments/models/resnet_64px").resolve()),
         "mixtures": list(MIXTURES),
@@ -39,9 +46,7 @@ def experiment(folder: Path, **changes: Any) -> Run:
         "sizes": list(SIZES),
         "seeds": list(SEEDS),
     }
-    probe = {"photo": {"train": sets["sketch"], "test": sets["photo"]}}
-    synthetic = {"of": ["photo"], "kinds": ["fog"], "severities": [3]}
-    evaluation = {"reference": "photo", "sets": sets, "synthetic": synthetic, "probe": probe}
+    evaluation = {**asked_of(folder), "models": list(beside)}
     given = {"mixtures": MIXTURES, "training": training, "evaluation": evaluation, **changes}
     return opened(write_experiment(folder, FILTERS, **given))
 
@@ -53,19 +58,20 @@ def answered(run: Run, one_image_less: str = "") -> Run:
         size, sources = int(name.partition("@")[2]), run.experiment.mixture_sources(name)
         drawn = {source: size // len(sources) for source in sources}
         run.finish([(run.plan.blend(name), [], {"by_source": drawn})], started)
-    for training in run.plan.grid():
-        mixture = training.local["mixture"]
-        place = np.log2(int(mixture.partition("@")[2]) / 200) * 0.4 + 0.7
-        for job in (one for one in run.plan.evaluate(training) if "set" in one.config):
-            rng = np.random.default_rng([*training.name.encode(), *job.name.encode()])
-            height = HEIGHTS[unsized(mixture)] - 0.2 if job.config["set"] == "sketch" else 0.0
+    asked = [(one.name, one.local["mixture"], run.plan.evaluate(one)) for one in run.plan.grid()]
+    asked += [(f"model:{name}", "", run.plan.evaluate_model(name)) for name in run.experiment.file.evaluation.models]
+    for model, mixture, jobs in asked:
+        place = np.log2(int(mixture.partition("@")[2] or 400) / 200) * 0.4 + 0.7
+        for job in (one for one in jobs if "set" in one.config):
+            rng = np.random.default_rng([*model.encode(), *job.name.encode()])
+            height = HEIGHTS.get(unsized(mixture), 0.9) - 0.2 if job.config["set"] == "sketch" else 0.0
             images = IMAGES - (job.name == one_image_less)
             labels = np.arange(images, dtype=np.int32) % CLASSES
             logits = rng.uniform(0, 0.1, (images, CLASSES)).astype(np.float32)
             won = rng.random(images) < norm.cdf(place + height)
             logits[np.arange(images), np.where(won, labels, (labels + 1) % CLASSES)] = 0.5
-            name = job.name.removeprefix(f"{training.name}/")
-            about = {"training": training.short, "mixture": mixture, "evaluation_set": name}
+            name = job.name.removeprefix(f"{model}/")
+            about = {"training": model, "mixture": mixture, "evaluation_set": name}
             order = rng.permutation(images)  # tables have no order
             rows = {
                 **{key: [value] * images for key, value in about.items()},
@@ -108,6 +114,25 @@ def test_the_findings_are_those_that_were_planted(run: Run) -> None:
     accuracies = [row["mean"] for row in found["ladder"] if row["set"] == "photo" and row["mixture"] == "half"]
     assert accuracies == sorted(accuracies)
     assert len(found["ladder"]) == 3 * len(MIXTURES) * len(SIZES)
+
+
+def test_a_model_beside_the_trainings_is_measured_from_their_line_and_changes_nothing_of_it(
+    run: Run, tmp_path: Path
+) -> None:
+    models = {"public": {"name": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}}
+    more = experiment(tmp_path, ("public",), models=models)
+    found, alone = findings(answered(more)), findings(run)
+    for told, other in zip(found["trends"], alone["trends"], strict=True):
+        [beside] = [one for one in told["models"] if one["mixture"] == "model:public"]
+        assert beside["size"] == 0
+        assert told["groups"] == other["groups"]
+        assert told["baseline"] == other["baseline"]
+        assert [one for one in told["models"] if one is not beside] == other["models"]
+    sketch = next(one for one in found["trends"][0]["models"] if one["mixture"] == "model:public")
+    assert sketch["effective"] is not None
+    assert sketch["effective"]["low"] > 0.02, "it was planted above all lines"
+    assert found["dilution"] == alone["dilution"]
+    assert found["ladder"] == alone["ladder"]
 
 
 def test_models_that_were_asked_about_other_images_are_refused(tmp_path: Path) -> None:

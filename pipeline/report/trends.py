@@ -37,9 +37,10 @@ class Mean:
 
 
 def positions(report: Report) -> dict[str, int]:
-    """Each trained mixture's place, in the order of the trainings: the one that it has in the report's other parts."""
+    """Each mixture's place, in the order of the trainings, and then of the models beside them; as in other parts."""
     place = accuracy.positions(report)
-    named = dict.fromkeys([row["mixture"] for row in (*report["ladder"], *report["calibration"])])
+    beside = (one for trend in report["trends"] for one in trend["models"])
+    named = dict.fromkeys([row["mixture"] for row in (*report["ladder"], *report["calibration"], *beside)])
     return {name: place.get(name, len(place) + number) for number, name in enumerate(named)}
 
 
