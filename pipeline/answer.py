@@ -1,7 +1,12 @@
 """The report's first sentences: what the numbers say, with their intervals, and what they do not say."""
 
+from collections import Counter
+
 from pipeline.report.shape import Evaluation, Result
 from pipeline.report.shape_robustness import Dilution, Robustness
+
+NAMED = 6
+"""Models at chance that are named; more are counted."""
 
 
 def _percent(one: Result) -> str:
@@ -48,7 +53,12 @@ def _at_chance(evaluation: Evaluation) -> list[str]:
     low = [one for one in evaluation["results"] if one["low"] <= chance[one["set"]]]
     if not low:
         return ["Every model is above chance on every set by more than its 95 % interval."]
-    names = ", ".join(f"{one['mixture']} on {one['set']}" for one in low)
+    if len(low) <= NAMED:
+        names = ", ".join(f"{one['mixture']} on {one['set']}" for one in low)
+    else:  # a grid's models are too many to name
+        models = Counter(one["set"] for one in evaluation["results"])
+        counts = Counter(one["set"] for one in low)
+        names = ", ".join(f"{counts[name]} of {models[name]} models on {name}" for name in chance if counts[name])
     return [f"Not above chance by more than the 95 % interval: {names}."]
 
 
