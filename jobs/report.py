@@ -26,7 +26,7 @@ from pipeline.report.shape import (
     Report,
     SourceFunnel,
 )
-from pipeline.report.shape_robustness import Cost, Robustness, RobustnessPoint
+from pipeline.report.shape_robustness import Cost, Robustness, RobustnessPoint, Tuned
 from pipeline.robustness.axes import PROBIT, place
 from pipeline.robustness.lines import fit_line
 
@@ -79,6 +79,7 @@ def collect(run: Run, made_at: datetime) -> Report:
         "robustness": robustness,
         **found,
         "contamination": contamination(run),
+        "tuning": tuned(run),
         "cost": _cost(run),
         **closeup(run),
         "self_check": checks,
@@ -124,6 +125,27 @@ def _mixture(run: Run, name: str) -> Mixture:
             "outcome": first["outcome"],
         },
     }
+
+
+def tuned(run: Run) -> list[Tuned]:
+    """Return what the search for each mixture found."""
+    found: list[Tuned] = []
+    for job in run.plan.targets("tune"):
+        row = run.ledger.finished(job.id)
+        if row is None:
+            raise StageFailed(f"{run.store.root}: expected the search for {job.name} to be finished")
+        losses, best = [trial["loss"] for trial in row.facts["trials"]], row.facts["chosen"]
+        found.append(
+            {
+                "mixture": job.name,
+                "trials": len(losses),
+                "diverged": losses.count(None),
+                "values": best["values"],
+                "loss": best["loss"],
+                "written": losses[0],
+            }
+        )
+    return found
 
 
 def _cost(run: Run) -> list[Cost]:

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +14,7 @@ import pyarrow as pa
 from jobs.experiment import Experiment
 from jobs.plan import STAGES, Job, Plan
 from pipeline.datafiles import DataFile
-from pipeline.errors import StageFailed
+from pipeline.errors import SomeFailed, StageFailed
 from pipeline.identity import archive_digest
 from pipeline.intents import refuse_unfinished
 from pipeline.ledger import JobRow, Ledger
@@ -144,11 +144,17 @@ def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, A
     )
 
 
-def _batches(run: Run, jobs: Sequence[Job]) -> Iterator[tuple[str, list[Job]]]:
-    """Yield (stage, jobs that can run now) until all are finished: the earliest stage that has any goes first."""
+def _batches(run: Run, jobs: Sequence[Job], lost: Collection[str]) -> Iterator[tuple[str, list[Job]]]:
+    """Yield (stage, jobs that can run now): the earliest stage that has any goes first; until all are finished, but for
+    those of which the id is in `lost` and those that need one.
+    """
     while pending := [job for job in jobs if run.ledger.finished(job.id) is None]:
         unfinished = {job.id for job in pending}
-        ready = [job for job in pending if not any(other.id in unfinished for other in job.needs)]
+        ready = [
+            job for job in pending if job.id not in lost and not any(other.id in unfinished for other in job.needs)
+        ]
+        if not ready:
+            return
         stage = min((job.stage for job in ready), key=STAGES.index)
         yield stage, [job for job in ready if job.stage == stage]
 
@@ -195,14 +201,23 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
             display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")
         elif had:
             display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
-        for stage, ready in _batches(run, jobs):
+        failed, lost = list[str](), set[str]()
+        for stage, ready in _batches(run, jobs, lost):
             names = ", ".join(sorted({job.name for job in ready}))
             about = names if len(names) <= 100 else f"{len(ready)} jobs"
             monitor.stage = stage
-            with display.stage(stage, about), _named(stage):
-                importlib.import_module(f"jobs.{stage}").execute(run, ready)
+            try:
+                with display.stage(stage, about), _named(stage):
+                    importlib.import_module(f"jobs.{stage}").execute(run, ready)
+            except SomeFailed as error:
+                failed.append(str(error))
+                display.say(f"  {error}; what does not need them goes on")
+                lost |= {job.id for job in ready if run.ledger.finished(job.id) is None}
+                continue
             if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
                 raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")
+        if failed:
+            raise StageFailed("; ".join(failed))
     finally:
         run.close()
     return run

@@ -19,7 +19,7 @@ from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.tune import chosen_values
 from pipeline.datafiles import write_rows
-from pipeline.errors import StageFailed
+from pipeline.errors import SomeFailed
 from pipeline.identity import digest
 from pipeline.schemas import TABLES
 from pipeline.training import DONE, TrainingResult
@@ -54,7 +54,7 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
             else:
                 on_samples(task.name, result.samples_seen)
     if failed:
-        raise StageFailed(
+        raise SomeFailed(
             f"{run.store.root}: {len(failed)} of {len(jobs)} trainings failed; the same command tries them again: "
             + "; ".join(sorted(failed))
         )

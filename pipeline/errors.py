@@ -4,6 +4,7 @@
     ├── InputError     what the user gave is wrong: nothing was written, exit 2
     └── AnswerNo       the question was answered, and the answer is no: exit 1
         └── StageFailed    a stage could not finish; what it had finished is kept, and a new run resumes
+            └── SomeFailed     of its jobs some failed, each by itself; what needs none of them can go on
 
 Each message is one line that names the file, the key, what was found and what was expected. A traceback that
 reaches a person is a defect.
@@ -31,6 +32,10 @@ class AnswerNo(CuveeError):
 
 class StageFailed(AnswerNo):
     """A stage could not finish; a new run resumes behind what it had finished."""
+
+
+class SomeFailed(StageFailed):
+    """Of a stage's jobs some failed, each by itself, and all were tried; what needs none of them can go on."""
 
 
 def unknown(what: str, found: str, known: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ from pipeline.report.shape import (
     SourceFunnel,
     Stage,
 )
-from pipeline.report.shape_robustness import Contamination, Robustness, RobustnessPoint
+from pipeline.report.shape_robustness import Contamination, Robustness, RobustnessPoint, Tuned
 from tests.sample_closeup import sample_closeup
 
 SOURCES = ("yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock")
@@ -92,6 +92,7 @@ def sample_report() -> Report:
         "ladder": [],
         "dilution": [],
         "contamination": [_contamination(*both) for both in itertools.product(MIXTURES, SETS)],
+        "tuning": [_tuned(name, number) for number, name in enumerate(MIXTURES)],
         "cost": [{"mixture": name, "trainings": 1, "samples": 57600, "seconds": 62.4 + len(name)} for name in MIXTURES],
         **sample_closeup(MIXTURES, SETS, thumbnail),
         "self_check": _self_check(),
@@ -117,6 +118,7 @@ def empty_report() -> Report:
         "ladder": [],
         "dilution": [],
         "contamination": [],
+        "tuning": [],
         "cost": [],
         "calibration": [],
         "classes": [],
@@ -284,6 +286,19 @@ def _mixture(name: str) -> Mixture:
             "model": "cuvee-rn-64",
             "outcome": "finished",
         },
+    }
+
+
+def _tuned(mixture: str, number: int) -> Tuned:
+    values = {"lr": 0.00123 * (number + 1), "flags.beta2": 0.98}
+    written = 3.4567 if number else None
+    return {
+        "mixture": mixture,
+        "trials": 12,
+        "diverged": 1 - min(number, 1),
+        "values": values,
+        "loss": 3.21,
+        "written": written,
     }
 
 

@@ -27,6 +27,7 @@ from tests.trainings import MODEL
 
 FILTERS = {"short": {"drop_when": {"too_short": "caption_v1.words < 1"}}}
 MIXTURES = {"everything": {}, "one": {}, "two": {"total": 500, "shortage": "shrink"}}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PASSES = ("training.epochs=2", "training.samples_seen=null")
 GRID = ("training.mixtures=[one, two]", "training.seeds=[0, 1]")
 
@@ -125,7 +126,7 @@ def test_what_fails_is_recorded_with_its_reason_and_tried_again(path: Path, monk
     assert [one for one in verify(again.ledger, False, lambda *_: None) if "trainings" in str(one)] == []
 
 
-def test_a_grid_of_which_one_fails_ends_with_exit_1_and_a_later_stage_waits_for_it(
+def test_a_grid_of_which_one_fails_ends_with_exit_1_and_the_others_are_evaluated(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = opened(path, GRID)
@@ -133,17 +134,21 @@ def test_a_grid_of_which_one_fails_ends_with_exit_1_and_a_later_stage_waits_for_
     with_exports(run)
     fails: dict[str, Exception | TrainingResult] = {"two/0": TrainingResult("killed", "killed by SIGKILL", 8)}
     monkeypatch.setattr(training_task, "train", trains(run, fails))
+    monkeypatch.setattr("jobs.evaluate.execute", lambda run, jobs: run.finish([(job, [], {}) for job in jobs], NOW))
     settings = [part for one in GRID for part in ("--set", one)]
-    for stage, count in (("train", 4), ("evaluate", 1)):
+    for stage, count in (("train", 4), ("report", 1)):
         assert main([stage, str(path), *settings]) == 1
         last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cuvee: ")]
         assert len(last) == 1
         assert f"1 of {count} trainings failed; the same command tries them again: two/0: killed after 8" in last[0]
-    assert opened(path, GRID).ledger.tables() == ["jobs", "trainings"]
+    now = opened(path, GRID)
+    assert now.ledger.tables() == ["jobs", "trainings"]
+    left = [job.name for job in now.plan.until("report") if not now.ledger.finished(job.id)]
+    assert left == ["two/0", "two/0/one", "decide"]
     monkeypatch.setattr(training_task, "train", trains(run, {}))
-    assert main(["train", str(path), *settings]) == 0
+    assert main(["evaluate", str(path), *settings]) == 0
     before = opened(path, GRID).ledger.versions()
-    assert main(["train", str(path), *settings]) == 0
+    assert main(["evaluate", str(path), *settings]) == 0
     assert opened(path, GRID).ledger.versions() == before
 
 

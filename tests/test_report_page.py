@@ -111,7 +111,7 @@ def poisoned(value: Any, text: str) -> Any:
     if isinstance(value, list):
         return [poisoned(each, text) for each in value]
     if isinstance(value, dict):
-        free = ("dropped", "by_source", "scores", "versions", "tables", "rows")
+        free = ("dropped", "by_source", "scores", "versions", "tables", "rows", "values")
         return {
             key: {name + text: poisoned(each, text) for name, each in found.items()}
             if key in free and isinstance(found, dict)

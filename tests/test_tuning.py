@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.export import export_folder
 from jobs.plan import of_stage
+from jobs.report import tuned
 from jobs.run import Run
 from jobs.train import execute as train_all
 from jobs.tune import execute
@@ -191,6 +192,9 @@ def test_a_search_goes_on_where_it_was_stopped_and_the_grid_takes_what_it_found(
         assert trials[0]["values"] == {"lr": 1e-3, "wd": 0.1}
         assert row.facts["chosen"] == min((one for one in trials if one["loss"]), key=lambda one: one["loss"])
         assert not run.store.exists(f"staging/{job.id}/trial-0.json")
+    told = tuned(run)
+    assert [(one["mixture"], one["trials"], one["diverged"]) for one in told] == [("everything", 3, 1), ("one", 3, 0)]
+    assert [(one["loss"], one["written"]) for one in told] == [(2.5, 3.0), (0.5, 2.0)]
     rates: dict[str, float] = {}
 
     def last(recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: object) -> TrainingResult:

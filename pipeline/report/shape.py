@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from pipeline.report.shape_closeup import Calibration, ClassDrops, Mistakes
-from pipeline.report.shape_robustness import Contamination, Cost, Dilution, Ladder, Robustness, Trend
+from pipeline.report.shape_robustness import Contamination, Cost, Dilution, Ladder, Robustness, Trend, Tuned
 
 #: One stage of one source's funnel: `stage` is "ingest" or "filter:<name>", `dropped` counts pairs by reason.
 Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
@@ -174,6 +174,7 @@ class Report(TypedDict):
     ladder: list[Ladder]
     dilution: list[Dilution]
     contamination: list[Contamination]
+    tuning: list[Tuned]
     cost: list[Cost]
     calibration: list[Calibration]
     classes: list[ClassDrops]

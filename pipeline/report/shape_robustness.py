@@ -175,3 +175,16 @@ class Cost(TypedDict):
     trainings: int
     samples: int
     seconds: float
+
+
+class Tuned(TypedDict):
+    """What the search for a mixture's recipe found: `values` by key, its loss on pairs that were held out and that of
+    the recipe as it is written (None where it diverged), of so many trials.
+    """
+
+    mixture: str
+    trials: int
+    diverged: int
+    values: dict[str, float]
+    loss: float
+    written: float | None
