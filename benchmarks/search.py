@@ -280,7 +280,10 @@ def approximate() -> dict[str, Any]:
         "times_faster": round(each["exact"] / seconds, 1),
         "times_faster_than_faiss": round(each["faiss"] / seconds, 1),
         "times_faster_with_build": round(each["exact"] / (seconds + build["build_seconds"]), 1),
-        "memory_bytes": max(build["memory_bytes"], truth["memory_bytes"], memory),
+        "build_memory_bytes": build["memory_bytes"],
+        "search_memory_bytes": memory,
+        "sample_memory_bytes": truth["memory_bytes"],
+        "memory_bytes": max(build["memory_bytes"], memory),
     }
 
 

@@ -29,7 +29,7 @@ CONF = {
     "spark.speculation.minTaskRuntime": "200ms",
     "spark.task.maxFailures": "4",
 }
-"""Speculation as eager as it can be set; Spark starts no second attempt on the host of the first, though."""
+"""Speculation as eager as it can be set; Spark starts a second attempt on another host than the first's alone."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A road on a Spark standalone cluster against S3, whole and with a worker lost on the way: as in local mode."""
 
 import hashlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -96,6 +97,9 @@ def test_a_road_on_the_cluster_is_the_one_of_local_mode(place: Place, tmp_path: 
         path.read_bytes() for folder in (events, place.cluster.folder) for path in folder.rglob("*") if path.is_file()
     ]
     assert any(b"SparkListenerEnvironmentUpdate" in data for data in kept)
+    lines = [line for path in events.rglob("*") if path.is_file() for line in path.read_bytes().splitlines()]
+    started = [json.loads(line)["Task Info"] for line in lines if b'"SparkListenerTaskStart"' in line]
+    assert any(task["Speculative"] for task in started), f"none of {len(started)} attempts"
     assert not any(SECRET.encode() in data for data in kept)
     assert SECRET not in out + err
     assert not any(SECRET.encode() in place.s3.get(key) for key in place.s3.keys("whole"))
@@ -126,10 +130,10 @@ def test_a_worker_lost_in_the_middle_of_ingest_and_of_score_changes_nothing(plac
     store, process = place.start("lost")
     _wait(lambda: _units(store, "fetch-") >= 2, process)
     _lose(place, "worker-1")
-    place.cluster.add("worker-3")
+    place.cluster.add(3)
     _wait(lambda: _units(store, "shards_") >= 2, process)
     _lose(place, "worker-2")
-    place.cluster.add("worker-4")
+    place.cluster.add(4)
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     _same(place, store, attempts=False)

@@ -1,5 +1,8 @@
 """A Spark standalone cluster on this machine: a master and workers, each a process of its own, on loopback alone.
 
+Each worker has an address of its own where the machine has more than one loopback address (Linux has 127.0.0.0/8), so
+that Spark takes them for hosts, between which alone it makes speculative attempts.
+
     python infra/standalone/cluster.py start     # prints spark://127.0.0.1:PORT
     python infra/standalone/cluster.py status
     python infra/standalone/cluster.py stop
@@ -26,6 +29,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+MOST = 250
+"""Addresses that workers take in turn."""
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 
 
@@ -76,11 +81,22 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def _own_address(number: int) -> str:
+    """Return the loopback address of the worker of this number, the first one where the machine has no other."""
+    address = f"127.0.0.{2 + (number - 1) % MOST}"
+    with socket.socket() as one:
+        try:
+            one.bind((address, 0))
+        except OSError:
+            return HOST
+    return address
+
+
+def _free_ports(host: str, count: int) -> list[int]:
     held = []
     for _ in range(count):
         one = socket.socket()
-        one.bind((HOST, 0))
+        one.bind((host, 0))
         held.append(one)
     ports = [one.getsockname()[1] for one in held]
     for one in held:
@@ -129,24 +145,25 @@ class Cluster:
 
         java_home(self.folder / "java")
         try:
-            self._run("master", "master.Master", [])
+            self._run("master", "master.Master", HOST, [])
             for number in range(1, workers + 1):
-                self.add(f"worker-{number}", cores, memory)
+                self.add(number, cores, memory)
             self._wait(workers)
         except BaseException:
             self.stop()
             raise
         return self.url
 
-    def add(self, name: str, cores: int = 1, memory: str = "2g") -> None:
-        """Start one worker more; it registers by itself."""
+    def add(self, number: int, cores: int = 1, memory: str = "2g") -> None:
+        """Start one worker more, `worker-NUMBER`; it registers by itself."""
+        name = f"worker-{number}"
         more = ["--cores", str(cores), "--memory", memory, "--work-dir", str(self.folder / name), self.url]
-        self._run(name, "worker.Worker", more)
+        self._run(name, "worker.Worker", _own_address(number), more)
 
-    def _run(self, name: str, kind: str, more: list[str]) -> None:
+    def _run(self, name: str, kind: str, host: str, more: list[str]) -> None:
         import pyspark
 
-        ports = _free_ports(2)
+        ports = _free_ports(host, 2)
         spark = Path(pyspark.__file__).parent
         scratch = self.folder / f"{name}-scratch"
         scratch.mkdir()
@@ -154,14 +171,14 @@ class Cluster:
         environment |= {
             "JAVA_HOME": str(self.folder / "java"),
             "SPARK_HOME": str(spark),
-            "SPARK_LOCAL_IP": HOST,
+            "SPARK_LOCAL_IP": host,
             "SPARK_LOCAL_DIRS": str(scratch),
             "SPARK_DAEMON_MEMORY": "256m",
             "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false",
             "SPARK_CONF_DIR": str(self.folder / "conf"),  # none: what this machine has for other clusters is not ours
         }
         command = [str(spark / "bin" / "spark-class"), f"org.apache.spark.deploy.{kind}"]
-        command += ["--host", HOST, "--port", str(ports[0]), "--webui-port", str(ports[1]), *more]
+        command += ["--host", host, "--port", str(ports[0]), "--webui-port", str(ports[1]), *more]
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
