@@ -1,6 +1,5 @@
 """The closer look at one model of each mixture, out of the ledger and the evaluation sets' images."""
 
-import base64
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
@@ -12,14 +11,13 @@ from pipeline.closeup import Seen, calibration, class_drops, examples_each, wron
 from pipeline.errors import StageFailed
 from pipeline.evaluation_sets import EvaluationSet
 from pipeline.mixtures import sized, unsized
-from pipeline.pictures import ImageRules, Picture, Refused, to_picture
+from pipeline.pictures import Refused
 from pipeline.predictions import read_kept
 from pipeline.report.shape_closeup import Calibration, ClassDrops, Mistake, Mistakes
+from pipeline.thumbnails import thumbnail
 
 KEPT = ["training", "evaluation_set", "key", "label", "logits", "classes", "first", "rest", "rest_squares", "scale"]
 SCORES = ["ece", "nll", "brier"]
-THUMBNAIL = ImageRules(mode="keep_ratio_largest", size=112, quality=80, min_side=1, max_pixels=100_000_000)
-"""As the thumbnails of pairs, with the most pixels that ingest lets through where nothing is said."""
 
 
 class Closeup(TypedDict):
@@ -113,29 +111,24 @@ def _mistakes(shifts: Sequence[EvaluationSet], seen: Mapping[str, Sequence[Seen]
     return found
 
 
-def _mistake(shift: EvaluationSet, one: Seen, at: int, picture: Picture | Refused) -> Mistake:
-    thumbnail, refused = None, ""
-    if isinstance(picture, Refused):
-        refused = f"{picture.outcome}: {picture.detail}"
-    else:
-        thumbnail = f"data:image/jpeg;base64,{base64.b64encode(picture.jpg).decode()}"
+def _mistake(shift: EvaluationSet, one: Seen, at: int, picture: str | Refused) -> Mistake:
     return {
         "key": one.keys[at],
         "label": shift.classes[one.images.labels[at]],
         "predicted": shift.classes[one.images.predicted[at]],
-        "thumbnail": thumbnail,
-        "refused": refused,
+        "thumbnail": None if isinstance(picture, Refused) else picture,
+        "refused": f"{picture.outcome}: {picture.detail}" if isinstance(picture, Refused) else "",
     }
 
 
-def _pictures(shift: EvaluationSet, wanted: Collection[str]) -> dict[str, Picture | Refused]:
+def _pictures(shift: EvaluationSet, wanted: Collection[str]) -> dict[str, str | Refused]:
     """Return small pictures of a set's images by key; an image that ingest would refuse is refused here too."""
-    found: dict[str, Picture | Refused] = {}
+    found: dict[str, str | Refused] = {}
     images = shift.images()
     while len(found) < len(wanted):
         if (image := next(images, None)) is None:
             missing = sorted(set(wanted) - found.keys())
             raise StageFailed(f"evaluation set {shift.name}: expected the image {missing[0]!r}, which was evaluated")
         if image.key in wanted and image.key not in found:
-            found[image.key] = to_picture(image.data, THUMBNAIL)
+            found[image.key] = thumbnail(image.data)
     return found

@@ -1,32 +1,22 @@
 """Pairs to look at: some for each reason of a filter, and some that it kept, with what they resemble."""
 
-import base64
-import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from PIL import Image
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.run import Run
+from pipeline.errors import StageFailed
 from pipeline.mixtures import rank_key
+from pipeline.pictures import Refused
 from pipeline.report.shape import Example, Resemblance
 from pipeline.schemas import signal_table
 from pipeline.shards import BLOCK
-
-SIDE = 112
-"""The longer side of a thumbnail, in pixels."""
+from pipeline.thumbnails import thumbnail
 
 Rows = dict[str, dict[str, Any]]
-
-
-def thumbnail(data: bytes) -> str:
-    """Return an image as a small JPEG data URL."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def choose(decisions: Iterable[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
@@ -39,19 +29,30 @@ def choose(decisions: Iterable[dict[str, Any]], count: int, seed: int) -> list[d
     return [row for reason in sorted(by_reason) for row in by_reason[reason][:each]] + kept
 
 
-def _jpg(run: Run, sample: dict[str, Any]) -> bytes:
+def _stored(run: Run, sample: dict[str, Any]) -> str:
+    """Return a stored pair's thumbnail; raise StageFailed where its shard has no image there."""
     with run.store.open(sample["shard"]) as stream:
         stream.seek(sample["offset"] + BLOCK)
-        return stream.read(sample["jpg_bytes"])
+        small = thumbnail(stream.read(sample["jpg_bytes"]))
+    if isinstance(small, Refused):
+        found = f"expected an image at {sample['offset']}, found {small.outcome}"
+        raise StageFailed(f"{run.store.uri(sample['shard'])}: {sample['uid']}: {found}; see cuvee verify")
+    return small
+
+
+def _of(rows: pa.Table, uids: Collection[str]) -> list[dict[str, Any]]:
+    """Return the rows of some pairs, out of many."""
+    found: list[dict[str, Any]] = rows.filter(pc.is_in(rows["uid"], pa.array(sorted(uids), pa.string()))).to_pylist()
+    return found
 
 
 def _signals(run: Run, uids: Sequence[str]) -> dict[str, Rows]:
     """Return by signal and uid the rows of the chosen pairs."""
-    wanted, found = set(uids), dict[str, Rows]()
+    found = dict[str, Rows]()
     for name, spec in run.experiment.signals.items():
         columns = ["uid", *(field.name for field in spec.target().columns if str(field.type) != "binary")]
-        rows = run.ledger.read(signal_table(name), columns, [job.id for job in run.plan.signal(name)]).to_pylist()
-        found[name] = {row["uid"]: row for row in rows if row["uid"] in wanted}
+        rows = run.ledger.read(signal_table(name), columns, [job.id for job in run.plan.signal(name)])
+        found[name] = {row["uid"]: row for row in _of(rows, uids)}
     return found
 
 
@@ -74,14 +75,15 @@ def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | s
     return scores
 
 
-def _evaluation_images(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return thumbnails of evaluation images by (set, key)."""
-    found = {}
+def _evaluation_images(run: Run, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
+    """Return thumbnails of evaluation images by (set, key), none of those that ingest would refuse."""
+    found = dict[tuple[str, str], str | None]()
     for name, one in run.experiment.evaluation_sets().items():
         if any(name == named for named, _ in wanted):
-            found.update(
-                {(name, image.key): thumbnail(image.data) for image in one.images() if (name, image.key) in wanted}
-            )
+            for image in one.images():
+                if (name, image.key) in wanted:
+                    small = thumbnail(image.data)
+                    found[name, image.key] = None if isinstance(small, Refused) else small
     return found
 
 
@@ -108,16 +110,9 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
     kept_of = _kept_of_groups(run, job, {_group(signals, run, row) for row in chosen} - {""})
     ingests = [one.id for one in run.plan.ingests()]
     needed = {*uids, *kept_of.values()}
-    samples = {
-        row["uid"]: row
-        for row in run.ledger.read("samples", ["uid", "shard", "offset", "jpg_bytes"], ingests).to_pylist()
-        if row["uid"] in needed
-    }
-    captions = {
-        row["uid"]: row["caption"]
-        for row in run.ledger.read("pairs", ["uid", "caption"], ingests).to_pylist()
-        if row["uid"] in needed
-    }
+    stored = run.ledger.read("samples", ["uid", "shard", "offset", "jpg_bytes"], ingests)
+    samples = {row["uid"]: row for row in _of(stored, needed)}
+    captions = {row["uid"]: row["caption"] for row in _of(run.ledger.read("pairs", ["uid", "caption"], ingests), uids)}
     near = {row["uid"]: _nearest(signals, run, row["uid"]) for row in chosen if row["reason"].startswith("evaluation")}
     images = _evaluation_images(run, {(one["pdq_set"], one["pdq_key"]) for one in near.values() if one})
     result: list[Example] = []
@@ -128,7 +123,7 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
             at = (near[uid]["pdq_set"], near[uid]["pdq_key"])
             like = {"what": f"evaluation image {at[0]}/{at[1]}", "thumbnail": images[at]}
         elif (other := kept_of.get(_group(signals, run, row))) and other != uid:
-            like = {"what": f"kept pair {other[:8]}", "thumbnail": thumbnail(_jpg(run, samples[other]))}
+            like = {"what": f"kept pair {other[:8]}", "thumbnail": _stored(run, samples[other])}
         result.append(
             {
                 "uid": uid,
@@ -137,7 +132,7 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
                 "kept": row["keep"],
                 "reason": row["reason"],
                 "scores": _scores(run, signals, uid),
-                "thumbnail": thumbnail(_jpg(run, samples[uid])),
+                "thumbnail": _stored(run, samples[uid]),
                 "resembles": like,
             }
         )

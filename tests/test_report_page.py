@@ -181,6 +181,10 @@ def test_good_thumbnails_are_shown() -> None:
     html = render(report)
     assert thumbnail(3) in html
     assert "evaluation image 17" in html
+    report["examples"][0]["resembles"] = {"what": "evaluation image 17", "thumbnail": None}
+    without = render(report)
+    assert without.count("<img") == html.count("<img") - 1
+    assert "evaluation image 17" in without
 
 
 def test_funnel_that_adds_up_is_said_to() -> None:

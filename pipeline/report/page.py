@@ -108,8 +108,8 @@ def _thumbnails(report: Report) -> Iterator[tuple[str, str]]:
     """Whose each is, and the thumbnail: all that the page shows."""
     for example in report["examples"]:
         yield f"example {example['uid']}", example["thumbnail"]
-        if example["resembles"]:
-            yield f"example {example['uid']}", example["resembles"]["thumbnail"]
+        if (like := example["resembles"]) and like["thumbnail"] is not None:
+            yield f"example {example['uid']}", like["thumbnail"]
     for one in report["mistakes"]:
         for mistake in one["examples"]:
             if mistake["thumbnail"] is not None:

@@ -34,10 +34,12 @@ class FilterRule(TypedDict):
 
 
 class Resemblance(TypedDict):
-    """The picture a pair was found to resemble: `what` says which, `thumbnail` is a JPEG data URL."""
+    """The picture a pair was found to resemble: `what` says which, `thumbnail` is a JPEG data URL, None where ingest
+    would refuse the image.
+    """
 
     what: str
-    thumbnail: str
+    thumbnail: str | None
 
 
 class Example(TypedDict):
