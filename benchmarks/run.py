@@ -12,13 +12,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import decide, decontamination, dedup, export, ingest, score, search, stages, takedown, trace, training
+from benchmarks import (
+    decide,
+    decontamination,
+    dedup,
+    export,
+    ingest,
+    report,
+    score,
+    search,
+    stages,
+    takedown,
+    trace,
+    training,
+)
 from pipeline.hardware import multiplies_bf16
 
 RESULTS = Path(__file__).with_name("results.json")
 ALL = {
     module.__name__.removeprefix("benchmarks."): module
-    for module in (export, trace, takedown, decide, dedup, search, score, ingest, training, decontamination, stages)
+    for module in (
+        export,
+        trace,
+        takedown,
+        decide,
+        dedup,
+        search,
+        score,
+        ingest,
+        training,
+        decontamination,
+        stages,
+        report,
+    )
 }
 
 
