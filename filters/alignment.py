@@ -13,6 +13,8 @@ Image Features from Scale-Invariant Keypoints"). It finds what was cropped, as a
 of its cell; fingerprints find what was framed or written over. Between them they need no model.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +173,15 @@ def align(query: Image, candidates: Image) -> npt.NDArray[np.float32]:
             lies = _refined(fine, seen, lies, 3)
             scores[number] = _agreement(fine, seen, lies) * _plausible(lies)
     return scores
+
+
+def align_looks(seen: Sequence[Image], candidates: Image) -> npt.NDArray[np.float32]:
+    """Return how well each of (k, 64, 64) thumbnails shows a picture of which there are several thumbnails: the most.
+
+    They are that of the image itself and those of its `query_views`, as a dark frame around a faint drawing outweighs
+    it in the rough search.
+    """
+    return np.asarray(np.max([align(one, candidates) for one in seen], axis=0), np.float32)
 
 
 def _guess(spectra: Field, norms: Field, other: Field) -> tuple[float, Field]:

@@ -13,7 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.alignment import EMBEDDING_CANDIDATES, PDQ_WITHIN, THUMBNAIL, Image, align, layouts, query_views, thumbnail
+from filters.alignment import (
+    EMBEDDING_CANDIDATES,
+    PDQ_WITHIN,
+    THUMBNAIL,
+    Image,
+    align_looks,
+    layouts,
+    query_views,
+    thumbnail,
+)
 from filters.evaluation_index import EvaluationIndex, nearest_by_pdq
 from filters.search import Found, Places, are_unit, best
 from pipeline.errors import InputError
@@ -137,11 +146,13 @@ class Nearest:
         self, count: int, indexes: Sequence[EvaluationIndex], proposed: list[Proposed], pictures: Pictures
     ) -> BySet:
         """Return which image of each set aligns best with each row's, and how well, among those proposed."""
-        thumbnails = np.empty((count, *THUMBNAIL), np.uint8)
+        thumbnails, shown = np.empty((count, *THUMBNAIL), np.uint8), list[list[Image]]()
         owners, views = list[int](), list[bytes]()
         for row, image in zip(range(count), pictures(np.arange(count)), strict=True):
-            thumbnails[row] = thumbnail(image)
+            shown.append([thumbnail(image)])
+            thumbnails[row] = shown[row][0]
             for view in query_views(image):
+                shown[row].append(thumbnail(view))
                 owners.append(row)
                 views.append(pdq(view)[0])
         seen = np.frombuffer(b"".join(views), np.uint8).reshape(-1, PDQ_BYTES)
@@ -150,10 +161,10 @@ class Nearest:
         sets, places = np.divmod(codes, _most(indexes))
         scores = np.empty(len(rows), np.float32)
         ends = np.searchsorted(rows, np.arange(count), "right").tolist()
-        for image, first, last in zip(thumbnails, [0, *ends[:-1]], ends, strict=True):
+        for looks, first, last in zip(shown, [0, *ends[:-1]], ends, strict=True):
             mine, at = sets[first:last], places[first:last]
             others = [index.thumbnails[at[mine == number]] for number, index in enumerate(indexes)]
-            scores[first:last] = align(image, np.concatenate(others))
+            scores[first:last] = align_looks(looks, np.concatenate(others))
         shape = count, len(indexes)
         found, values = best(count * len(indexes), rows * len(indexes) + sets, places, scores, 1)
         return found.reshape(shape), values.reshape(shape)
