@@ -29,7 +29,7 @@ from pipeline.progress import Display
 from pipeline.schemas import TABLES
 from pipeline.zeroshot import Predictions
 
-SEEDS, SIZES, SCALE, ASKED = 14, (50, 100, 200), 100.0, 60
+SEEDS, SIZES, SCALE, ASKED = 14, (40, 80, 160), 100.0, 60
 Images = tuple[list[str], npt.NDArray[np.int32]]
 
 

@@ -111,7 +111,8 @@ def redacted(text: str) -> str:
     return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)
 
 
-def _imports(source: bytes) -> set[str]:
+@cache
+def _imports(source: bytes) -> frozenset[str]:
     """Return the dotted names that a module of this source imports from Cuvée's own floors."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -120,7 +121,7 @@ def _imports(source: bytes) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in found if name.split(".")[0] in FLOORS}
+    return frozenset(name for name in found if name.split(".")[0] in FLOORS)
 
 
 @cache
