@@ -186,11 +186,13 @@ def measured(album: Album) -> dict[str, Any]:
     return table(album, embed) | {"duplicates": duplicates(album, embed)}
 
 
-def measure() -> dict[str, Any]:
-    """Return the tables of drawn and of real images; of the latter why there is none, where they are absent."""
-    figures: dict[str, Any] = {"decontamination_drawn": measured(drawn_album(11, 250, 40, 300))}
-    if REAL.is_dir():
-        figures["decontamination_real"] = measured(real_album(60))
-    else:
-        figures["decontamination_real"] = {"skipped": f"{REAL}: no such folder"}
-    return figures
+def measure_drawn() -> dict[str, Any]:
+    """Return the tables of drawn images."""
+    return {"decontamination_drawn": measured(drawn_album(11, 250, 40, 300))}
+
+
+def measure_real() -> dict[str, Any]:
+    """Return the tables of real images, or why there are none."""
+    if not REAL.is_dir():
+        return {"decontamination_real": {"skipped": f"{REAL}: no such folder"}}
+    return {"decontamination_real": measured(real_album(60))}

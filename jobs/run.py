@@ -47,6 +47,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
+_IN_TASKS = {"ingest": ("jobs.ingest", "img2dataset.resizer"), "score": ("jobs.score", "pipeline.models")}
+"""What the tasks of a stage import that takes seconds."""
+
+
 class Run:
     """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
 
@@ -58,6 +62,7 @@ class Run:
         self.ledger = Ledger(self.store)
         self.plan = Plan(experiment, self.ledger, self._failed if retry_failed else None)
         self.display = display
+        self.todo: Sequence[Job] = ()
         self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
         self.monitor = monitor or Monitor(experiment.file.metrics, experiment.name)
         self._exit = ExitStack()
@@ -74,7 +79,9 @@ class Run:
         from jobs.spark import start
 
         self.display.say("  starting Spark")
-        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}")
+        stages = dict.fromkeys(job.stage for job in self.todo)
+        preload = [module for stage in stages for module in _IN_TASKS.get(stage, ())]
+        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", preload)
         self._exit.callback(session.stop)
         return session
 
@@ -195,7 +202,8 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
 
             publish(experiment.file.web, display)
         jobs = run.plan.until(until)
-        had = sum(run.ledger.finished(job.id) is not None for job in jobs)
+        run.todo = [job for job in jobs if run.ledger.finished(job.id) is None]
+        had = len(jobs) - len(run.todo)
         if had == len(jobs):
             again = ", and no failure is one that another attempt may change" if retry_failed else ""
             display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")

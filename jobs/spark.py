@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs import daemon
 from jobs.java import java_home, logging_options, new_folder, spark_home
 from jobs.joined import LedgerParts
 from jobs.ledger_source import LedgerSource
@@ -59,11 +60,12 @@ def _here(master: str) -> bool:
     return master.startswith("local") or urlsplit(master).hostname in ("127.0.0.1", "localhost")
 
 
-def start(settings: Spark, name: str) -> SparkSession:
+def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSession:
     """Return a Spark session that listens on loopback alone where its master is this machine.
 
     What spark-submit was given goes before what the experiment file says. The executors' Python is
-    `spark.pyspark.python`, else this one.
+    `spark.pyspark.python`, else this one. In local mode, `preload` names modules that workers have from their start;
+    elsewhere, their Python may only find them once a task has come.
     """
     scratch = new_folder("spark")
     given = _submitted()
@@ -92,6 +94,11 @@ def start(settings: Spark, name: str) -> SparkSession:
     if _here(master):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if master.partition("[")[0] == "local":
+        conf |= {
+            "spark.python.daemon.module": daemon.__name__,
+            f"spark.executorEnv.{daemon.VARIABLE}": " ".join(preload),
+        }
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **given}.items():
         builder = builder.config(key, value)
