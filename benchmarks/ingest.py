@@ -155,7 +155,7 @@ def _peak(process: "subprocess.Popen[Any]", peaks: dict[int, int]) -> None:
     while process.poll() is None:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if b"pyspark.daemon" not in (entry / "cmdline").read_bytes():
+                if b"jobs.daemon" not in (entry / "cmdline").read_bytes():
                     continue
                 status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
                 peaks[int(entry.name)] = int(status["VmHWM"].split()[0]) << 10

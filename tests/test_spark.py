@@ -51,3 +51,23 @@ def test_java_of_the_machine_is_taken_where_it_is_17_or_later(tmp_path: Path) ->
         )
         assert (done.stdout.strip() == str(java)) is taken
     assert find_java().exists()
+
+
+PRELOADED = """
+from jobs.spark import start
+from pipeline.config import Spark
+session = start(Spark(), "test", ["this"])
+def loaded(rows):
+    import sys
+    return ["this" in sys.modules for _ in rows]
+print(all(session.sparkContext.parallelize(range(2), 2).mapPartitions(loaded).collect()))
+session.stop()
+"""
+
+
+def test_workers_have_their_modules_from_the_start_even_one_that_prints() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    assert "Zen" in done.stderr
