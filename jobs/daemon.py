@@ -18,13 +18,22 @@ VARIABLE = "CUVEE_PRELOAD"
 """The environment variable that names the modules, with spaces in between."""
 
 
+def settle() -> None:
+    """Let the garbage collector pass over what this process has imported.
+
+    Spark's Python worker collects after every task, and walking through the modules of a task that decodes images took
+    it 0.2 s, as measured. Before a fork, it also keeps the pages shared.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def load(modules: Sequence[str]) -> None:
-    """Import modules, and let the garbage collector pass over them, so that forked workers share their pages."""
+    """Import modules and settle."""
     with redirect_stdout(sys.stderr):  # Spark reads the daemon's port from stdout
         for name in modules:
             importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
+    settle()
 
 
 if __name__ == "__main__":

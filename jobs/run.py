@@ -47,8 +47,8 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
-_IN_TASKS = {"ingest": ("jobs.ingest", "img2dataset.resizer"), "score": ("jobs.score", "pipeline.models")}
-"""What the tasks of a stage import that takes seconds."""
+_FETCHING = ("jobs.ingest", "img2dataset.resizer")
+"""What the tasks of an ingest import, whatever they store; what a score's need depends on its signals."""
 
 
 class Run:
@@ -79,8 +79,7 @@ class Run:
         from jobs.spark import start
 
         self.display.say("  starting Spark")
-        stages = dict.fromkeys(job.stage for job in self.todo)
-        preload = [module for stage in stages for module in _IN_TASKS.get(stage, ())]
+        preload = _FETCHING if any(job.stage == "ingest" for job in self.todo) else ()
         session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", preload)
         self._exit.callback(session.stop)
         return session

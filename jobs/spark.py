@@ -1,6 +1,5 @@
 """The Spark session, and how a stage's work is spread over it."""
 
-import gc
 import json
 import os
 import re
@@ -169,15 +168,8 @@ def run_lanes(
     return {name: done[name] for name in names}
 
 
-@cache
-def _settle() -> None:
-    """Let the garbage collector pass over what this process has imported, once it has.
-
-    Spark's Python worker collects after every task, and walking through the modules of a task that decodes images took
-    it 0.2 s, as measured.
-    """
-    gc.collect()
-    gc.freeze()
+_settle = cache(daemon.settle)
+"""Once in each worker, after its first task's imports: those that our daemon did not fork have them of their own."""
 
 
 def _run_partition(
