@@ -24,7 +24,7 @@ help:  ## this list
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --offline --python $(BIN)/python --editable .
 	@touch $@
 
-demo: .venv/ready  ## the whole road on a small web of its own: 7 to 10 minutes on 2 cores; prints where the report lies
+demo: .venv/ready  ## the whole road on a small web of its own: 7 to 17 minutes on 2 cores; prints where the report lies
 	@$(BIN)/cuvee run experiments/demo.yaml
 
 domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
