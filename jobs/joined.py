@@ -5,22 +5,18 @@ them, and a task for each part lays them side by side (`pipeline.joins`). Row by
 the CPU, as measured.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import StructType
 
 from pipeline.joins import UID, joined, split
 from pipeline.store import Store
 
-FORMAT = "cuvee_ledger_parts"
 PIECES = pa.schema([("part", pa.int32()), ("side", pa.int32()), ("rows", pa.binary())])
 """`rows` is an Arrow stream of rows of table number `side`."""
 SPLIT_ROWS = 500_000
@@ -36,47 +32,34 @@ class Side:
     files: tuple[str, ...]
 
 
-class _Chunk(InputPartition):
-    def __init__(self, side: int, columns: Sequence[str], files: Sequence[str]) -> None:
-        super().__init__((side, files))
-        self.side, self.columns, self.files = side, ["uid", *columns], list(files)
+def pieces(
+    store: Store, sides: Sequence[Side], parts: int, chunks: int, numbers: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the PIECES of some of `chunks` chunks of all files; `numbers` holds theirs, from 0, in its column `id`."""
+    for batch in numbers:
+        for first in batch["id"].to_pylist():
+            for number, side in enumerate(sides):
+                yield from _of_side(store, number, side, side.files[first::chunks], parts)
 
 
-class PartsReader(DataSourceReader):
-    """Reads files of several tables and yields PIECES."""
+def _of_side(store: Store, number: int, side: Side, files: Sequence[str], parts: int) -> Iterator[pa.RecordBatch]:
+    held: list[pa.Table] = []
+    for path in files:
+        with store.arrow(path) as stream:
+            held.append(pq.ParquetFile(stream).read(["uid", *side.columns], use_threads=False))
+        if sum(rows.num_rows for rows in held) >= SPLIT_ROWS:
+            yield _pieces(number, held, parts)
+            held = []
+    if held:
+        yield _pieces(number, held, parts)
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        self._store = Store(options["root"])
-        self._parts, self._chunks = int(options["parts"]), int(options["chunks"])
-        self._sides = [(side["columns"], side["files"]) for side in json.loads(options["sides"])]
 
-    def partitions(self) -> Sequence[InputPartition]:
-        """Spread each table's files over at most the asked number of chunks."""
-        chunks: list[InputPartition] = []
-        for number, (columns, files) in enumerate(self._sides):
-            count = min(self._chunks, len(files))
-            chunks += [_Chunk(number, columns, files[first::count]) for first in range(count)]
-        return chunks or [_Chunk(0, [], [])]
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """Yield the pieces of a chunk."""
-        assert isinstance(partition, _Chunk)
-        held: list[pa.Table] = []
-        for path in partition.files:
-            with self._store.arrow(path) as stream:
-                held.append(pq.ParquetFile(stream).read(partition.columns, use_threads=False))
-            if sum(rows.num_rows for rows in held) >= SPLIT_ROWS:
-                yield self._pieces(partition.side, held)
-                held = []
-        if held:
-            yield self._pieces(partition.side, held)
-
-    def _pieces(self, side: int, held: list[pa.Table]) -> pa.RecordBatch:
-        pieces = list(split(pa.concat_tables(held), self._parts))
-        columns = [[part for part, _ in pieces], [side] * len(pieces), [_stream(rows) for _, rows in pieces]]
-        return pa.RecordBatch.from_arrays(
-            [pa.array(column, kind) for column, kind in zip(columns, PIECES.types, strict=True)], schema=PIECES
-        )
+def _pieces(side: int, held: list[pa.Table], parts: int) -> pa.RecordBatch:
+    made = list(split(pa.concat_tables(held), parts))
+    columns = [[part for part, _ in made], [side] * len(made), [_stream(rows) for _, rows in made]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, kind) for column, kind in zip(columns, PIECES.types, strict=True)], schema=PIECES
+    )
 
 
 def _stream(rows: pa.Table) -> bytes:
@@ -84,23 +67,6 @@ def _stream(rows: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
     return bytes(sink.getvalue())
-
-
-class LedgerParts(DataSource):
-    """`spark.read.format("cuvee_ledger_parts")`; use `side_by_side`."""
-
-    @classmethod
-    def name(cls) -> str:
-        """The format's name."""
-        return FORMAT
-
-    def schema(self) -> StructType:
-        """The schema of PIECES."""
-        return from_arrow_schema(PIECES)
-
-    def reader(self, schema: StructType) -> DataSourceReader:
-        """Return the reader."""
-        return PartsReader(dict(self.options))
 
 
 More = Callable[[pa.Table], pa.Table]
@@ -126,16 +92,14 @@ def side_by_side(
     fields = [pa.field("uid", pa.string()), *kinds[base.name]]
     fields += [pa.field(side.name, pa.struct(list(kinds[side.name]))) for side in sides]
     fields += [field for field, _ in more]
-    options = {
-        "root": store.root,
-        "parts": str(parts),
-        "chunks": str(max(2, spark.sparkContext.defaultParallelism)),
-        "sides": json.dumps([asdict(side) for side in everything]),
-    }
-    pieces = spark.read.format(FORMAT).options(**options).load()
+    chunks = max(2, spark.sparkContext.defaultParallelism)
+    # no Python data source: to plan a read by one, Spark starts Python anew several times
+    found = spark.range(0, chunks, 1, chunks).mapInArrow(
+        partial(pieces, store, everything, parts, chunks), from_arrow_schema(PIECES)
+    )
     names = [side.name for side in everything]
     lay = partial(_lay, names, schemas, [add for _, add in more])
-    return pieces.repartitionById(parts, "part").mapInArrow(lay, from_arrow_schema(pa.schema(fields)))
+    return found.repartitionById(parts, "part").mapInArrow(lay, from_arrow_schema(pa.schema(fields)))
 
 
 def _lay(

@@ -47,8 +47,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
-_FETCHING = ("jobs.ingest", "img2dataset.resizer")
-"""What the tasks of an ingest import, whatever they store; what a score's need depends on its signals."""
+_PRELOADED = {stage: (f"jobs.{stage}",) for stage in ("score", "decide", "blend", "export")} | {
+    "ingest": ("jobs.ingest", "img2dataset.resizer")
+}
+"""What a stage's tasks import, whatever the experiment; what more those of a score need depends on its signals."""
 
 
 class Run:
@@ -79,8 +81,8 @@ class Run:
         from jobs.spark import start
 
         self.display.say("  starting Spark")
-        preload = _FETCHING if any(job.stage == "ingest" for job in self.todo) else ()
-        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", preload)
+        preload = dict.fromkeys(name for job in self.todo for name in _PRELOADED.get(job.stage, ()))
+        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", list(preload))
         self._exit.callback(session.stop)
         return session
 

@@ -19,8 +19,6 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs import daemon
 from jobs.java import java_home, logging_options, new_folder, spark_home
-from jobs.joined import LedgerParts
-from jobs.ledger_source import LedgerSource
 from pipeline.config import Spark
 from pipeline.datafiles import DataFile, write_rows
 from pipeline.errors import StageFailed
@@ -88,6 +86,8 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
         "spark.sql.python.filterPushdown.enabled": "true",
         "spark.sql.ansi.enabled": "true",
+        # else tasks of SQL get another environment than those of RDDs, and so a daemon and workers of their own
+        "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
         **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
     }
     if _here(master):
@@ -101,10 +101,7 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **given}.items():
         builder = builder.config(key, value)
-    session = builder.getOrCreate()
-    session.dataSource.register(LedgerSource)
-    session.dataSource.register(LedgerParts)
-    return session
+    return builder.getOrCreate()
 
 
 Work = Callable[[Any], Output]

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from filters.draws import draw
 from jobs import decide as stage
-from jobs.joined import PartsReader
+from jobs.joined import Side, pieces
 from jobs.spark import start
 from pipeline.config import Spark
 from pipeline.errors import InputError, StageFailed
@@ -196,9 +196,8 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     run = opened(write_experiment(tmp_path, {"basic": FILTERS["basic"]}))
     fill(run, ROWS[:4])
     path = run.ledger.snapshot("signals_caption_v1")[0][1]
-    sides = '[{"name": "caption_v1", "columns": ["words"], "files": ["%s"]}]' % path  # noqa: UP031
-    reader = PartsReader({"root": run.store.root, "parts": "1", "chunks": "1", "sides": sides})
-    [batch] = [batch for one in reader.partitions() for batch in reader.read(one)]
+    one = pa.RecordBatch.from_pydict({"id": [0]})
+    [batch] = pieces(run.store, [Side("caption_v1", ("words",), (path,))], 1, 1, [one])
     assert pa.ipc.open_stream(batch["rows"][0].as_buffer()).schema.names == ["uid", "words"]
 
 

@@ -13,7 +13,8 @@ from pipeline.errors import InputError, StageFailed
 from pipeline.subsets import write_subset
 from pipeline.uids import halves, keys, order, places, read_uids, texts, unique
 
-UIDS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=40)
+HALVES = st.sampled_from(["0" * 16, "f" * 16]) | st.text("0123456789abcdef", min_size=16, max_size=16)
+UIDS = st.lists(st.builds("{}{}".format, HALVES, HALVES), max_size=40)
 ENDS = ["0" * 32, "f" * 32, "0" * 31 + "1", "1" + "0" * 31, "ab" * 15 + "0000"[:2]]
 
 
