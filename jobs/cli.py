@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from filters.presets import listed
 from jobs import compact, planning, replay, takedown
@@ -13,7 +15,8 @@ from pipeline.errors import CuveeError
 STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
 
 EPILOG = """\
-exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong
+exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong;
+130 interrupted, by Ctrl-C or SIGTERM: the same command resumes
 
   cuvee run experiments/demo.yaml                       the whole road; run it again and it does nothing
   cuvee ingest experiments/demo.yaml --retry-failed     what could not be reached, again
@@ -140,8 +143,17 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """Do as Ctrl-C does, whatever stands behind that now: PySpark cancels its jobs first."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt):
+        interrupt(signal.SIGINT, frame)
+    raise KeyboardInterrupt
+
+
 def entry() -> None:
-    """The console script."""
+    """The console script. SIGTERM, by which schedules end a command, ends what it has started as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())
 
 

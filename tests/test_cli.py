@@ -1,5 +1,9 @@
 """Bad input: one line that names the file, the key, what was found and what was expected; exit 2; nothing written."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +13,7 @@ import pytest
 from jobs.cli import main
 from sources.world.publish import publish_world
 from tests.ingests import write_ingest
-from tests.roads import answered, cuvee, write_experiment
+from tests.roads import ROOT, answered, command, cuvee, write_experiment
 
 TINY = {"pairs": 32, "evaluation_images": 24, "sizes": {}}
 
@@ -115,6 +119,38 @@ def test_a_malformed_row_is_a_counted_outcome_and_so_is_an_address_inside(malfor
     [cc12m] = answered("funnel", str(malformed.parent / "store"))
     assert cc12m["published"] == 33
     assert cc12m["stages"][0]["dropped"] == {"malformed": 1, "address_refused": 32}
+
+
+def test_sigterm_ends_a_command_and_what_it_has_started(tmp_path: Path) -> None:
+    large = {"kind": "world", "seed": 11, "pairs": 3000, "evaluation_images": 60}
+    experiment = write_experiment(tmp_path, tmp_path / "store", tmp_path / "web", web=large)
+    running = subprocess.Popen(command("run", str(experiment)), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    started = _drawing(running.pid)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert (running.returncode, said.splitlines()[-1]) == (130, "cuvee: interrupted; the same command resumes")
+    deadline = time.monotonic() + 10  # what keeps account of shared memory ends once the others have
+    while left := [pid for pid in started if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def _drawing(pid: int) -> list[str]:
+    """Return the children of a process that draws a web, once both that draw are at work."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = children.read_text().split()
+        if len(found) >= 3 and all(_seconds(one) > 3 for one in found[-2:]):  # theirs and that of what they share
+            return found
+        time.sleep(0.2)
+    pytest.fail("no process drew the web")
+
+
+def _seconds(pid: str) -> float:
+    """Return the processor time of a process, in seconds."""
+    spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
 
 
 def test_help_teaches() -> None:
