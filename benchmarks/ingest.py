@@ -5,6 +5,9 @@ work on. img2dataset runs with 2 processes of 32 threads each; ours is `cuvee in
 addresses, robots.txt, opt-outs, limits per host, byte budget, verdicts of a published SHA-256. Both rates are images a
 second from the start of the first shard to the end of the last, as img2dataset counts; `wall` is the whole command.
 A ratio is the median of `ROUNDS`, each of the three after one another; the rates beside it are the best of each.
+
+What bounds them is measured in each round too: `bare_client` in 2 processes, which does nothing with what it receives.
+With the time that OpenCV takes to decode and encode an image, this bounds what re-encodes.
 """
 
 import hashlib
@@ -26,6 +29,7 @@ import cv2
 import numpy as np
 import yaml
 
+from benchmarks import bare_client
 from pipeline.ledger import Ledger
 from pipeline.store import Store
 
@@ -194,6 +198,21 @@ def _ours(folder: Path, port: int, sums: list[str], images: int, mode: str) -> d
     }
 
 
+def _bare(port: int) -> float:
+    """Return the images a second of clients that only receive."""
+    return IMAGES / bare_client.main(port, HOSTS, IMAGES, 2)
+
+
+def _codec_seconds(folder: Path, images: int = 1000) -> float:
+    """Return the processor time of decoding and encoding an image by OpenCV alone, in seconds."""
+    bodies = [np.fromfile(folder / "i" / f"{number}.jpg", np.uint8) for number in range(images)]
+    cv2.setNumThreads(1)
+    started = time.process_time()
+    for body in bodies:
+        cv2.imencode(".jpg", cv2.imdecode(body, cv2.IMREAD_COLOR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return (time.process_time() - started) / images
+
+
 def _rate(one: dict[str, float]) -> float:
     return one["images_per_second"]
 
@@ -210,12 +229,15 @@ def measure() -> dict[str, Any]:
                     _baseline(folder, port),
                     _ours(folder, port, sums, IMAGES, "keep_ratio"),
                     _ours(folder, port, sums, IMAGES, "none"),
+                    {"images_per_second": _bare(port)},
                 )
                 for _ in range(ROUNDS)
             ]
             many = _ours(folder, port, sums, MANY, "none")
-    base, again, kept = (max(each, key=_rate) for each in zip(*rounds, strict=True))
-    reencoded, as_they_came = ([_rate(one[kind]) / _rate(one[0]) for one in rounds] for kind in (1, 2))
+        codec = _codec_seconds(folder / "www")
+    base, again, kept, bare = (max(each, key=_rate) for each in zip(*rounds, strict=True))
+    reencoded, as_they_came, bound = ([_rate(one[kind]) / _rate(one[0]) for one in rounds] for kind in (1, 2, 3))
+    both = [1 / (1 / _rate(one[3]) + codec / 2) / _rate(one[0]) for one in rounds]
     return {
         "ingest_against_img2dataset": {
             "images": IMAGES,
@@ -224,6 +246,10 @@ def measure() -> dict[str, Any]:
             "as_they_came": kept,
             "ratio_reencoded": round(median(reencoded), 3),
             "ratio_as_they_came": round(median(as_they_came), 3),
+            "bare_client_images_per_second": round(_rate(bare)),
+            "codec_seconds_an_image": round(codec, 6),
+            "bound_as_they_came": round(median(bound), 3),
+            "bound_reencoded": round(median(both), 3),
             "ratio_reencoded_of_each_round": [round(ratio, 3) for ratio in reencoded],
             "ratio_as_they_came_of_each_round": [round(ratio, 3) for ratio in as_they_came],
         },

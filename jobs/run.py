@@ -210,7 +210,7 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
             display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")
         elif had:
             display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
-        failed, lost = list[str](), set[str]()
+        failed, lost = list[tuple[str, str]](), set[str]()
         for stage, ready in _batches(run, jobs, lost):
             names = ", ".join(sorted({job.name for job in ready}))
             about = names if len(names) <= 100 else f"{len(ready)} jobs"
@@ -219,14 +219,15 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
                 with display.stage(stage, about), _named(stage):
                     importlib.import_module(f"jobs.{stage}").execute(run, ready)
             except SomeFailed as error:
-                failed.append(str(error))
+                failed.append((stage, str(error)))
                 display.say(f"  {error}; what does not need them goes on")
                 lost |= {job.id for job in ready if run.ledger.finished(job.id) is None}
                 continue
             if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
                 raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")
         if failed:
-            raise StageFailed("; ".join(failed))
+            monitor.stage = failed[0][0]  # the first that failed, though later ones went on
+            raise StageFailed("; ".join(said for _, said in failed))
     finally:
         run.close()
     return run

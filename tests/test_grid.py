@@ -135,12 +135,14 @@ def test_a_grid_of_which_one_fails_ends_with_exit_1_and_the_others_are_evaluated
     fails: dict[str, Exception | TrainingResult] = {"two/0": TrainingResult("killed", "killed by SIGKILL", 8)}
     monkeypatch.setattr(training_task, "train", trains(run, fails))
     monkeypatch.setattr("jobs.evaluate.execute", lambda run, jobs: run.finish([(job, [], {}) for job in jobs], NOW))
-    settings = [part for one in GRID for part in ("--set", one)]
+    told = path.parent / "road.prom"
+    settings = [part for one in (*GRID, f"metrics.file={told}") for part in ("--set", one)]
     for stage, count in (("train", 4), ("report", 1)):
         assert main([stage, str(path), *settings]) == 1
         last = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cuvee: ")]
         assert len(last) == 1
         assert f"1 of {count} trainings failed; the same command tries them again: two/0: killed after 8" in last[0]
+        assert 'outcome="failed",reason="StageFailed",stage="train"' in told.read_text()
     now = opened(path, GRID)
     assert now.ledger.tables() == ["jobs", "trainings"]
     left = [job.name for job in now.plan.until("report") if not now.ledger.finished(job.id)]
