@@ -36,18 +36,20 @@ class Task:
     _bar: TaskID | None = None
     done: int = 0
     total: int = 0
+    before: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` are done."""
+        """Say that `done` of `total` are done; what the first call says was done before."""
+        self.before = done if self.before is None else self.before
         self.done, self.total = done, total
         self.display.update(self)
 
     def left(self) -> str:
-        """Return the time left in words, by the pace so far, or ""."""
-        passed = time.monotonic() - self.started
-        if not 0 < self.done < self.total or passed < 2:
+        """Return the time left in words, by the pace so far; "" while less than a hundredth of the work tells of it."""
+        passed, made, left = time.monotonic() - self.started, self.done - (self.before or 0), self.total - self.done
+        if passed < 2 or left <= 0 or made <= 0 or made * 100 < made + left:
             return ""
-        return f", about {passed / self.done * (self.total - self.done):.0f} s left"
+        return f", about {passed / made * left:.0f} s left"
 
 
 class Display:
