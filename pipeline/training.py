@@ -206,10 +206,9 @@ def _watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable
                     return process.wait(_POLL)
                 except subprocess.TimeoutExpired:
                     found = _progress(_tail(log))
-                if found:
-                    on_samples(found[0])
-                    if math.isnan(found[1]) and recipe.precision != "amp":  # its scaler skips such a step
-                        return 0
+                on_samples(found[0] if found else 0)
+                if found and math.isnan(found[1]) and recipe.precision != "amp":  # its scaler skips such a step
+                    return 0
         finally:
             _stop(process)
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 import jobs.train
+from jobs import launch
 from jobs.cli import main
 from jobs.export import export_folder
 from jobs.plan import Job, of_stage
@@ -21,6 +25,7 @@ from pipeline.exports import manifest
 from pipeline.model_folder import WEIGHTS_FILE
 from pipeline.recipes import Recipe
 from pipeline.training import TrainingResult
+from pipeline.training_task import TrainingTask
 from pipeline.verify import owned, verify
 from tests.small_store import opened, write_experiment
 from tests.trainings import MODEL
@@ -212,6 +217,29 @@ def test_the_size_is_no_part_of_a_recipe(path: Path) -> None:
     whole, sized = opened(path).plan.grid(), opened(path, ["training.sizes=[100]"]).plan.grid()
     assert [job.config for job in whole] == [job.config for job in sized]
     assert whole[0].id != sized[0].id
+
+
+def test_an_interrupted_grid_stops_what_runs_and_begins_no_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun, ended = opened(path, [*GRID, "training.parallel=2"]), list[int](), list[int]()
+
+    def train(
+        recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: Callable[[int], None]
+    ) -> TrainingResult:
+        begun.append(recipe.seed)
+        try:
+            while recipe.seed:  # as a training does that looks at its process
+                time.sleep(0.01)
+                on_samples(0)
+        finally:
+            ended.append(recipe.seed)
+        return TrainingResult("done", "", recipe.samples)
+
+    monkeypatch.setattr(training_task, "train", train)
+    recipe = launch.recipe_of(run.plan.grid()[0], 960)
+    tasks = [TrainingTask(str(number), replace(recipe, seed=number), path, path, path) for number in range(9)]
+    with closing(launch.outcomes(run, tasks, lambda name, seen: None)) as results:
+        assert next(results)[0].name == "0"
+    assert set(ended) == set(begun) < set(range(4))  # two at once, and one may have come in for the first
 
 
 @pytest.mark.parametrize(
