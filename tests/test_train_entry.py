@@ -71,3 +71,24 @@ def test_an_epoch_draws_the_same_wherever_a_run_began_and_unlike_any_other(epoch
     assert epochs([2]) == whole[2:]
     others = [*whole, *epochs([0], seed=4), *epochs([0], rank=1)]
     assert len(set(others)) == len(others)
+
+
+def test_the_fused_optimizer_steps_as_open_clips_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "optim", training.optim)  # put back after the test
+    torch.manual_seed(0)
+    weights = [torch.randn(40, 30), torch.randn(30)]
+    stepped = []
+    for fused in (False, True):
+        if fused:
+            train_entry.make_fused()
+        mine = [torch.nn.Parameter(one.clone()) for one in weights]
+        groups = [{"params": mine[1:], "weight_decay": 0.0}, {"params": mine[:1], "weight_decay": 0.1}]
+        optimizer = training.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98), eps=1e-6)
+        assert bool(optimizer.defaults["fused"]) is fused
+        for step in range(5):
+            for one in mine:
+                one.grad = torch.sin(one.detach() * (step + 1))
+            optimizer.step()
+        stepped.append([one.detach() for one in mine])
+    for plain, other in zip(*stepped, strict=True):
+        torch.testing.assert_close(plain, other, rtol=1e-5, atol=1e-6)
