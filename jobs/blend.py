@@ -12,8 +12,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from filters.expressions import compared
-from jobs.ledger_source import frame
 from jobs.plan import Job, of_stage
+from jobs.reading import frame
 from jobs.run import Run
 from jobs.spark import write_frame
 from pipeline.config import Mixture
@@ -45,8 +45,9 @@ def times_column(chosen: dict[str, Quota], column: str = "source") -> str:
 
 
 def _stored(run: Run, job: Job, columns: Sequence[str]) -> DataFrame:
+    """Return columns of the stored pairs of the mixture's sources."""
     ingests = [one.id for one in of_stage(job, "ingest")]
-    return frame(run.spark, run.ledger, "samples", TABLES["samples"], columns, ingests)
+    return frame(run.spark, run.ledger, "samples", TABLES["samples"], columns, ingests, {"source": job.config["of"]})
 
 
 def _candidates(run: Run, job: Job, given: Mixture, parts: Sequence[Taken]) -> DataFrame:
@@ -57,20 +58,16 @@ def _candidates(run: Run, job: Job, given: Mixture, parts: Sequence[Taken]) -> D
     """
     decided = {one.name: one.id for one in of_stage(job, "decide")}
 
-    def kept(name: str, column: str) -> DataFrame:
-        rows = frame(
-            run.spark, run.ledger, "decisions", TABLES["decisions"], ["uid", "source", "keep"], [decided[name]]
-        )
-        return rows.withColumnRenamed("keep", column)
+    def says(name: str, columns: Sequence[str], **where: Sequence[Any]) -> DataFrame:
+        of = {"source": job.config["of"], **where}
+        return frame(run.spark, run.ledger, "decisions", TABLES["decisions"], columns, [decided[name]], of)
 
-    if given.filter:
-        rows = kept(given.filter, "keep").filter("keep").select("uid", "source")
-    else:
-        rows = _stored(run, job, ["uid", "source"])
-    rows = rows.filter(F.col("source").isin(list(job.config["of"])))
+    both = ["uid", "source"]
+    rows = says(given.filter, both, keep=[True]) if given.filter else _stored(run, job, both)
     for name in filters_of(given):
         if name != given.filter:
-            rows = rows.join(kept(name, f"filter:{name}").drop("source"), "uid", "left")
+            kept = says(name, ["uid", "keep"]).withColumnRenamed("keep", f"filter:{name}")
+            rows = rows.join(kept, "uid", "left")
     for signal, columns in columns_of(parts).items():
         table = signal_table(signal)
         jobs = [one.id for one in run.plan.signal(signal)]
@@ -109,7 +106,7 @@ def _listed(run: Run, job: Job, given: Mixture, rows: DataFrame) -> tuple[DataFr
         return rows, {}
     keys, repeated = read_uids(given.uids)
     listed = run.spark.createDataFrame(pa.table({"uid": texts(keys)}))
-    stored = _stored(run, job, ["uid", "source"]).filter(F.col("source").isin(list(job.config["of"])))
+    stored = _stored(run, job, ["uid"])
     absent = listed.join(stored, "uid", "left_anti").agg(F.count("*").alias("n"), F.min("uid").alias("first")).first()
     assert absent is not None
     if absent["n"] > given.missing:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from jobs.reading import chunks, numbers
 from pipeline.joins import UID, joined, split
 from pipeline.store import Store
 
@@ -33,13 +34,12 @@ class Side:
 
 
 def pieces(
-    store: Store, sides: Sequence[Side], parts: int, chunks: int, numbers: Iterable[pa.RecordBatch]
+    store: Store, sides: Sequence[Side], parts: int, count: int, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the PIECES of some of `chunks` chunks of all files; `numbers` holds theirs, from 0, in its column `id`."""
-    for batch in numbers:
-        for first in batch["id"].to_pylist():
-            for number, side in enumerate(sides):
-                yield from _of_side(store, number, side, side.files[first::chunks], parts)
+    """Yield the PIECES of a task's chunks, of which there are `count`: each has a share of every table's files."""
+    for first in numbers(batches):
+        for number, side in enumerate(sides):
+            yield from _of_side(store, number, side, side.files[first::count], parts)
 
 
 def _of_side(store: Store, number: int, side: Side, files: Sequence[str], parts: int) -> Iterator[pa.RecordBatch]:
@@ -92,11 +92,8 @@ def side_by_side(
     fields = [pa.field("uid", pa.string()), *kinds[base.name]]
     fields += [pa.field(side.name, pa.struct(list(kinds[side.name]))) for side in sides]
     fields += [field for field, _ in more]
-    chunks = max(2, spark.sparkContext.defaultParallelism)
-    # no Python data source: to plan a read by one, Spark starts Python anew several times
-    found = spark.range(0, chunks, 1, chunks).mapInArrow(
-        partial(pieces, store, everything, parts, chunks), from_arrow_schema(PIECES)
-    )
+    listed, count = chunks(spark)
+    found = listed.mapInArrow(partial(pieces, store, everything, parts, count), from_arrow_schema(PIECES))
     names = [side.name for side in everything]
     lay = partial(_lay, names, schemas, [add for _, add in more])
     return found.repartitionById(parts, "part").mapInArrow(lay, from_arrow_schema(pa.schema(fields)))

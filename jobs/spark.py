@@ -84,7 +84,6 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
         "spark.sql.warehouse.dir": str(scratch),
         "spark.local.dir": str(scratch),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
-        "spark.sql.python.filterPushdown.enabled": "true",
         "spark.sql.ansi.enabled": "true",
         # else tasks of SQL get another environment than those of RDDs, and so a daemon and workers of their own
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",

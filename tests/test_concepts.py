@@ -17,7 +17,7 @@ from filters.concepts import MOST_BYTES, Concepts, read_concepts
 from filters.contract import PairBatch
 from filters.registry import signal_spec
 from filters.repeats import Repeats
-from jobs.ledger_source import frame
+from jobs.reading import frame
 from jobs.spark import start
 from pipeline.config import Spark
 from pipeline.datafiles import write_rows

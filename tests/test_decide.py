@@ -196,7 +196,7 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     run = opened(write_experiment(tmp_path, {"basic": FILTERS["basic"]}))
     fill(run, ROWS[:4])
     path = run.ledger.snapshot("signals_caption_v1")[0][1]
-    one = pa.RecordBatch.from_pydict({"id": [0]})
+    one = pa.RecordBatch.from_pydict({"chunk": [0]})
     [batch] = pieces(run.store, [Side("caption_v1", ("words",), (path,))], 1, 1, [one])
     assert pa.ipc.open_stream(batch["rows"][0].as_buffer()).schema.names == ["uid", "words"]
 

@@ -17,8 +17,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from filters.nearest import Nearest, Pictures
 from jobs.corpus.index import Kept, kept, opened
 from jobs.corpus.tables import Made, signal_frame, written
-from jobs.ledger_source import frame
 from jobs.plan import Job
+from jobs.reading import frame
 from jobs.run import Run
 from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed

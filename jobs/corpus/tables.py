@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from jobs.ledger_source import frame
 from jobs.plan import Job
+from jobs.reading import frame
 from jobs.run import Run
 from jobs.spark import write_frame
 from pipeline.datafiles import DataFile
@@ -20,8 +20,8 @@ def stored(run: Run, columns: list[str]) -> tuple[DataFrame, DataFrame]:
     """Return the `samples` (uid, source, raw_sha256) and the `pairs` (uid and `columns`) behind them."""
     ingests = [one.id for one in run.plan.ingests()]
     samples = frame(run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "source", "raw_sha256"], ingests)
-    pairs = frame(run.spark, run.ledger, "pairs", TABLES["pairs"], ["uid", "problem", *columns], ingests)
-    return samples, pairs.filter("problem = ''").drop("problem")
+    readable = {"problem": [""]}
+    return samples, frame(run.spark, run.ledger, "pairs", TABLES["pairs"], ["uid", *columns], ingests, readable)
 
 
 def signal_jobs(run: Run, name: str) -> list[str]:
