@@ -1,15 +1,17 @@
 """Pairs to look at: some for each reason of a filter, and some that it kept, with what they resemble."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters.corpus_rules import Unique
+from filters.rules import KEEP
+from jobs.plan import Job
 from jobs.run import Run
 from pipeline.errors import StageFailed
-from pipeline.mixtures import rank_key
 from pipeline.pictures import Refused
 from pipeline.report.shape import Example, Resemblance
 from pipeline.schemas import signal_table
@@ -19,14 +21,28 @@ from pipeline.thumbnails import thumbnail
 Rows = dict[str, dict[str, Any]]
 
 
-def choose(decisions: Iterable[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    """Return about `count` decisions: a third kept, the rest spread evenly over the reasons, by hash."""
-    by_reason: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(decisions, key=lambda row: rank_key(seed, row["uid"])):
-        by_reason.setdefault("" if row["keep"] else row["reason"], []).append(row)
-    kept = by_reason.pop("", [])[: count // 3]
+def choose(decisions: pa.Table, count: int) -> list[dict[str, Any]]:
+    """Return about `count` decisions: a third kept, the rest spread evenly over the reasons, of each the first uids.
+
+    Uids are hashes, so the first are a draw.
+    """
+    by_reason = {one: _first(decisions, one, count) for one in sorted(pc.unique(decisions["reason"]).to_pylist())}
+    kept = by_reason.pop(KEEP, [])[: count // 3]
     each = max(1, (count - len(kept)) // max(1, len(by_reason)))
-    return [row for reason in sorted(by_reason) for row in by_reason[reason][:each]] + kept
+    return [row for rows in by_reason.values() for row in rows[:each]] + kept
+
+
+def _first(decisions: pa.Table, reason: str, count: int) -> list[dict[str, Any]]:
+    rows = decisions.filter(pc.equal(decisions["reason"], reason))
+    found: list[dict[str, Any]] = rows.take(pc.select_k_unstable(rows, count, [("uid", "ascending")])).to_pylist()
+    return found
+
+
+def _first_of_each(count: int) -> Callable[[pa.Table], pa.Table]:
+    """Return what keeps of a file's decisions those of which `choose` may take some."""
+    return lambda rows: pa.Table.from_pylist(
+        [row for one in pc.unique(rows["reason"]).to_pylist() for row in _first(rows, one, count)], rows.schema
+    )
 
 
 def _stored(run: Run, sample: dict[str, Any]) -> str:
@@ -40,9 +56,15 @@ def _stored(run: Run, sample: dict[str, Any]) -> str:
     return small
 
 
-def _of(rows: pa.Table, uids: Collection[str]) -> list[dict[str, Any]]:
+def _rows(
+    run: Run, table: str, columns: Sequence[str], jobs: Iterable[Job], uids: Collection[str]
+) -> list[dict[str, Any]]:
     """Return the rows of some pairs, out of many."""
-    found: list[dict[str, Any]] = rows.filter(pc.is_in(rows["uid"], pa.array(sorted(uids), pa.string()))).to_pylist()
+    wanted = pa.array(sorted(uids), pa.string())
+    rows = run.ledger.read(
+        table, columns, [job.id for job in jobs], keep=lambda rows: rows.filter(pc.is_in(rows["uid"], wanted))
+    )
+    found: list[dict[str, Any]] = rows.to_pylist()
     return found
 
 
@@ -51,8 +73,8 @@ def _signals(run: Run, uids: Sequence[str]) -> dict[str, Rows]:
     found = dict[str, Rows]()
     for name, spec in run.experiment.signals.items():
         columns = ["uid", *(field.name for field in spec.target().columns if str(field.type) != "binary")]
-        rows = run.ledger.read(signal_table(name), columns, [job.id for job in run.plan.signal(name)])
-        found[name] = {row["uid"]: row for row in _of(rows, uids)}
+        rows = _rows(run, signal_table(name), columns, run.plan.signal(name), uids)
+        found[name] = {row["uid"]: row for row in rows}
     return found
 
 
@@ -103,16 +125,14 @@ def _group(signals: dict[str, Rows], run: Run, row: dict[str, Any]) -> str:
 
 def examples(run: Run, filter_name: str, count: int) -> list[Example]:
     """Return the examples of one filter's decisions, dropped ones first, by reason."""
-    job = run.plan.decide(filter_name).id
-    chosen = choose(run.ledger.read("decisions", ["uid", "source", "keep", "reason"], [job]).to_pylist(), count, 0)
+    job, columns = run.plan.decide(filter_name).id, ["uid", "source", "keep", "reason"]
+    chosen = choose(run.ledger.read("decisions", columns, [job], keep=_first_of_each(count)), count)
     uids = [row["uid"] for row in chosen]
     signals = _signals(run, uids)
-    kept_of = _kept_of_groups(run, job, {_group(signals, run, row) for row in chosen} - {""})
-    ingests = [one.id for one in run.plan.ingests()]
-    needed = {*uids, *kept_of.values()}
-    stored = run.ledger.read("samples", ["uid", "shard", "offset", "jpg_bytes"], ingests)
-    samples = {row["uid"]: row for row in _of(stored, needed)}
-    captions = {row["uid"]: row["caption"] for row in _of(run.ledger.read("pairs", ["uid", "caption"], ingests), uids)}
+    kept_of = _kept_of_groups(run, {_group(signals, run, row) for row in chosen} - {""})
+    ingests, needed, place = run.plan.ingests(), {*uids, *kept_of.values()}, ["uid", "shard", "offset", "jpg_bytes"]
+    samples = {row["uid"]: row for row in _rows(run, "samples", place, ingests, needed)}
+    captions = {row["uid"]: row["caption"] for row in _rows(run, "pairs", ["uid", "caption"], ingests, uids)}
     near = {row["uid"]: _nearest(signals, run, row["uid"]) for row in chosen if row["reason"].startswith("evaluation")}
     images = _evaluation_images(run, {(one["pdq_set"], one["pdq_key"]) for one in near.values() if one})
     result: list[Example] = []
@@ -139,24 +159,21 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
     return result
 
 
-def _kept_of_groups(run: Run, job: str, groups: set[str]) -> dict[str, str]:
+def _kept_of_groups(run: Run, groups: set[str]) -> dict[str, str]:
     """Return for each duplicate group the member that the unique filters let stay."""
     if not groups:
         return {}
-    found: dict[str, str] = {}
-    parts = [run.plan.decide(name) for name, rule in run.experiment.rules.items() if type(rule).__name__ == "Unique"]
-    stays = {
-        row["uid"]
-        for row in run.ledger.read("decisions", ["uid", "keep"], [part.id for part in parts]).to_pylist()
-        if row["keep"]
-    }
+    wanted, columns, members = pa.array(sorted(groups)), ("exact_group", "near_group"), dict[str, set[str]]()
+
+    def of_groups(rows: pa.Table) -> pa.Table:
+        return rows.filter(pc.or_kleene(*(pc.is_in(rows[column], wanted) for column in columns)))
+
     for name, spec in run.experiment.signals.items():
         if spec.kind == "duplicates":
-            rows = run.ledger.read(
-                signal_table(name), ["uid", "exact_group", "near_group"], [one.id for one in run.plan.signal(name)]
-            )
-            for row in rows.to_pylist():
-                for column in ("exact_group", "near_group"):
-                    if row[column] in groups and row["uid"] in stays:
-                        found.setdefault(row[column], row["uid"])
-    return found
+            jobs = [one.id for one in run.plan.signal(name)]
+            for row in run.ledger.read(signal_table(name), ["uid", *columns], jobs, keep=of_groups).to_pylist():
+                members.setdefault(row["uid"], set()).update(groups & {row[column] for column in columns})
+    unique = [run.plan.decide(name) for name, rule in run.experiment.rules.items() if isinstance(rule, Unique)]
+    rows = _rows(run, "decisions", ["uid", "keep"], unique, members)
+    stays = sorted((row["uid"] for row in rows if row["keep"]), reverse=True)
+    return {group: uid for uid in stays for group in members[uid]}

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import pyarrow.compute as pc
+
 from jobs.closeup import closeup
 from jobs.contamination import contamination
 from jobs.examples import examples
@@ -90,8 +92,9 @@ def collect(run: Run, made_at: datetime) -> Report:
 def _filters(run: Run) -> list[FilterRule]:
     found: list[FilterRule] = []
     for name, rule in run.experiment.rules.items():
-        keeps = run.ledger.read("decisions", ["keep"], [run.plan.decide(name).id])["keep"].to_pylist()
-        found.append({"name": name, "rule": rule.text(), "kept": sum(keeps), "dropped": len(keeps) - sum(keeps)})
+        keeps = run.ledger.read("decisions", ["keep"], [run.plan.decide(name).id])["keep"]
+        kept = pc.sum(keeps, min_count=0).as_py()
+        found.append({"name": name, "rule": rule.text(), "kept": kept, "dropped": len(keeps) - kept})
     return found
 
 
@@ -100,10 +103,9 @@ def _label(run: Run, mixture: str, seed: int) -> str:
 
 
 def _mixture(run: Run, name: str) -> Mixture:
-    rows = run.ledger.read("mixtures", ["source", "times"], [run.plan.blend(name).id]).to_pylist()
-    by_source: dict[str, int] = {}
-    for row in rows:
-        by_source[row["source"]] = by_source.get(row["source"], 0) + row["times"]
+    rows = run.ledger.read("mixtures", ["source", "times"], [run.plan.blend(name).id])
+    times = rows.group_by("source").aggregate([("times", "sum")]).to_pylist()
+    by_source = {row["source"]: row["times_sum"] for row in times}
     exported = run.ledger.finished(run.plan.export(name).id)
     trainings = [job for job in _trainings(run) if job.local["mixture"] == name]
     trained = run.ledger.read("trainings", jobs=[job.id for job in trainings]).to_pylist()

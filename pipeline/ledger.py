@@ -135,15 +135,24 @@ class Ledger:
         wanted = None if jobs is None else set(jobs)
         return [(one.job, one.path) for one in self.files(table) if wanted is None or one.job in wanted]
 
-    def read(self, table: str, columns: Sequence[str] | None = None, jobs: Iterable[str] | None = None) -> pa.Table:
-        """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent."""
+    def read(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        jobs: Iterable[str] | None = None,
+        keep: Callable[[pa.Table], pa.Table] = lambda rows: rows,
+    ) -> pa.Table:
+        """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent.
+
+        `keep` makes of each file's rows what is kept in memory.
+        """
         parts = []
         kept = None if columns is None else [name for name in columns if name != "job"]
         if kept is not None and table == "jobs":  # the one table in whose files the job is a column
             kept.append("job")
         for job, path in self.snapshot(table, jobs):
             with self.store.arrow(path) as stream:
-                part = pq.read_table(stream, columns=kept)
+                part = keep(pq.read_table(stream, columns=kept))
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             parts.append(part)
