@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from jobs.experiment import Experiment
     from pipeline.costs import Cluster, Cost, Scope
+    from pipeline.evaluation_section import Evaluation
 
 RATES = Path(__file__).parents[1] / "benchmarks" / "results.json"
 PAIRS = "1e6,1e9,1e10"
@@ -36,6 +37,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         ("drawn", "1", "share of the published rows that each mixture draws"),
         ("fetched-bytes", "100e3", "bytes of an image as it is fetched"),
         ("pair-bytes", "20e3", "bytes of a stored pair, its caption and metadata included"),
+        ("set-images", "10e3", "images of an evaluation set"),
     ):
         one.add_argument(f"--{name}", default=default, metavar="N", help=f"{text} (default: {default})")
     one.add_argument("--gpu-rate", metavar="N", help="samples a second that a GPU embeds; without it CLIP is on cores")
@@ -73,6 +75,7 @@ def answer(arguments: argparse.Namespace) -> int:
         "drawn": _number("drawn", arguments.drawn, 0, 1),
         "fetched": _number("fetched-bytes", arguments.fetched_bytes, 0),
         "pair": _number("pair-bytes", arguments.pair_bytes, 0),
+        "images": _number("set-images", arguments.set_images, 0),
     }
     figures = read_rates(arguments.rates)
     scope = scope_of(load(arguments.experiment, arguments.set), shares)
@@ -105,8 +108,8 @@ def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "Scope":
     file, signals = experiment.file, experiment.signals.values()
     over_shards = [one.kind for one in signals if one.scope == "shard"]
     mixtures = dict.fromkeys(file.mixtures, shares["drawn"])
-    trained = set(experiment.trained_mixtures())
-    seen = (file.training.samples_seen or 0) * len(trained) * len(file.training.seeds)
+    trainings = len(set(experiment.trained_mixtures())) * len(file.training.seeds)
+    seen = (file.training.samples_seen or 0) * trainings
     seen += sum(model.trained.samples_seen for model in file.models.values() if model.trained) if seen else 0
     return Scope(
         stored=shares["stored"],
@@ -120,7 +123,18 @@ def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "Scope":
         corpus=tuple(sorted({one.kind for one in signals if one.scope != "shard"})),
         clip=over_shards.count("clip"),
         samples_seen=seen,
+        trainings=trainings,
+        evaluated=int((trainings + len(file.evaluation.models)) * _evaluations(file.evaluation) * shares["images"]),
     )
+
+
+def _evaluations(section: "Evaluation") -> int:
+    """Return on how many sets a model is evaluated, synthetic shifts among them."""
+    from pipeline.shifts import KINDS
+
+    made = section.synthetic
+    shifts = len(made.of) * len(made.kinds or KINDS) * len(made.severities) if made else 0
+    return len(section.sets) + shifts + 2 * len(section.probe) + len(section.retrieval)
 
 
 def assumptions(scope: "Scope", cluster: "Cluster") -> list[str]:
@@ -135,6 +149,7 @@ def assumptions(scope: "Scope", cluster: "Cluster") -> list[str]:
         f"of the published rows {scope.stored:.0%} are stored, at {scope.pair_bytes:,.0f} bytes, and fetched as "
         f"{scope.fetched_bytes:,.0f}; each of {len(scope.drawn)} mixtures draws {min(scope.drawn.values()):.0%}",
         f"{scope.filters} filters cost as much each as the {MEASURED_FILTERS} that were measured",
+        f"{scope.trainings} models are trained, and asked about {scope.evaluated:,} images together",
         "no site asks to wait: the limits of ingest.per_host are not in the time of ingest",
         "requests are those for images, and those of a bucket for parts of 8 MiB, a file of each table and shard, and "
         "one for each pair that is exported",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Figures = Mapping[str, Any]
-CORES, GPUS, NETWORK, FIXED = "cores", "GPUs", "bandwidth", "start-up"
+CORES, GPUS, NETWORK, FIXED, ALONE = "cores", "GPUs", "bandwidth", "start-up", "one core"
 PART = 8 << 20
 """Bytes of a part by which a large object is sent."""
 
@@ -43,6 +43,7 @@ class Scope:
 
     `stored` have an image, `drawn` are in each mixture by its name. Sizes in bytes: of an image as fetched and of a
     stored pair. `signals` are the kinds of those over shards, `corpus` of those over all pairs, `clip` counts models.
+    `trainings` is how many models are trained, `evaluated` how many images all models are asked about.
     """
 
     stored: float
@@ -56,6 +57,8 @@ class Scope:
     corpus: tuple[str, ...]
     clip: int
     samples_seen: int
+    trainings: int
+    evaluated: int
 
 
 @dataclass
@@ -129,8 +132,8 @@ class Costs:
 
     def of(self, pairs: float) -> list[Cost]:
         """Return the cost of each stage."""
-        stages = (self._ingest, self._score, self._corpus, self._decide, self._blend, self._export, self._train)
-        return [stage(pairs) for stage in stages]
+        stages = (self._ingest, self._score, self._corpus, self._decide, self._blend, self._export)
+        return [*(stage(pairs) for stage in stages), self._train(), self._evaluate(), self._report()]
 
     def _closed(self, cost: Cost, fixed: float = 0.0) -> Cost:
         """Add the wall time, and what binds: the slowest of what goes on side by side."""
@@ -261,17 +264,40 @@ class Costs:
         self._ledger(cost, drawn / MEASURED_SHARE, ["export_members"])
         return self._closed(cost, rate.fixed * len(scope.drawn))
 
-    def _train(self, pairs: float) -> Cost:
+    def _train(self) -> Cost:
         """The trainings see the samples that the experiment says, however many pairs there are."""
         cost, seen = Cost("train"), self._scope.samples_seen
         if not seen:
             cost.unknown.append("samples seen (training.epochs depends on the exports)")
-        if self._gpu_rate is None:
-            cost.unknown.append("samples a second of a training (give --gpu-rate)")
-        else:
-            cost.gpu_hours = TRAINED * seen / self._gpu_rate / 3600
-            cost.sources.append(f"--gpu-rate {self._gpu_rate:g} samples/s, a training step at {TRAINED} forward ones")
+        self._on_gpus(cost, TRAINED * seen, f"a training step at {TRAINED} forward ones")
         return self._closed(cost)
+
+    def _evaluate(self) -> Cost:
+        """Every model is asked about every image of the evaluation sets and of their synthetic shifts once."""
+        cost = Cost("evaluate")
+        self._on_gpus(cost, self._scope.evaluated, "one forward pass an image")
+        return self._closed(cost)
+
+    def _on_gpus(self, cost: Cost, passes: float, said: str) -> None:
+        if self._gpu_rate is None:
+            cost.unknown.append(f"samples a second of the trained model in {cost.stage} (give --gpu-rate)")
+        else:
+            cost.gpu_hours = passes / self._gpu_rate / 3600
+            cost.sources.append(f"--gpu-rate {self._gpu_rate:g} samples/s, {said}")
+
+    def _report(self) -> Cost:
+        """In proportion to the trainings, of which it reads the predictions, and never less than was measured: on one
+        core, of a small ledger.
+        """
+        cost = Cost("report")
+        seconds, trainings = _rate(self._figures, "report", "seconds"), _rate(self._figures, "report", "trainings")
+        if seconds is None or trainings is None:
+            cost.unknown.append("seconds of a report (report)")
+            return cost
+        seconds *= max(1.0, self._scope.trainings / trainings)
+        cost.core_hours, cost.wall_hours, cost.binds = seconds / 3600, seconds / 3600, ALONE
+        cost.sources.append(_made("report", self._figures["report"]))
+        return cost
 
 
 MEASURED_FILTERS, MEASURED_SHARE, TRAINED = 2, 0.3, 3

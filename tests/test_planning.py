@@ -35,6 +35,7 @@ FIGURES: dict[str, Any] = {
         "exponent_pdq": 0.4,
         "exponent_embedding": 1.5,
     },
+    "report": {**MADE, "seconds": 50, "trainings": 210},
 }
 SCOPE = Scope(
     stored=0.5,
@@ -48,6 +49,8 @@ SCOPE = Scope(
     corpus=("clusters", "duplicates"),
     clip=0,
     samples_seen=1_000_000,
+    trainings=420,
+    evaluated=7_200_000,
 )
 CLUSTER = Cluster(4, 2, 1e9)
 
@@ -83,6 +86,9 @@ def test_the_numbers_follow_from_the_rates() -> None:
     assert found["export"].storage_bytes == pytest.approx(drawn + 2_000_000 / 0.3 * 9)
     assert found["train"].gpu_hours == pytest.approx(3 * 1_000_000 / 1000 / 3600)
     assert found["train"].wall_hours == pytest.approx(3 * 1_000_000 / 1000 / 3600 / 2)
+    assert found["evaluate"].gpu_hours == pytest.approx(7_200_000 / 1000 / 3600)
+    assert found["report"].wall_hours == pytest.approx(50 * 420 / 210 / 3600)
+    assert costs(trainings=2)["report"].wall_hours == pytest.approx(50 / 3600)
     assert all(one.sources for one in found.values())
 
 
@@ -104,6 +110,7 @@ def test_without_a_rate_a_stage_is_unknown_and_the_others_are_not() -> None:
                 "ingest_against_img2dataset": {"ingest"},
                 "signals_against_decoding": {"score"},
                 "deduplication": {"score, whole corpus"},
+                "report": {"report"},
             }[name]
         )
         assert all(found[stage].wall_hours is None for stage in odd)
@@ -113,7 +120,8 @@ def test_without_a_rate_a_stage_is_unknown_and_the_others_are_not() -> None:
         "images a second of CLIP (clip_through_the_pipeline; or give --gpu-rate)",
     ]
     assert found["score, whole corpus"].unknown == ["the signal kind nearest"]
-    assert found["train"].unknown == ["samples a second of a training (give --gpu-rate)"]
+    assert found["train"].unknown == ["samples a second of the trained model in train (give --gpu-rate)"]
+    assert found["evaluate"].wall_hours is None
 
 
 @pytest.fixture
