@@ -13,8 +13,9 @@ from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import model_reference
 from pipeline.datafiles import write_rows
+from pipeline.embedder import Vectors
 from pipeline.errors import StageFailed
-from pipeline.models import ClipModel, Vectors, load
+from pipeline.models import ClipModel, load
 from pipeline.shifts import Shift
 from pipeline.zeroshot import class_vectors, predict
 

@@ -12,9 +12,9 @@ from jobs.evaluations import open_split
 from jobs.plan import Job
 from jobs.run import Run
 from pipeline.caption_sets import open_captions
+from pipeline.embedder import Embedder
 from pipeline.errors import InputError
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.models import Embedder
 from pipeline.probe import fit_chosen
 from pipeline.retrieval import recalls
 from pipeline.schemas import TABLES

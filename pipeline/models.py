@@ -3,37 +3,23 @@
 import os
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from pipeline.embedder import Vectors
 from pipeline.errors import InputError, unknown
 from pipeline.preprocessing import Images, Preprocessing
 from pipeline.towers import image_tower, text_tower
 
-Vectors = npt.NDArray[np.float32]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """What images and weights are multiplied in; sums and normalisation are float32 in both."""
 CHARACTERS_A_TOKEN = 64
 """Characters of a text that are read for each token of the model's context; the longest word of CLIP's vocabulary has
 32 bytes. The tokenizer's time grows with the square of a word's length: one of 20,000 random letters took it 14 s."""
-
-
-class Embedder(Protocol):
-    """What turns images and texts into unit vectors of one space."""
-
-    def embed_images(self, images: Sequence[Image.Image], batch_size: int) -> Vectors:
-        """Return (n, d) unit vectors."""
-        ...
-
-    def embed_texts(self, texts: Sequence[str], batch_size: int) -> Vectors:
-        """Return (n, d) unit vectors."""
-        ...
 
 
 class ClipModel:

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.embedder import Embedder
 from pipeline.errors import InputError
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.models import Embedder
 from pipeline.zeroshot import open_image
 
 BATCH = 128

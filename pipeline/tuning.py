@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.embedder import Embedder
 from pipeline.errors import StageFailed
 from pipeline.exports import manifest, sizes
-from pipeline.models import Embedder
 from pipeline.recipes import Recipe
 from pipeline.set_embeddings import embed_pictures
 from pipeline.shards import ShardWriter, StoredPair, read_pairs

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.embedder import Embedder
 from pipeline.errors import InputError
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.models import Embedder
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,13 @@ def _seconds(pid: str) -> float:
     """Return the processor time of a process, in seconds."""
     spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_what_needs_no_model_waits_for_no_torch() -> None:
+    script = "import sys, jobs.experiment, jobs.run, jobs.ingest, jobs.decide, jobs.blend, jobs.export, jobs.report\n"
+    script += "print(sorted({'torch', 'open_clip', 'faiss', 'albumentations'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_help_teaches() -> None:

@@ -26,9 +26,10 @@ from jobs.plan import Job
 from jobs.run import Run
 from jobs.score import model_reference
 from pipeline.datafiles import write_rows
+from pipeline.embedder import Embedder
 from pipeline.errors import CuveeError, StageFailed
 from pipeline.evaluation_sets import EvaluationSet
-from pipeline.models import Embedder, load
+from pipeline.models import load
 from pipeline.schemas import TABLES
 from pipeline.store import Store
 from pipeline.zeroshot import open_image
