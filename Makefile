@@ -30,10 +30,13 @@ demo: .venv/ready  ## the whole road on a small web of its own: 7 to 17 minutes 
 domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
 	@$(BIN)/cuvee run experiments/domains.yaml
 
-test: .venv/ready  ## the tests: 15 to 33 minutes on 2 cores
+build/spark.jsa: .venv/ready
+	@$(BIN)/python -m tests.class_data $@
+
+test: build/spark.jsa  ## the tests: 15 to 33 minutes on 2 cores
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-test-slow: .venv/ready  ## the tests that take minutes: kills at random moments, a clean room
+test-slow: build/spark.jsa  ## the tests that take minutes: kills at random moments, a clean room
 	@$(BIN)/python -m pytest -m slow
 
 test-slurm: .venv/ready  ## the training grid on a real Slurm of one node, which it installs (Debian), starts on loopback and ends; by root
@@ -50,7 +53,7 @@ build/airflow-venv/ready: infra/airflow/requirements.lock .tools/ready
 test-airflow: .venv/ready build/airflow-venv/ready  ## the DAG in a real Airflow of its own environment, on a small web, twice
 	@$(BIN)/python -m pytest -m airflow
 
-test-cluster: .venv/ready  ## the tests on a Spark standalone cluster of this machine, workers killed among them
+test-cluster: build/spark.jsa  ## the tests on a Spark standalone cluster of this machine, workers killed among them
 	@$(BIN)/python -m pytest -m slow tests/test_cluster.py tests/test_local_cluster.py
 
 build/kubernetes/ready: infra/kubernetes/requirements.lock .tools/ready
@@ -62,7 +65,7 @@ test-kubernetes: build/kubernetes/ready  ## the Spark Operator's manifests and t
 	@build/kubernetes/bin/python infra/kubernetes/check.py
 	@build/kubernetes/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir infra/kubernetes infra/kubernetes
 
-check: .venv/ready  ## lint, format, strict types, then the tests
+check: build/spark.jsa  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -15,10 +15,10 @@ from jobs.run import Run
 from pipeline.ledger import Ledger
 from pipeline.progress import Display
 from pipeline.store import Store
-from tests.roads import cuvee, write_experiment
+from tests.class_data import options
+from tests.roads import ROOT, cuvee, write_experiment
 
-# a test's JVM lives for seconds: what the second compiler makes of it, it never earns back
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+os.environ.setdefault("SPARK_SUBMIT_OPTS", options(ROOT / "build" / "spark.jsa"))
 settings.register_profile("cuvee", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("cuvee")
 
