@@ -40,18 +40,42 @@ class Asked:
     jobs: tuple[Job, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What the finished grid answered: `trained` are its models, `beside` those that are put beside them."""
+
+    shifts: list[Shift]
+    trained: list[Answered]
+    beside: list[Answered]
+    labels: dict[str, NDArray[np.integer[Any]]]
+
+
 def findings(run: Run) -> Findings:
     """Return what the finished grid says; raise StageFailed where two models were asked about other images."""
-    grid = run.plan.grid()
-    reference = run.experiment.file.evaluation.reference
-    asked = {one.shift.name: one for one in _asked(run, grid)}
+    reference, baseline = run.experiment.file.evaluation.reference, run.experiment.file.report.baseline
     recipes = list(recipes_of(run))
+    grid = answered(run, bool(recipes))
+    chance = run.experiment.evaluation_sets()[reference].chance
+    judged = (
+        diluted(grid.trained, reference, shift, one, grid.labels, chance) for shift in grid.shifts for one in recipes
+    )
+    return {
+        "trends": [trend([*grid.trained, *grid.beside], reference, shift, baseline) for shift in grid.shifts],
+        "ladder": [row for name in grid.labels for row in ladder(grid.trained, name)],
+        "dilution": [one for one in judged if one is not None],
+    }
+
+
+def answered(run: Run, with_logits: bool) -> Grid:
+    """Return what all models answered, out of `predictions`; raise StageFailed where two had other images to answer."""
+    grid = run.plan.grid()
+    asked = {one.shift.name: one for one in _asked(run, grid)}
     labels: dict[str, NDArray[np.integer[Any]]] = {}
     rights: dict[str, list[NDArray[np.bool_]]] = {}
     logits: dict[str, list[NDArray[np.float32] | None]] = {}
     for name, one in asked.items():
-        labels[name], rights[name], logits[name] = _answers(run, one, bool(recipes))
-    models = [
+        labels[name], rights[name], logits[name] = _answers(run, one, with_logits)
+    trained = [
         Answered(
             name=training.name,
             mixture=unsized(training.local["mixture"]),
@@ -66,15 +90,8 @@ def findings(run: Run) -> Findings:
         Answered(label, label, 0, 0, {name: rights[name][number] for name in asked}, trained=False)
         for number, label in enumerate(map(beside_label, run.experiment.file.evaluation.models), len(grid))
     ]
-    shifts = [one.shift for name, one in asked.items() if name != reference]
-    baseline = run.experiment.file.report.baseline
-    chance = run.experiment.evaluation_sets()[reference].chance
-    judged = (diluted(models, reference, shift, one, labels, chance) for shift in shifts for one in recipes)
-    return {
-        "trends": [trend([*models, *beside], reference, shift, baseline) for shift in shifts],
-        "ladder": [row for name in asked for row in ladder(models, name)],
-        "dilution": [one for one in judged if one is not None],
-    }
+    reference = run.experiment.file.evaluation.reference
+    return Grid([one.shift for name, one in asked.items() if name != reference], trained, beside, labels)
 
 
 def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:

@@ -153,6 +153,15 @@ def _baseline(found: Effective) -> Baseline:
     return {"fitted_on": fitted, "slope": line.slope, "intercept": line.intercept, "r2": line.r2, "draws": found.draws}
 
 
+def lines(models: Iterable[Answered], reference: str, shift: Shift) -> Trends | None:
+    """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes.
+
+    Models that were not trained are groups without a line. Raises ValueError where they were asked about other images.
+    """
+    ordered = _ordered(models)
+    return _ladder(ordered, _evidence(ordered, reference, shift))
+
+
 def _ladder(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
     """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes."""
     sizes = [one.size for one in models]
@@ -239,7 +248,7 @@ def diluted(
     mine = _ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
     mixed = _ensembles(mine, sources, (reference, shift.name), labels)
     try:
-        trends = _ladder(mine, _evidence(mine, reference, shift))
+        trends = lines(mine, reference, shift)
         if trends is None:
             return None
         judged = dilution(trends, recipe.mixture, sources)
