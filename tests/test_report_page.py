@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.report import figures
+from pipeline.report.funnel import tiles
 from pipeline.report.page import render
 from tests.sample_report import SECTIONS, empty_report, sample_report, thumbnail
 
@@ -252,6 +253,17 @@ def test_report_without_trainings_shows_the_mixtures() -> None:
     html = render(report)
     assert html.count("not trained yet") == 5
     assert "No model has been evaluated yet" in html
+
+
+def test_a_mixture_that_is_trained_by_sizes_says_so_and_each_seed_is_a_training() -> None:
+    report: Any = sample_report()
+    whole = report["mixtures"][0]
+    sized = [whole | {"name": f"{whole['name']}@{size}"} for size in (300, 600)]
+    report["mixtures"] = [whole | {"training": None}, *sized]
+    report["cost"] = [{"mixture": whole["name"], "trainings": 6, "samples": 600, "seconds": 60.0}]
+    html = render(report)
+    assert (html.count("trained by sizes, below"), html.count("not trained yet")) == (1, 0)
+    assert ("6", "trainings") in tiles(report)
 
 
 def test_source_without_stages_and_stage_without_pairs() -> None:

@@ -144,7 +144,7 @@ def tiles(report: Report) -> list[tuple[str, str]]:
     kept = [stage["kept"] for stage in stages if stage["stage"] == main]
     published = [source["published"] for source in report["funnel"]]
     images = [found["images"] for found in report["evaluation"]["sets"]]
-    trained = [1 for mixture in report["mixtures"] if mixture["training"] is not None]
+    trained = [row["trainings"] for row in report["cost"]]
     by = f"kept by {main.removeprefix('filter:')}" if main else "kept by the main filter"
     return [
         (_total(published), "pairs published"),

@@ -18,6 +18,7 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.mixtures import unsized
 from pipeline.report import accuracy, closeup, diagrams, figures, funnel, trends
 from pipeline.report.shape import Report
 from pipeline.report.svg import marker, series
@@ -138,7 +139,12 @@ def _funnel(report: Report) -> dict[str, Any]:
 def _mixtures(report: Report) -> dict[str, Any]:
     bars = funnel.mixture_bars(report)
     title = "Share of each source in each mixture, in percent"
-    return {"share_legend": bars.legend, "share_figures": _both_widths("shares", title, bars)}
+    trained = [mixture["name"] for mixture in report["mixtures"] if mixture["training"]]
+    return {
+        "share_legend": bars.legend,
+        "share_figures": _both_widths("shares", title, bars),
+        "in_sizes": {unsized(name) for name in trained},
+    }
 
 
 def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Markup]]:
