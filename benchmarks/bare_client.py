@@ -4,14 +4,14 @@ limit, nothing is checked, hashed, decoded or written: what `benchmarks.ingest` 
   python -m benchmarks.bare_client PORT HOSTS IMAGES PROCESSES        prints the seconds from the first to the last byte
 """
 
-import json
 import re
 import selectors
 import socket
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 
 CONNECTIONS = 32
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
@@ -70,20 +70,9 @@ def fetch(port: int, hosts: int, numbers: range) -> tuple[float, float]:
 
 def main(port: int, hosts: int, images: int, processes: int) -> float:
     """Fetch in several processes; return the seconds from the first one's start to the last one's end."""
-    script = "import sys; from benchmarks.bare_client import fetch; import json\n"
-    script += "print(json.dumps(fetch(int(sys.argv[1]), int(sys.argv[2]), range(*map(int, sys.argv[3:])))))"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, (port, hosts, first, images, processes))],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for first in range(processes)
-    ]
-    answers = [one.communicate()[0] for one in running]
-    if any(one.returncode for one in running):
-        raise ChildProcessError("a bare client failed")
-    times: list[tuple[float, float]] = [json.loads(answer) for answer in answers]
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        running = [pool.submit(fetch, port, hosts, range(first, images, processes)) for first in range(processes)]
+        times = [one.result() for one in running]
     return max(end for _, end in times) - min(start for start, _ in times)
 
 

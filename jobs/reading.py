@@ -1,8 +1,8 @@
 """Parquet files of the store as DataFrames: a laptop's folder and a bucket are one code path, and no jar is needed.
 
-The driver lists the files of a Delta snapshot; tasks read them with pyarrow, only the columns and rows that were asked
-for. By `mapInArrow`, and not by a Python data source: to plan each read by one, Spark starts Python anew three times,
-some 4 s as measured.
+The driver lists the files, of a Delta snapshot or of a step's; tasks read them with pyarrow, only the columns and rows
+that were asked for. By `mapInArrow`, and not by a Python data source: to plan each read by one, Spark starts Python
+anew three times, some 4 s as measured.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,23 +41,29 @@ def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
 
 def _read(
     store: Store,
-    files: Sequence[tuple[str, str]],
+    files: Sequence[str],
     count: int,
     columns: Sequence[str],
     where: Where,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    stored = [name for name in dict.fromkeys([*columns, *where]) if name != "job"]
-    wanted = {name: pa.array(values) for name, values in where.items()}
+    stored, wanted = list(dict.fromkeys([*columns, *where])), {name: pa.array(where[name]) for name in where}
     for number in numbers(batches):
-        for job, path in files[number::count]:
+        for path in files[number::count]:
             with store.arrow(path) as stream:
-                table = pq.ParquetFile(stream).read(stored, use_threads=False)  # a third of read_table's time
-            for name, values in wanted.items():
-                table = table.filter(pc.is_in(table[name], values))
-            if "job" in columns:
-                table = table.append_column("job", pa.array([job] * table.num_rows, pa.string()))
-            yield from table.select(columns).to_batches()
+                for rows in pq.ParquetFile(stream).iter_batches(columns=stored, use_threads=False):
+                    for name, values in wanted.items():
+                        rows = rows.filter(pc.is_in(rows[name], values))
+                    yield rows.select(columns)
+
+
+def opened(
+    spark: SparkSession, store: Store, files: Sequence[str], schema: pa.Schema, where: Where | None = None
+) -> DataFrame:
+    """Return files of the store as a DataFrame of these columns, only the rows that `where` wants."""
+    listed, count = chunks(spark, len(files))
+    read = partial(_read, store, files, count, schema.names, where or {})
+    return listed.mapInArrow(read, from_arrow_schema(schema))
 
 
 def frame(
@@ -69,9 +75,6 @@ def frame(
     jobs: Iterable[str],
     where: Where | None = None,
 ) -> DataFrame:
-    """Return the rows that `jobs` wrote into `table`, with these columns; `job`, which no file holds, may be one."""
-    fields = [schema.field(name) if name != "job" else pa.field("job", pa.string()) for name in columns]
-    files = ledger.snapshot(table, jobs)
-    listed, count = chunks(spark, len(files))
-    read = partial(_read, ledger.store, files, count, columns, where or {})
-    return listed.mapInArrow(read, from_arrow_schema(pa.schema(fields)))
+    """Return the rows that `jobs` wrote into `table`, with these columns."""
+    files = [path for _, path in ledger.snapshot(table, jobs)]
+    return opened(spark, ledger.store, files, pa.schema([schema.field(name) for name in columns]), where)

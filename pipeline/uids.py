@@ -58,8 +58,8 @@ def order(found: Keys) -> npt.NDArray[np.intp]:
     By the first halves where these are all different, as those of hashes are: it takes a third of the time.
     """
     high, low = halves(found)
-    places = np.argsort(high)
-    return np.lexsort((low, high)) if _repeats(high[places]) else places
+    at = np.argsort(high)
+    return np.lexsort((low, high)) if _repeats(high[at]) else at
 
 
 def _repeats(ordered: npt.NDArray[np.uint64]) -> bool:
@@ -76,10 +76,18 @@ def places(wanted: Keys, among: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray
     """Return for each of `wanted` its place in the sorted keys `among`, and whether it is there."""
     if not len(among):
         return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_)
-    there, here = halves(among)[0], halves(wanted)[0]
-    found = np.searchsorted(among, wanted) if _repeats(there) else np.searchsorted(there, here)
+    found = _searched(wanted, among)
     found[found == len(among)] = 0
     return found, among[found] == wanted
+
+
+def _searched(wanted: Keys, among: Keys) -> npt.NDArray[np.intp]:
+    """Return where each key would stand: by first halves in a sixth of the time, but for a pass over all of `among`."""
+    if len(among) <= 8 * len(wanted):
+        there = halves(among)[0]
+        if not _repeats(there):
+            return np.searchsorted(there, halves(wanted)[0])
+    return np.searchsorted(among, wanted)
 
 
 def read_uids(path: str) -> tuple[Keys, int]:

@@ -14,7 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from filters.components import components
-from jobs.corpus.staged import Staged, once, opened, read, stage, write_batches
+from jobs.corpus.staged import Staged, once, read, stage, write_batches
+from jobs.reading import opened
 from pipeline.errors import StageFailed
 from pipeline.store import Store
 

@@ -17,9 +17,10 @@ from pyspark.sql import functions as F
 
 from filters.duplicates import Duplicates, ordered
 from jobs.corpus.components import EDGES, connected
-from jobs.corpus.staged import Staged, fresh_path, once, opened, read, stage, write_batches
+from jobs.corpus.staged import Staged, fresh_path, once, read, stage, write_batches
 from jobs.corpus.tables import Made, signal_frame, stored, written
 from jobs.plan import Job
+from jobs.reading import opened
 from jobs.run import Run
 from jobs.spark import run_units
 from pipeline.errors import StageFailed

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark import TaskContext
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from pipeline.store import Store
 from pipeline.units import Record, record_path
@@ -82,22 +82,6 @@ def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
 
     facts = once(store, group, name, make)
     return Staged(tuple(facts["files"]), int(facts["rows"]))
-
-
-def _rows(store: Store, names: list[str], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        for path in batch["path"].to_pylist():
-            with store.arrow(path) as stream:
-                yield from pq.ParquetFile(stream).iter_batches(columns=names)
-
-
-def opened(spark: SparkSession, store: Store, files: Sequence[str], schema: pa.Schema) -> DataFrame:
-    """Return staged files as a DataFrame.
-
-    Tasks read them by `mapInArrow`: to plan a read by a Python data source, Spark starts Python anew each time.
-    """
-    listed = spark.createDataFrame([(path,) for path in files], "path string")
-    return listed.mapInArrow(partial(_rows, store, schema.names), from_arrow_schema(schema))
 
 
 def read(store: Store, files: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
