@@ -16,7 +16,8 @@ from pipeline.errors import StageFailed
 from pipeline.findings import Answered, Recipe, Shift, diluted, ladder, trend
 from pipeline.mixtures import sized, unsized
 from pipeline.predictions import read_kept
-from pipeline.report.shape_robustness import Dilution, Ladder, Trend
+from pipeline.report.shape_robustness import Dilution, Filtered, Ladder, Standing, Trend
+from pipeline.standings import compare
 
 PLAIN = ["training", "key", "label", "predicted"]
 KEPT = [*PLAIN, "evaluation_set", "logits", "classes", "first", "rest", "rest_squares", "scale"]
@@ -28,6 +29,8 @@ class Findings(TypedDict):
     trends: list[Trend]
     ladder: list[Ladder]
     dilution: list[Dilution]
+    standings: list[Standing]
+    filtered: list[Filtered]
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,15 @@ def findings(run: Run) -> Findings:
     judged = (
         diluted(grid.trained, reference, shift, one, grid.labels, chance) for shift in grid.shifts for one in recipes
     )
+    itself = Shift(reference, "reference", same_images=True)
+    filters = list(filters_of(run))
+    compared = [(one, *compare(grid.trained, reference, one, baseline, filters)) for one in (itself, *grid.shifts)]
     return {
         "trends": [trend([*grid.trained, *grid.beside], reference, shift, baseline) for shift in grid.shifts],
         "ladder": [row for name in grid.labels for row in ladder(grid.trained, name)],
         "dilution": [one for one in judged if one is not None],
+        "standings": [row for _, rows, _ in compared for row in rows],
+        "filtered": [row for shift, _, rows in compared if shift is not itself for row in rows],
     }
 
 
@@ -164,6 +172,17 @@ def recipes_of(run: Run) -> Iterator[Recipe]:
             whole = sum(drawn.values())
             shares = {part: drawn.get(source, 0) / whole for part, source in zip(parts, sources, strict=True)}
             yield Recipe(name, shares)
+
+
+def filters_of(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield each trained mixture with the one that it is but for its filter: of such, the first without any, if any."""
+    file = run.experiment.file
+    alike: dict[str, list[str]] = {}
+    for name in file.training.mixtures:
+        alike.setdefault(file.mixtures[name].model_dump_json(exclude={"filter"}), []).append(name)
+    for names in alike.values():
+        plain = min(names, key=lambda name: bool(file.mixtures[name].filter))
+        yield from ((name, plain) for name in names if name != plain)
 
 
 def _plain(mixture: Mixture) -> bool:

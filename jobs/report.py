@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -65,20 +65,19 @@ def collect(run: Run, made_at: datetime) -> Report:
     if lines := faults(funnels):
         raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(lines)}")
     evaluation = _evaluation(run)
-    robustness = _robustness(evaluation)
     checks, found = self_check(run), findings(run)
     return {
         "experiment": run.experiment.name,
         "title": file.title,
         "made_at": made_at.isoformat(timespec="seconds"),
         "question": file.question,
-        "answer": answer(evaluation, robustness, found["dilution"]),
+        "answer": answer(evaluation, found["standings"], found["filtered"], found["dilution"], file.report.baseline),
         "funnel": cast("list[SourceFunnel]", [one.plain() for one in funnels]),
         "filters": _filters(run),
         "examples": examples(run, main, file.report.examples),
         "mixtures": [_mixture(run, name) for name in file.mixtures],
         "evaluation": _with_models(run, evaluation),
-        "robustness": robustness,
+        "robustness": _robustness(evaluation, _baseline(run)),
         **found,
         "contamination": contamination(run),
         "tuning": tuned(run),
@@ -211,15 +210,27 @@ def _with_models(run: Run, trained: Evaluation) -> Evaluation:
     return {**trained, "results": [*trained["results"], *results]}
 
 
-def _robustness(evaluation: Evaluation) -> list[Robustness]:
-    """Fit each shift's accuracy to the reference's over all models, on probit axes."""
+def _baseline(run: Run) -> set[str]:
+    """Return what the models are called in the results through which the line of robustness goes."""
+    named = run.experiment.file.report.baseline
+    return {
+        _label(run, mixture, training.config["seed"])
+        for training in run.plan.grid()
+        if unsized(mixture := training.local["mixture"]) in named or not named
+    }
+
+
+def _robustness(evaluation: Evaluation, baseline: Collection[str]) -> list[Robustness]:
+    """Fit each shift's accuracy to the reference's over the baseline's models, on probit axes."""
     at = {(one["mixture"], one["set"]): one for one in evaluation["results"]}
     models = list(dict.fromkeys(one["mixture"] for one in evaluation["results"]))
     reference, found = evaluation["reference"], list[Robustness]()
     for shift in (one["name"] for one in evaluation["sets"] if one["name"] != reference):
         pairs = [(name, at[name, reference], at[name, shift]) for name in models]
         x = [float(place(PROBIT, one["top1"], one["n"]).values) for _, one, _ in pairs]
-        line = fit_line(PROBIT, x, [float(place(PROBIT, one["top1"], one["n"]).values) for _, _, one in pairs])
+        y = [float(place(PROBIT, one["top1"], one["n"]).values) for _, _, one in pairs]
+        fitted = [number for number, name in enumerate(models) if name in baseline]
+        line = fit_line(PROBIT, [x[number] for number in fitted], [y[number] for number in fitted])
         points: list[RobustnessPoint] = [
             {
                 "mixture": name,

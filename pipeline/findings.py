@@ -78,16 +78,18 @@ def _measured(models: Sequence[Answered], name: str) -> Measured:
     return Measured.of_answers(np.stack([one.right[name] for one in models]))
 
 
-def _evidence(models: Sequence[Answered], reference: str, shift: Shift) -> Evidence:
+def evidence_of(models: Sequence[Answered], reference: str, shift: Shift) -> Evidence:
+    """Return what models answered on the reference and under a shift, in their order."""
     return Evidence(_measured(models, reference), _measured(models, shift.name), shift.same_images)
 
 
-def _ordered(models: Iterable[Answered]) -> list[Answered]:
+def ordered(models: Iterable[Answered]) -> list[Answered]:
     """Return models in an order of their own, on which draws depend, and the last digits of sums."""
     return sorted(models, key=lambda one: (one.mixture, one.size, one.seed))
 
 
-def _estimate(found: Interval) -> Estimate:
+def estimate(found: Interval) -> Estimate:
+    """Return an interval as the report holds it."""
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
 
@@ -98,8 +100,8 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
     Where they make no line (fewer than three models, or none that differ), `baseline` is None and says why. A mixture
     has a line of its own where it was trained in at least two sizes and three models.
     """
-    models = _ordered(models)
-    evidence = _evidence(models, reference, shift)
+    models = ordered(models)
+    evidence = evidence_of(models, reference, shift)
     effective, why = _effective(evidence, models, baseline)
     accuracy = evidence.reference.accuracy, evidence.shift.accuracy
     told: list[TrendModel] = [
@@ -121,7 +123,7 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
         for number, one in enumerate(models)
     ]
     trained = [one for one in models if one.trained]
-    groups, without = _groups(trained, _evidence(trained, reference, shift))
+    groups, without = _groups(trained, evidence_of(trained, reference, shift))
     places = evidence.places(PROBIT)
     return {
         "set": shift.name,
@@ -153,22 +155,24 @@ def _baseline(found: Effective) -> Baseline:
     return {"fitted_on": fitted, "slope": line.slope, "intercept": line.intercept, "r2": line.r2, "draws": found.draws}
 
 
+def drawn(models: Sequence[Answered], evidence: Evidence) -> Trends:
+    """Return the draws of models, each mixture a group, with the lines that they make."""
+    names, sizes, seeds = zip(*((one.mixture, one.size, one.seed) for one in models), strict=True)
+    return trend_lines(evidence, names, PROBIT, sizes=sizes, seeds=seeds)
+
+
 def lines(models: Iterable[Answered], reference: str, shift: Shift) -> Trends | None:
     """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes.
 
     Models that were not trained are groups without a line. Raises ValueError where they were asked about other images.
     """
-    ordered = _ordered(models)
-    return _ladder(ordered, _evidence(ordered, reference, shift))
+    mine = ordered(models)
+    return _ladder(mine, evidence_of(mine, reference, shift))
 
 
 def _ladder(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
-    """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes."""
-    sizes = [one.size for one in models]
-    if max((len({one.size for one in models if one.mixture == name}) for name in _mixtures(models)), default=0) < 2:
-        return None
-    names, seeds = [one.mixture for one in models], [one.seed for one in models]
-    return trend_lines(evidence, names, PROBIT, sizes=sizes, seeds=seeds)
+    rungs = {(one.mixture, one.size) for one in models}
+    return drawn(models, evidence) if len(rungs) > len(_mixtures(models)) else None
 
 
 def _mixtures(models: Sequence[Answered]) -> list[str]:
@@ -194,8 +198,8 @@ def _group(trends: Trends, name: str) -> TrendGroup:
     return {
         "mixture": name,
         "models": int(trends.members(name).sum()),
-        "slope": _estimate(line.slope_interval()),
-        "intercept": _estimate(line.intercept_interval()),
+        "slope": estimate(line.slope_interval()),
+        "intercept": estimate(line.intercept_interval()),
         "band": _band(line, *trends.range(name)),
     }
 
@@ -245,7 +249,7 @@ def diluted(
     forecast of the mixture's line by its sources' lines and shares. `chance` is that of guessing on the reference.
     """
     sources = list(recipe.shares)
-    mine = _ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
+    mine = ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
     mixed = _ensembles(mine, sources, (reference, shift.name), labels)
     try:
         trends = lines(mine, reference, shift)
@@ -260,10 +264,10 @@ def diluted(
         "mixture": recipe.mixture,
         "sources": sources,
         "best": judged.best,
-        "effective": _estimate(judged.effective),
+        "effective": estimate(judged.effective),
         "verdict": str(judged.verdict),
         "extrapolated": judged.extrapolated,
-        "margin": None if judged.margin is None else _estimate(judged.margin),
+        "margin": None if judged.margin is None else estimate(judged.margin),
         "span": "" if judged.span is None else str(judged.span),
         "ensemble": _mixing([*mine, *mixed], reference, shift, recipe.mixture, sources) if mixed else None,
         "forecast": _forecast(trends, recipe, chance),
@@ -274,7 +278,7 @@ def _mixing(
     models: Sequence[Answered], reference: str, shift: Shift, mixture: str, sources: Sequence[str]
 ) -> Mixed | None:
     try:
-        trends = _ladder(models, _evidence(models, reference, shift))
+        trends = _ladder(models, evidence_of(models, reference, shift))
         if trends is None:
             return None
         found = compare_mixing(trends, mixture, ENSEMBLE, sources)
@@ -282,7 +286,7 @@ def _mixing(
         return None
     outputs = found.outputs
     verdict = str(outputs.verdict)
-    return {"effective": _estimate(outputs.effective), "verdict": verdict, "gain": _estimate(found.gain)}
+    return {"effective": estimate(outputs.effective), "verdict": verdict, "gain": estimate(found.gain)}
 
 
 def _forecast(trends: Trends, recipe: Recipe, chance: float) -> Forecast:
@@ -291,8 +295,8 @@ def _forecast(trends: Trends, recipe: Recipe, chance: float) -> Forecast:
         missed = how_far_off(made, trends, recipe.mixture)
     except ValueError as error:
         return {"why": str(error), "weights": {}, "miss": None, "within": None}
-    weights = {name: _estimate(one) for name, one in made.weights.items()}
-    return {"why": "", "weights": weights, "miss": _estimate(missed.shift), "within": missed.within}
+    weights = {name: estimate(one) for name, one in made.weights.items()}
+    return {"why": "", "weights": weights, "miss": estimate(missed.shift), "within": missed.within}
 
 
 def _ensembles(

@@ -28,7 +28,16 @@ from pipeline.report.shape import (
     SourceFunnel,
     Stage,
 )
-from pipeline.report.shape_robustness import Contamination, Robustness, RobustnessPoint, Tuned
+from pipeline.report.shape_robustness import (
+    Contamination,
+    Estimate,
+    Filtered,
+    Robustness,
+    RobustnessPoint,
+    Standing,
+    Tuned,
+)
+from pipeline.standings import compare
 from tests.sample_closeup import sample_closeup
 
 SOURCES = ("yfcc", "laion", "cc12m", "wit", "redcaps", "shutterstock")
@@ -88,6 +97,8 @@ def sample_report() -> Report:
         "mixtures": [_mixture(name) for name in MIXTURES],
         "evaluation": _evaluation(rng),
         "robustness": _robustness(),
+        "standings": _standings(),
+        "filtered": [_filtered(name) for name in SHIFTS],
         "trends": [],
         "ladder": [],
         "dilution": [],
@@ -114,6 +125,8 @@ def empty_report() -> Report:
         "mixtures": [],
         "evaluation": {"reference": "photo", "sets": [], "results": []},
         "robustness": [],
+        "standings": [],
+        "filtered": [],
         "trends": [],
         "ladder": [],
         "dilution": [],
@@ -147,12 +160,19 @@ def grid_report() -> Report:
     models, recipe = grid(), Recipe("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
     shifts = [Shift("clipart", "natural"), Shift("sketch", "natural")]
     judged = [diluted(models, "photo", shift, recipe, {}, 0.1) for shift in shifts]
-    return sample_report() | {  # type: ignore[return-value]
-        "trends": [trend(models, "photo", shift) for shift in shifts],
-        "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
-        "dilution": [one for one in judged if one],
-        **sample_closeup(("yfcc", "laion", "yfcc-laion-half"), ("photo", "clipart", "sketch"), thumbnail),
-    }
+    itself, filters = Shift("photo", "reference", True), [("yfcc-laion-half", "laion")]
+    compared = [compare(models, "photo", shift, (), filters) for shift in (itself, *shifts)]
+    return (
+        sample_report()
+        | {  # type: ignore[return-value]
+            "trends": [trend(models, "photo", shift) for shift in shifts],
+            "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
+            "dilution": [one for one in judged if one],
+            "standings": [row for rows, _ in compared for row in rows],
+            "filtered": [row for _, rows in compared[1:] for row in rows],
+            **sample_closeup(("yfcc", "laion", "yfcc-laion-half"), ("photo", "clipart", "sketch"), thumbnail),
+        }
+    )
 
 
 def thumbnail(seed: int) -> str:
@@ -363,6 +383,46 @@ def _shift(name: str, line: tuple[float, float, float] | None) -> Robustness:
         effective = None if predicted is None else shift - predicted
         points.append({"mixture": mixture, "reference": reference, "shift": shift, "effective": effective})
     return {"set": name, "slope": slope, "intercept": intercept, "r2": r2, "points": points}
+
+
+def _around(value: float, half: float = 0.03) -> Estimate:
+    return {"estimate": value, "low": value - half, "high": value + half}
+
+
+def _standings() -> list[Standing]:
+    found: list[Standing] = []
+    effective = {(shift["set"], one["mixture"]): one["effective"] for shift in _robustness() for one in shift["points"]}
+    for name in SETS:
+        ranked = sorted(MIXTURES, key=lambda mixture: -_accuracy(mixture, name))
+        for mixture in ranked:
+            value, from_line = _accuracy(mixture, name), effective.get((name, mixture))
+            found.append(
+                {
+                    "set": name,
+                    "kind": "reference" if name == "photo" else "natural",
+                    "mixture": mixture,
+                    "size": 1200,
+                    "seeds": 1,
+                    "accuracy": _around(value),
+                    "behind": _around(_accuracy(ranked[0], name) - value) if mixture != ranked[0] else None,
+                    "effective": None if from_line is None else _around(from_line),
+                }
+            )
+    return found
+
+
+def _filtered(name: str) -> Filtered:
+    mixture, plain = MIXTURES[4], MIXTURES[3]
+    return {
+        "set": name,
+        "kind": "natural",
+        "mixture": mixture,
+        "plain": plain,
+        "reference": _around(_accuracy(mixture, "photo") - _accuracy(plain, "photo")),
+        "accuracy": _around(_accuracy(mixture, name) - _accuracy(plain, name)),
+        "moved": None,
+        "extrapolated": 0,
+    }
 
 
 def _self_check() -> list[SelfCheck]:

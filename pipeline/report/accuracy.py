@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipeline.mixtures import unsized
 from pipeline.report.figures import Point, Whisker
 from pipeline.report.shape import EvaluationSet, Report, Result
 from pipeline.report.shape_robustness import Robustness
@@ -41,11 +42,19 @@ class Panel:
 
 
 def positions(report: Report) -> dict[str, int]:
-    """Each mixture's place: as blended, then any that only the results name."""
+    """Each mixture's place, which gives its colour and mark: as blended, then any that only the results name.
+
+    A mixture's sizes and seeds have its place.
+    """
     named = [mixture["name"] for mixture in report["mixtures"]]
     named += [result["mixture"] for result in report["evaluation"]["results"]]
     named += [point["mixture"] for shift in report["robustness"] for point in shift["points"]]
-    return {name: place for place, name in enumerate(dict.fromkeys(named))}
+    families = {name: place for place, name in enumerate(dict.fromkeys(map(_family, named)))}
+    return {name: families[_family(name)] for name in dict.fromkeys(named)}
+
+
+def _family(label: str) -> str:
+    return unsized(label).partition(" (seed ")[0]
 
 
 def matrix(report: Report) -> Matrix:

@@ -174,15 +174,10 @@ def _evaluation(report: Report) -> dict[str, Any]:
         line = (slope, intercept) if slope is not None and intercept is not None else None
         title = f"Accuracy on {panel.shift['set']} against accuracy on the reference"
         scatters.append((panel, figures.scatter(f"shift-{place}", title, panel.points, line, limits)))
-    effective = {
-        shift["set"]: {point["mixture"]: point["effective"] for point in shift["points"]}
-        for shift in report["robustness"]
-    }
     return {
         "accuracy": table,
         "accuracy_figures": dots,
         "scatters": scatters,
-        "effective": effective,
         "positions": accuracy.positions(report),
     }
 
@@ -205,7 +200,8 @@ def _trends(report: Report) -> dict[str, Any]:
             (name, figures.ladder(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top))
             for number, (name, steps) in enumerate(ladders)
         ],
-        "mean_effective": trends.effective(report),
+        "effective": trends.effective(report),
+        "leaders": trends.leaders(report),
     }
 
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import TypedDict
 
 from pipeline.report.shape_closeup import Calibration, ClassDrops, Mistakes
-from pipeline.report.shape_robustness import Contamination, Cost, Dilution, Ladder, Robustness, Trend, Tuned
+from pipeline.report.shape_robustness import (
+    Contamination,
+    Cost,
+    Dilution,
+    Filtered,
+    Ladder,
+    Robustness,
+    Standing,
+    Trend,
+    Tuned,
+)
 
 #: One stage of one source's funnel: `stage` is "ingest" or "filter:<name>", `dropped` counts pairs by reason.
 Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
@@ -172,6 +182,8 @@ class Report(TypedDict):
     mixtures: list[Mixture]
     evaluation: Evaluation
     robustness: list[Robustness]
+    standings: list[Standing]
+    filtered: list[Filtered]
     trends: list[Trend]
     ladder: list[Ladder]
     dilution: list[Dilution]

@@ -107,6 +107,42 @@ class Ladder(TypedDict):
     most: float
 
 
+class Standing(TypedDict):
+    """A mixture on a set: the mean accuracy of its models of the largest size, and how far it is behind the first.
+
+    `behind` is the first's mean less this one's (fraction), None for the first itself. `effective` is the mean
+    effective robustness of all its models from the baseline's line; None on the reference, or where there is no line.
+    `kind` is "reference", "natural" or "synthetic".
+    """
+
+    set: str
+    kind: str
+    mixture: str
+    size: int
+    seeds: int
+    accuracy: Estimate
+    behind: Estimate | None
+    effective: Estimate | None
+
+
+class Filtered(TypedDict):
+    """What a filter did on one shift: `mixture` is `plain` with it, and both were trained.
+
+    `reference` and `accuracy` are the mixture's mean accuracy less the other's, on the reference and under the shift.
+    `moved` is its models' mean distance from the other's line (fraction), of which `extrapolated` lie beyond that
+    line's range on the reference.
+    """
+
+    set: str
+    kind: str
+    mixture: str
+    plain: str
+    reference: Estimate
+    accuracy: Estimate
+    moved: Estimate | None
+    extrapolated: int
+
+
 class Mixed(TypedDict):
     """Output mixing: the ensemble of the sources' models, from the same line as the mixture; `gain` is how far it lies
     above the mixture (fractions).

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.report import accuracy
 from pipeline.report.figures import Band, Rung, Steps
 from pipeline.report.shape import Report
-from pipeline.report.shape_robustness import BandPoint, Ladder, Trend
+from pipeline.report.shape_robustness import BandPoint, Estimate, Ladder, Standing, Trend
 
 _EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as they have no place on a probit axis
 
@@ -26,22 +26,14 @@ class TrendPanel:
     line: tuple[float, float] | None
 
 
-@dataclass(frozen=True)
-class Mean:
-    """The effective robustness of a mixture's models on a shift: their mean, the least and the greatest (fractions)."""
-
-    mean: float
-    least: float
-    most: float
-    models: int
-
-
 def positions(report: Report) -> dict[str, int]:
     """Each mixture's place, in the order of the trainings, and then of the models beside them; as in other parts."""
     place = accuracy.positions(report)
     beside = (one for trend in report["trends"] for one in trend["models"])
-    named = dict.fromkeys([row["mixture"] for row in (*report["ladder"], *report["calibration"], *beside)])
-    return {name: place.get(name, len(place) + number) for number, name in enumerate(named)}
+    rows = (*report["ladder"], *report["calibration"], *report["standings"], *report["filtered"], *beside)
+    named = dict.fromkeys([row["mixture"] for row in rows] + [row["plain"] for row in report["filtered"]])
+    after = max(place.values(), default=-1) + 1
+    return {name: place.get(name, after + number) for number, name in enumerate(named)}
 
 
 def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
@@ -88,15 +80,24 @@ def _rungs(rows: Iterable[Ladder], mixture: str) -> list[Rung]:
     return [Rung(row["size"], row["mean"], row["least"], row["most"]) for row in rows if row["mixture"] == mixture]
 
 
-def effective(report: Report) -> dict[str, dict[str, Mean]]:
-    """By shift and mixture the effective robustness of its models; none where a shift has no baseline."""
-    found: dict[str, dict[str, Mean]] = {}
+def effective(report: Report) -> dict[str, dict[str, Estimate]]:
+    """By shift and mixture, and model beside them, the effective robustness; none where a shift has no baseline."""
+    found: dict[str, dict[str, Estimate]] = {one["set"]: {} for one in report["trends"]}
+    for row in report["standings"]:
+        if row["effective"] is not None:
+            found.setdefault(row["set"], {})[row["mixture"]] = row["effective"]
+    compared = {row["mixture"] for row in report["standings"]}
     for trend in report["trends"]:
-        values: dict[str, list[float]] = {}
         for one in trend["models"]:
-            if one["effective"] is not None:
-                values.setdefault(one["mixture"], []).append(one["effective"]["estimate"])
-        found[trend["set"]] = {
-            name: Mean(sum(held) / len(held), min(held), max(held), len(held)) for name, held in values.items()
-        }
+            if one["effective"] is not None and one["mixture"] not in compared:
+                found[trend["set"]][one["mixture"]] = one["effective"]
     return found
+
+
+def leaders(report: Report) -> dict[str, dict[str, Standing]]:
+    """By mixture and set how it stands, where it was trained in several sizes or with several seeds."""
+    found: dict[str, dict[str, Standing]] = {}
+    for row in report["standings"]:
+        found.setdefault(row["mixture"], {})[row["set"]] = row
+    models = {one["model"] for trend in report["trends"] for one in trend["models"]}
+    return found if len(models) > len(found) else {}

@@ -64,13 +64,34 @@ def effective_robustness(
     line = fit_line(axis, x.values[base], y.values[base])
     if line is None:
         raise ValueError(f"expected at least three baseline models that differ on the reference, found {base.sum()}")
-    weights = draw_models(["baseline"] * int(base.sum()), draws, seed)
-    slopes, intercepts = fit_lines(drawn_x[:, base], drawn_y[:, base], weights)
+    slopes, intercepts = _drawn(drawn_x[:, base], drawn_y[:, base], seed)
     values = axis.inverse(y.values) - line.predict(x.values)
     drawn = axis.inverse(drawn_y) - axis.inverse(slopes[:, None] * drawn_x + intercepts[:, None])
     low, high = bounds(values, drawn, level)
     fitted_on = tuple(name for name, one in zip(names, base, strict=True) if one)
     return Effective(tuple(names), values, low, high, level, line, fitted_on, x.moved + y.moved, len(usable(drawn)))
+
+
+def drawn_line(trends: Trends, groups: Collection[str] = ()) -> DrawnLine | None:
+    """Return the line through the models of `groups`, or of all, with the draws of `trends`; None where they make none.
+
+    A group's own line is that of `trends`, whose seeds are drawn as all others' are; the models of several are drawn as
+    a whole, as in `effective_robustness`.
+    """
+    names = set(groups) or set(trends.groups.tolist())
+    if len(names) == 1:
+        return trends.drawn.get(names.pop())
+    base = np.isin(trends.groups, sorted(names))
+    line = fit_line(trends.axis, trends.x[base], trends.y[base])
+    if line is None:
+        return None
+    drawn = _drawn(trends.drawn_x[:, base], trends.drawn_y[:, base], trends.seed)
+    return DrawnLine(trends.axis, line.slope, line.intercept, *drawn)
+
+
+def _drawn(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
+    """Return the slope and the intercept of each draw (draws,), of which each takes the models anew."""
+    return fit_lines(x, y, draw_models(["baseline"] * x.shape[1], len(x), seed))
 
 
 def mean_excess(trends: Trends, group: str, line: DrawnLine) -> tuple[float, Floats]:
