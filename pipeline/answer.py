@@ -65,7 +65,7 @@ def _leader(rows: Sequence[Standing]) -> str:
     if len(rows) == 1 or rows[1]["behind"] is None:
         return said + "."
     verdict = "" if _decided(rows) else "; the interval holds 0, so the order of these two is undecided"
-    return f"{said}, {_points(rows[1]['behind'])} from {rows[1]['mixture']}{verdict}."
+    return f"{said}, ahead of {rows[1]['mixture']} by {_points(rows[1]['behind'])}{verdict}."
 
 
 def _leaders(shifts: Sequence[Sequence[Standing]]) -> list[str]:
@@ -79,7 +79,7 @@ def _leaders(shifts: Sequence[Sequence[Standing]]) -> list[str]:
     if len(sure) > 1:
         said = "; ".join(f"{name} leads on {', '.join(sets)}" for name, sets in sure.items())
         return [f"No mixture leads on every shift: by more than the interval, {said}."]
-    return ["Different mixtures are first on different shifts, within the intervals."] if first else []
+    return ["No mixture is first on every shift, but the intervals do not rule one out."] if first else []
 
 
 def _at_chance(evaluation: Evaluation) -> list[str]:
@@ -128,7 +128,8 @@ def _filters(filtered: Iterable[Filtered], reference: str) -> list[str]:
     for (mixture, plain), rows in by_pair.items():
         gains = Counter(_side(one["accuracy"]) for one in rows)
         said = f"The filter of {mixture} changes {plain}'s accuracy by {_points(rows[0]['reference'])} on {reference}; "
-        said += f"it raises it on {gains[1]} of {len(rows)} shifts and lowers it on {gains[-1]}"
+        said += f"beyond its interval it raises it on {gains[1] or 'none'} of {len(rows)} shifts"
+        said += f" and lowers it on {gains[-1] or 'none'}"
         moved = [(one["set"], _side(one["moved"])) for one in rows if one["moved"] is not None]
         if moved:
             off = ", ".join(f"{name} ({'above' if side > 0 else 'below'})" for name, side in moved if side)

@@ -161,16 +161,8 @@ def drawn(models: Sequence[Answered], evidence: Evidence) -> Trends:
     return trend_lines(evidence, names, PROBIT, sizes=sizes, seeds=seeds)
 
 
-def lines(models: Iterable[Answered], reference: str, shift: Shift) -> Trends | None:
-    """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes.
-
-    Models that were not trained are groups without a line. Raises ValueError where they were asked about other images.
-    """
-    mine = ordered(models)
-    return _ladder(mine, evidence_of(mine, reference, shift))
-
-
 def _ladder(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
+    """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes."""
     rungs = {(one.mixture, one.size) for one in models}
     return drawn(models, evidence) if len(rungs) > len(_mixtures(models)) else None
 
@@ -252,7 +244,7 @@ def diluted(
     mine = ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
     mixed = _ensembles(mine, sources, (reference, shift.name), labels)
     try:
-        trends = lines(mine, reference, shift)
+        trends = _ladder(mine, evidence_of(mine, reference, shift))
         if trends is None:
             return None
         judged = dilution(trends, recipe.mixture, sources)

@@ -83,7 +83,7 @@ def test_a_filter_is_told_by_its_gain_and_by_the_line_of_what_it_was_put_on() ->
     [said] = [one for one in told(models, filters=(("filtered", "laion"),)) if one.startswith("The filter")]
     assert "changes laion's accuracy by " in said
     assert " points [" in said
-    assert "it raises it on 1 of 2 shifts and lowers it on 0; off laion's line it moves on clipart (above)." in said
+    assert "it raises it on 1 of 2 shifts and lowers it on none; off laion's line it moves on clipart (above)." in said
 
 
 def test_single_models_have_the_exact_interval_and_no_line_of_their_own() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.mixtures import unsized
 from pipeline.report.figures import Bar
 from pipeline.report.shape import Report, SourceFunnel, Stage
 from pipeline.report.svg import series
@@ -124,12 +125,14 @@ def _notes(kept: int, whole: int) -> tuple[str, str]:
 
 
 def mixture_bars(report: Report) -> Bars:
-    """One bar for each mixture: the share of each source among its pairs."""
+    """One bar for each mixture: the share of each source among its pairs. Its sizes have the same shares."""
     used = {source for mixture in report["mixtures"] for source in mixture["by_source"]}
     names = list(dict.fromkeys([*(source["source"] for source in report["funnel"]), *sorted(used)]))
     colour = {name: series(position) for position, name in enumerate(names)}
     drawn: list[Bar] = []
     for mixture in report["mixtures"]:
+        if mixture["name"] != unsized(mixture["name"]):
+            continue
         segments = [(colour[name], mixture["by_source"].get(name, 0)) for name in names]
         pairs, whole = f"{mixture['pairs']:,}", sum(mixture["by_source"].values())
         drawn.append(Bar(mixture["name"], f"{pairs} pairs", pairs, whole, segments))
