@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from filters.rules import NotInEvaluation
-from jobs.plan import Job
+from jobs.findings import Grid
 from jobs.run import Run
 from pipeline.contamination import Copies, Near, copies
 from pipeline.mixtures import sized
@@ -14,7 +16,7 @@ from pipeline.report.shape_robustness import Contamination
 from pipeline.schemas import signal_table
 
 
-def contamination(run: Run) -> list[Contamination]:
+def contamination(run: Run, grid: Grid) -> list[Contamination]:
     """Return for each trained mixture, in its largest size, and each evaluation set what they have in common.
 
     Empty where no filter of the experiment asks for the nearest evaluation image, as then no threshold says what a copy
@@ -26,16 +28,18 @@ def contamination(run: Run) -> list[Contamination]:
     training = run.experiment.file.training
     largest = max(training.sizes, default=None)
     near = Near(rule.pdq_distance, rule.cosine, rule.aligned, rule.min_quality)
-    names = {name: sized(name, largest) if largest else name for name in training.mixtures}
     found: list[Contamination] = []
     signal = [job.id for job in run.plan.signal(rule.signal)]
     nearest = run.ledger.read(signal_table(rule.signal), ["uid", "per_set"], signal)
-    for name, whole in names.items():
+    for name in training.mixtures:
+        whole = sized(name, largest) if largest else name
         uids = run.ledger.read("mixtures", ["uid"], [run.plan.blend(whole).id])["uid"]
         mine = nearest.filter(pc.is_in(nearest["uid"], uids.combine_chunks()))
-        models = [job for job in run.plan.grid() if job.local["mixture"] == whole]
+        models = [one for one in grid.trained if one.mixture == name]
+        models = [one for one in models if one.size == max(each.size for each in models)]
         for set_name, held in copies(mine["per_set"], near).items():
-            found.append(_told(run, name, set_name, held, len(uids), models))
+            right = np.stack([one.right[set_name] for one in models])
+            found.append(_told(name, set_name, held, len(uids), right, grid.keys[set_name]))
     return found
 
 
@@ -53,19 +57,18 @@ def _rules(run: Run, name: str) -> Iterator[NotInEvaluation]:
             yield from _rules(run, other)
 
 
-def _told(run: Run, mixture: str, name: str, held: Copies, pairs: int, models: list[Job]) -> Contamination:
-    jobs = [one.id for model in models for one in run.plan.evaluate(model) if one.name == f"{model.name}/{name}"]
-    rows = run.ledger.read("predictions", ["key", "label", "predicted"], jobs)
-    right = pc.equal(rows["label"], rows["predicted"]).to_numpy()
-    clean = ~np.isin(rows["key"].to_numpy(zero_copy_only=False), list(held.keys))
-    images = len(right) // len(models)
+def _told(
+    mixture: str, name: str, held: Copies, pairs: int, right: NDArray[np.bool_], keys: pa.ChunkedArray
+) -> Contamination:
+    """Return a row of the report; `right` (models, images) is in the order of `keys`."""
+    clean = ~np.isin(keys.to_numpy(zero_copy_only=False), list(held.keys))
     return {
         "mixture": mixture,
         "set": name,
         "pairs": pairs,
         "copies": held.pairs,
-        "images": images,
-        "copied_images": images - int(clean.sum()) // len(models),
+        "images": len(clean),
+        "copied_images": len(clean) - int(clean.sum()),
         "accuracy": float(right.mean()),
-        "accuracy_without": float(right[clean].mean()) if clean.any() else None,
+        "accuracy_without": float(right[:, clean].mean()) if clean.any() else None,
     }

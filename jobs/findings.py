@@ -45,19 +45,22 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What the finished grid answered: `trained` are its models, `beside` those that are put beside them."""
+    """What the finished grid answered: `trained` are its models, `beside` those that are put beside them.
+
+    `keys` and `labels` (images,) of each set are in the order of the answers.
+    """
 
     shifts: list[Shift]
     trained: list[Answered]
     beside: list[Answered]
+    keys: dict[str, pa.ChunkedArray]
     labels: dict[str, NDArray[np.integer[Any]]]
 
 
-def findings(run: Run) -> Findings:
-    """Return what the finished grid says; raise StageFailed where two models were asked about other images."""
+def findings(run: Run, grid: Grid) -> Findings:
+    """Return what the finished grid says."""
     reference, baseline = run.experiment.file.evaluation.reference, run.experiment.file.report.baseline
     recipes = list(recipes_of(run))
-    grid = answered(run, bool(recipes))
     chance = run.experiment.evaluation_sets()[reference].chance
     judged = (
         diluted(grid.trained, reference, shift, one, grid.labels, chance) for shift in grid.shifts for one in recipes
@@ -74,15 +77,19 @@ def findings(run: Run) -> Findings:
     }
 
 
-def answered(run: Run, with_logits: bool) -> Grid:
-    """Return what all models answered, out of `predictions`; raise StageFailed where two had other images to answer."""
-    grid = run.plan.grid()
+def answered(run: Run) -> Grid:
+    """Return what all models answered, out of `predictions`; raise StageFailed where two had other images to answer.
+
+    Logits are read where outputs are to be mixed.
+    """
+    grid, with_logits = run.plan.grid(), any(True for _ in recipes_of(run))
     asked = {one.shift.name: one for one in _asked(run, grid)}
+    keys: dict[str, pa.ChunkedArray] = {}
     labels: dict[str, NDArray[np.integer[Any]]] = {}
     rights: dict[str, list[NDArray[np.bool_]]] = {}
     logits: dict[str, list[NDArray[np.float32] | None]] = {}
     for name, one in asked.items():
-        labels[name], rights[name], logits[name] = _answers(run, one, with_logits)
+        keys[name], labels[name], rights[name], logits[name] = _answers(run, one, with_logits)
     trained = [
         Answered(
             name=training.name,
@@ -99,7 +106,7 @@ def answered(run: Run, with_logits: bool) -> Grid:
         for number, label in enumerate(map(beside_label, run.experiment.file.evaluation.models), len(grid))
     ]
     reference = run.experiment.file.evaluation.reference
-    return Grid([one.shift for name, one in asked.items() if name != reference], trained, beside, labels)
+    return Grid([one.shift for name, one in asked.items() if name != reference], trained, beside, keys, labels)
 
 
 def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
@@ -121,20 +128,21 @@ def beside_label(name: str) -> str:
 
 def _answers(
     run: Run, asked: Asked, with_logits: bool
-) -> tuple[NDArray[np.integer[Any]], list[NDArray[np.bool_]], list[NDArray[np.float32] | None]]:
-    """Return the labels of a set's images in the order of their keys, and for each model where it was right and its
-    logits (images, classes), None where not all of them are kept.
+) -> tuple[pa.ChunkedArray, NDArray[np.integer[Any]], list[NDArray[np.bool_]], list[NDArray[np.float32] | None]]:
+    """Return a set's keys in their order, its labels, and for each model where it was right and its logits
+    (images, classes), None where not all of them are kept.
     """
     rows = run.ledger.read("predictions", KEPT if with_logits else PLAIN, [job.id for job in asked.jobs])
-    labels, rights, logits, keys = np.empty(0, np.int32), [], [], None
+    rights, logits, first = list[NDArray[np.bool_]](), list[NDArray[np.float32] | None](), None
     for job in asked.jobs:
         mine = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
-        if keys is not None and not mine["key"].equals(keys):
+        first = mine if first is None else first
+        if not mine["key"].equals(first["key"]):
             raise StageFailed(f"{job.name}: expected predictions of the images that {asked.jobs[0].name} has")
-        keys, labels = mine["key"], mine["label"].to_numpy()
-        rights.append(mine["predicted"].to_numpy() == labels)
+        rights.append(pc.equal(mine["predicted"], mine["label"]).to_numpy())
         logits.append(_logits(mine) if with_logits else None)
-    return labels, rights, logits
+    assert first is not None, "a grid has models"
+    return first["key"], first["label"].to_numpy(), rights, logits
 
 
 def _logits(rows: pa.Table) -> NDArray[np.float32] | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from jobs.closeup import closeup
 from jobs.contamination import contamination
 from jobs.examples import examples
-from jobs.findings import beside_label, findings
+from jobs.findings import answered, beside_label, findings
 from jobs.plan import STAGES, Job
 from jobs.run import Run
 from jobs.self_check import self_check
@@ -65,7 +65,8 @@ def collect(run: Run, made_at: datetime) -> Report:
     if lines := faults(funnels):
         raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(lines)}")
     evaluation = _evaluation(run)
-    checks, found = self_check(run), findings(run)
+    grid = answered(run)
+    checks, found = self_check(run), findings(run, grid)
     return {
         "experiment": run.experiment.name,
         "title": file.title,
@@ -79,7 +80,7 @@ def collect(run: Run, made_at: datetime) -> Report:
         "evaluation": _with_models(run, evaluation),
         "robustness": _robustness(evaluation, _baseline(run)),
         **found,
-        "contamination": contamination(run),
+        "contamination": contamination(run, grid),
         "tuning": tuned(run),
         "cost": _cost(run),
         **closeup(run),

@@ -1,5 +1,6 @@
 """The findings of a grid out of the ledger: a store with planted predictions of two sources and their mixture."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ import pyarrow as pa
 import pytest
 from scipy.stats import norm
 
-from jobs.findings import findings, recipes_of
+from jobs.findings import Findings, filters_of, recipes_of
+from jobs.findings import answered as answers_of
+from jobs.findings import findings as findings_of
 from jobs.run import Run
 from pipeline.datafiles import write_rows
 from pipeline.errors import InputError, StageFailed
@@ -38,17 +41,24 @@ def asked_of(folder: Path) -> dict[str, Any]:
     return {"reference": "photo", "sets": sets, "synthetic": synthetic, "probe": probe}
 
 
-def experiment(folder: Path, beside: tuple[str, ...] = (), **changes: Any) -> Run:
+def experiment(
+    folder: Path, beside: Sequence[str] = (), trained: Sequence[str] = tuple(MIXTURES), **changes: Any
+) -> Run:
     training = {
         "model": str(Path("experiments/models/resnet_64px").resolve()),
-        "mixtures": list(MIXTURES),
+        "mixtures": list(trained),
         "samples_seen": 64,
         "sizes": list(SIZES),
         "seeds": list(SEEDS),
     }
     evaluation = {**asked_of(folder), "models": list(beside)}
     given = {"mixtures": MIXTURES, "training": training, "evaluation": evaluation, **changes}
-    return opened(write_experiment(folder, FILTERS, **given))
+    return opened(write_experiment(folder, given.pop("filters", FILTERS), **given))
+
+
+def findings(run: Run) -> Findings:
+    """Return what a finished grid says."""
+    return findings_of(run, answers_of(run))
 
 
 def answered(run: Run, one_image_less: str = "") -> Run:
@@ -94,8 +104,28 @@ def test_a_mixture_stands_beside_the_sources_that_it_is_made_of(run: Run) -> Non
     assert (recipe.mixture, recipe.shares) == ("half", {"only_laion": 0.5, "only_yfcc": 0.5})
 
 
+def test_a_filtered_mixture_stands_beside_the_one_that_it_is_but_for_its_filter(tmp_path: Path) -> None:
+    """Where none of them is unfiltered, beside the first."""
+    added = {
+        "laion_short": {"sources": ["laion"], "filter": "short"},
+        "yfcc_short": {"sources": ["yfcc"], "filter": "short"},
+        "yfcc_long": {"sources": ["yfcc"], "filter": "long"},
+    }
+    names = ["laion_short", "only_laion", "yfcc_short", "yfcc_long", "half", "filtered"]
+    filters = FILTERS | {"long": {"drop_when": {"too_short": "caption_v1.words < 2"}}}
+    run = experiment(tmp_path, trained=names, filters=filters, mixtures=MIXTURES | added)
+    assert list(filters_of(run)) == [("laion_short", "only_laion"), ("yfcc_long", "yfcc_short")]
+
+
 def test_the_findings_are_those_that_were_planted(run: Run) -> None:
     found = findings(run)
+    assert [one["mixture"] for one in found["standings"] if one["set"] == "sketch"][::3] == ["only_yfcc", "only_laion"]
+    assert {(one["set"], one["kind"]) for one in found["standings"]} == {
+        ("photo", "reference"),
+        ("sketch", "natural"),
+        ("photo+fog_3", "synthetic"),
+    }
+    assert found["filtered"] == []
     trend, fog = found["trends"]
     assert (trend["set"], trend["kind"], len(trend["models"])) == ("sketch", "natural", 36)
     assert (fog["set"], fog["kind"]) == ("photo+fog_3", "synthetic")
