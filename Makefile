@@ -36,7 +36,7 @@ build/spark.jsa: .venv/ready
 test: build/spark.jsa  ## the tests: 15 to 33 minutes on 2 cores
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-test-slow: build/spark.jsa  ## the tests that take minutes: kills at random moments, a clean room
+test-slow: build/spark.jsa  ## the tests that take minutes: kills at random moments, two processes, a bucket, a cluster, a clean room
 	@$(BIN)/python -m pytest -m slow
 
 test-slurm: .venv/ready  ## the training grid on a real Slurm of one node, which it installs (Debian), starts on loopback and ends; by root

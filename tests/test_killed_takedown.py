@@ -107,6 +107,7 @@ def killed_at(whole: Path, root: Path, plan: tuple[Intent, Survey], step: int) -
     return False
 
 
+@pytest.mark.slow  # some forty takedowns
 def test_killed_at_any_write_it_ends_the_same(
     whole: Path, ended: dict[str, Any], plan: tuple[Intent, Survey], tmp_path: Path
 ) -> None:

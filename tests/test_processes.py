@@ -27,6 +27,7 @@ def run(export: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training
     return lambda folder, on_samples=lambda seen: None: train(TWO, export, MODEL, folder, on_samples)
 
 
+@pytest.mark.slow  # four trainings, each in two processes
 def test_two_processes_see_what_was_asked_and_go_on_to_the_very_same_weights(
     run: Callable[..., TrainingResult], tmp_path: Path
 ) -> None:
