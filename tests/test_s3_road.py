@@ -18,7 +18,7 @@ from tests.buckets import BUCKET, S3, SECRET, bucket
 from tests.roads import answered, cuvee, write_experiment
 from tests.test_killed import VOLATILE
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two roads, one of them in a bucket
+pytestmark = pytest.mark.slow  # two roads, one of them in a bucket
 
 ROOT = f"s3://{BUCKET}/roads/first"
 CHANGES = {
