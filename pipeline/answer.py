@@ -31,6 +31,7 @@ def answer(
     return [
         *(_leader(rows) for rows in by_set.values()),
         *_leaders([rows for name, rows in by_set.items() if name != evaluation["reference"]]),
+        *_seeds(standings),
         *_at_chance(evaluation),
         *_robust(standings, baseline),
         *_filters(filtered, evaluation["reference"]),
@@ -80,6 +81,12 @@ def _leaders(shifts: Sequence[Sequence[Standing]]) -> list[str]:
         said = "; ".join(f"{name} leads on {', '.join(sets)}" for name, sets in sure.items())
         return [f"No mixture leads on every shift: by more than the interval, {said}."]
     return ["No mixture is first on every shift, but the intervals do not rule one out."] if first else []
+
+
+def _seeds(standings: Iterable[Standing]) -> list[str]:
+    if any(one["seeds"] > 1 for one in standings):
+        return []
+    return ["Each mixture was trained once: these intervals leave out what another seed would change."]
 
 
 def _at_chance(evaluation: Evaluation) -> list[str]:
