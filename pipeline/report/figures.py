@@ -202,9 +202,10 @@ def trends(
             colour = paint(series(band.position))
             axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, middle, color=colour, linewidth=1.8)
-        for position, reference, shift in points:
+        for position in dict.fromkeys(position for position, *_ in points):
+            mine = [(probit(one[1]), probit(one[2])) for one in points if one[0] == position]
             colour = paint(series(position))
-            axes.plot([probit(reference)], [probit(shift)], marker(position), color=colour, markersize=5, alpha=0.85)
+            axes.plot(*zip(*mine, strict=True), marker(position), color=colour, markersize=5, alpha=0.85, linestyle="")
         _probit_axes(axes, limits)
 
     return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)

@@ -156,7 +156,8 @@ def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Ma
 
 
 def _evaluation(report: Report) -> dict[str, Any]:
-    table, panels = accuracy.matrix(report), accuracy.panels(report)
+    table = accuracy.matrix(report)
+    panels = [] if trends.panels(report, trends.positions(report)) else accuracy.panels(report)  # one or the other
     top, limits = accuracy.upper_end(table), accuracy.limits(panels)
     dots = [
         (
