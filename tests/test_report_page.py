@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pipeline.report import figures
 from pipeline.report.funnel import tiles
 from pipeline.report.page import render
-from tests.sample_report import SECTIONS, empty_report, sample_report, thumbnail
+from pipeline.schemas import TABLES
+from tests.sample_report import SECTIONS, empty_report, grid_report, sample_report, thumbnail
 
 SCRIPT = "</title></style></svg><script>alert(1)</script>"
 BREAKOUT = "\"' onerror=alert(1) style=x><img src=https://evil.example/x><svg onload=alert(1)>-->]]>{{ 7*7 }}"
@@ -353,3 +354,13 @@ def test_points_without_results_are_drawn_without_whiskers() -> None:
     html = render(report)
     assert "No model has been evaluated yet" in html
     assert 'aria-label="Accuracy on sketch against accuracy on the reference"' in html
+
+
+def test_each_figure_names_the_tables_whose_rows_it_shows() -> None:
+    page = render(grid_report())
+    parts = dict(part.partition('">')[::2] for part in page.split('<section id="')[1:])
+    tables = {name: set(re.findall(r"<code>([a-z_…]+)</code>", parts[name])) & {*TABLES} for name in parts}
+    assert tables["funnel"] == {"fetches", "samples", "decisions"}
+    assert tables["mixtures"] == {"mixtures", "exports", "trainings"}
+    for name in ("accuracy", "robustness", "dilution", "contamination", "calibration", "classes", "mistakes"):
+        assert "predictions" in tables[name], name
