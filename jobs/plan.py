@@ -17,7 +17,7 @@ from jobs.experiment import Experiment
 from pipeline.config import WHEN_NOT_WHAT
 from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.file_digests import file_digests, folder_digest
-from pipeline.identity import code_digest, digest
+from pipeline.identity import code_digest, data_digest, digest
 from pipeline.ledger import Ledger
 from pipeline.mixtures import sized, unsized
 from pipeline.model_folder import CONFIG_FILE
@@ -294,7 +294,8 @@ class Plan:
         file = self.experiment.file
         config = file.report.model_dump(mode="json") | {"title": file.title, "question": file.question}
         needs = [job for stage in STAGES[:-1] for job in self.targets(stage)]
-        return Job("report", self.experiment.name, config, tuple(needs), code_digest("jobs.report"))
+        code = digest([code_digest("jobs.report"), data_digest("pipeline.report", "templates")])
+        return Job("report", self.experiment.name, config, tuple(needs), code)
 
     def targets(self, stage: str) -> list[Job]:
         """The jobs that are a stage's own aim, without those they need."""

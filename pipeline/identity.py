@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from functools import cache
+from importlib import resources
 from importlib.util import find_spec
 from typing import Any, BinaryIO, cast
 from urllib.parse import parse_qsl
@@ -155,6 +156,13 @@ def code_digest(*modules: str) -> str:
     if not files:
         raise ModuleNotFoundError(f"none of {modules} is on sys.path ({sys.path[0]} …)")
     return digest(files)
+
+
+@cache
+def data_digest(package: str, folder: str) -> str:
+    """Return SHA-256 over the names and bytes of a folder of files in a package, in a folder and in a zip the same."""
+    files = (one for one in resources.files(package).joinpath(folder).iterdir() if one.is_file())
+    return digest({one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in files})
 
 
 @cache

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import clean, digest, holds_secret, redacted, uid, without_secret
+from pipeline.identity import clean, data_digest, digest, holds_secret, redacted, uid, without_secret
 
 ROOT = Path(__file__).resolve().parents[1]
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and controls too
@@ -167,6 +167,19 @@ def test_code_digest_follows_what_is_imported_and_nothing_else(tmp_path: Path) -
     assert code_digest_of(tmp_path, "filters.top") == before
     (package / "bottom.py").write_text("from filters import top\n\nN = 2\n")
     assert code_digest_of(tmp_path, "filters.top") not in (before, "")
+
+
+def test_data_digest_follows_names_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tmp_path / "some_package_of_files" / "data"
+    files.mkdir(parents=True)
+    (files.parent / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = set[str]()
+    for name, text in (("a", "one"), ("a", "two"), ("b", "two")):
+        (files / name).write_text(text)
+        data_digest.cache_clear()
+        found.add(data_digest("some_package_of_files", "data"))
+    assert len(found) == 3
 
 
 def test_code_digest_of_nothing_is_an_error(tmp_path: Path) -> None:
