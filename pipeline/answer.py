@@ -154,5 +154,7 @@ def _diluted(dilution: Sequence[Dilution]) -> list[str]:
         less = f"less robust than its best source on {', '.join(on['diluted']) or 'none'}"
         more = f"more on {', '.join(on['better']) or 'none'}"
         left = len(mine) - sum(map(len, on.values()))
-        sentences.append(f"The mixture {name} is {less} of {len(mine)} shifts, {more}; undecided on {left}.")
+        beyond = max(one["extrapolated"] for one in mine)
+        far = f" Up to {beyond} of its models lie beyond the range of that source's models." if beyond else ""
+        sentences.append(f"The mixture {name} is {less} of {len(mine)} shifts, {more}; undecided on {left}.{far}")
     return sentences
