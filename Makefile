@@ -27,13 +27,13 @@ help:  ## this list
 demo: .venv/ready  ## the whole road on a small web of its own: 7 to 17 minutes on 2 cores; prints where the report lies
 	@$(BIN)/cuvee run experiments/demo.yaml
 
-domains: .venv/ready  ## the same road on the real images of ../shared/data/domains
+domains: .venv/ready  ## the question of dilution on the real images of ../shared/data/domains: about an hour and a half on 2 cores
 	@$(BIN)/cuvee run experiments/domains.yaml
 
 build/spark.jsa: .venv/ready
 	@$(BIN)/python -m tests.class_data $@
 
-test: build/spark.jsa  ## the tests: 15 to 33 minutes on 2 cores
+test: build/spark.jsa  ## the tests: about 20 minutes on 2 cores, up to 33 on a slow day
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-slow: build/spark.jsa  ## the tests that take minutes: kills at random moments, two processes, a bucket, a cluster, a clean room
