@@ -36,9 +36,9 @@ def contamination(run: Run, grid: Grid) -> list[Contamination]:
         uids = run.ledger.read("mixtures", ["uid"], [run.plan.blend(whole).id])["uid"]
         mine = nearest.filter(pc.is_in(nearest["uid"], uids.combine_chunks()))
         models = [one for one in grid.trained if one.mixture == name]
-        models = [one for one in models if one.size == max(each.size for each in models)]
+        size = max(one.size for one in models)
         for set_name, held in copies(mine["per_set"], near).items():
-            right = np.stack([one.right[set_name] for one in models])
+            right = np.stack([one.right[set_name] for one in models if one.size == size])
             found.append(_told(name, set_name, held, len(uids), right, grid.keys[set_name]))
     return found
 

@@ -157,7 +157,8 @@ def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Ma
 
 def _evaluation(report: Report) -> dict[str, Any]:
     table = accuracy.matrix(report)
-    panels = [] if trends.panels(report, trends.positions(report)) else accuracy.panels(report)  # one or the other
+    by_sizes = any(one["groups"] for one in report["trends"])  # then `_trends` draws the panels
+    panels = [] if by_sizes else accuracy.panels(report)
     top, limits = accuracy.upper_end(table), accuracy.limits(panels)
     dots = [
         (
