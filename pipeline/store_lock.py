@@ -132,7 +132,7 @@ def held(store: Store, wait: float = 0.0) -> Iterator[None]:
     new = store.local and not os.path.exists(store.path(""))
     own = _asked(store, time.monotonic() + wait)
     stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(store, own, stop), daemon=True)
+    beating = threading.Thread(target=_beat, args=(store, own, stop), name=f"beat of {own.name}", daemon=True)
     beating.start()
     try:
         yield
@@ -191,6 +191,9 @@ def _beat(store: Store, own: Holder, stop: threading.Event) -> None:
             if not store.exists(_path(own.name)):
                 return  # taken for gone: a file that came back would hold up whoever has the store now
             _write(store, replace(own, beat=time.time()))
+            if any(one.held for one in others(store, own.name)):  # removed between the look and the writing
+                _remove(store, _path(own.name))
+                return
 
 
 def _withdraw(store: Store, name: str, root: bool = False) -> None:

@@ -131,6 +131,11 @@ def test_of_many_at_once_never_two_have_it_and_each_gets_it(store: Store) -> Non
     assert left(store) == []
 
 
+def beating(name: str) -> bool:
+    """Tell whether a holder of this process still beats."""
+    return any(thread.name == f"beat of {name}" for thread in threading.enumerate())
+
+
 def planted(store: Store, **changes: Any) -> Holder:
     """Write who is said to hold the store: a process of another machine, but for what changes."""
     one = Holder("f" * 32, "far", "far boot container", 1, "1", "2026-11-28 01:00:00+00:00", "cuvee run x", time.time())
@@ -164,19 +169,31 @@ def test_a_process_of_the_same_id_that_began_later_is_another(tmp_path: Path, st
     assert not Path(store.root).joinpath("locks").exists()
 
 
-def test_it_beats_while_it_is_held_and_comes_not_back_once_it_was_taken_for_gone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_beats_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_lock, "BEAT", 0.05)
     with held(store):
         [path] = left(store)
         first = json.loads(store.read(path))
         assert wait_until(lambda: json.loads(store.read(path))["beat"] > first["beat"], 20)
         assert {**json.loads(store.read(path)), "beat": 0} == {**first, "beat": 0}
-        store.remove(path)
-        time.sleep(0.3)
-        assert left(store) == []
     assert left(store) == []
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["before its look", "after its look"])
+def test_it_goes_when_another_has_taken_the_store_whenever_in_its_beat_that_was(
+    store: Store, monkeypatch: pytest.MonkeyPatch, seen: bool
+) -> None:
+    monkeypatch.setattr(store_lock, "BEAT", 0.05)
+    with held(store):
+        [path] = left(store)
+        name = Path(path).stem
+        if seen:  # as if the file had been removed just after the look for it
+            monkeypatch.setattr(Store, "exists", lambda self, relative: True)
+        other = planted(store)
+        store.remove(path)
+        assert wait_until(lambda: not beating(name), 20)
+        assert left(store) == [store_lock._path(other.name)]
+    assert left(store) == [store_lock._path(other.name)]
 
 
 def test_what_is_no_lock_is_said(tmp_path: Path) -> None:
