@@ -1,8 +1,8 @@
 """From a shard's published rows to its tar: fetch politely, check, resize, write in uid order.
 
 A `Lane` is one task's way through its shards: one event loop and one client, so that what it learns of a host (its
-turns, its pauses, its robots.txt, its open connections) lasts from shard to shard. Answers come in any order; a thread
-of its own turns bodies into pairs and lays them in a spool, from which the tar is written in the rows' order.
+turns, its pauses, its robots.txt, its open connections) lasts from shard to shard. Answers come in any order; bodies
+become pairs that are laid in a spool, from which the tar is written in the rows' order.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Which pairs are fetched by one task after another, and which shard each is in: a host belongs to one lane alone.
 
-Hosts are spread over `BUCKETS` by a hash. Buckets side by side make a lane until it has the pairs of a shard; a lane is
-cut into shards by ranges of uids. All of it follows from the published rows alone, so that neither the size of the
-cluster nor the order of the files changes a shard.
+Hosts are spread over `BUCKETS` by a hash. Buckets side by side make a lane as long as a shard holds all of their pairs;
+a bucket that holds more is a lane by itself, cut into shards by ranges of uids. All of it follows from the published
+rows alone, so that neither the size of the cluster nor the order of the files changes a shard.
 """
 
 from collections.abc import Mapping
@@ -34,12 +34,13 @@ def lanes(counts: Mapping[int, int], pairs_per_shard: int) -> list[Lane]:
     """Return the lanes of a source from the number of its rows in each bucket; together they hold every bucket."""
     made: list[Lane] = []
     start, rows = 0, 0
-    for bucket in range(BUCKETS):
-        rows += counts.get(bucket, 0)
-        if rows >= pairs_per_shard or bucket == BUCKETS - 1:
+    for bucket in range(BUCKETS + 1):
+        more = counts.get(bucket, 0)
+        if bucket == BUCKETS or (rows and more and rows + more > pairs_per_shard):
             first = made[-1].first + made[-1].shards if made else 0
-            made.append(Lane(len(made), start, bucket + 1, first, max(1, -(-rows // pairs_per_shard))))
-            start, rows = bucket + 1, 0
+            made.append(Lane(len(made), start, bucket, first, max(1, -(-rows // pairs_per_shard))))
+            start, rows = bucket, 0
+        rows += more
     return made
 
 

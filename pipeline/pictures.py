@@ -263,22 +263,38 @@ def _made(image: Image.Image, body: bytes, rules: ImageRules, faces: Sequence[Bo
     return _resized(data, rules, size, boxes)
 
 
-def to_picture(body: bytes, rules: ImageRules, faces: Sequence[Box] = ()) -> Picture | Refused:
-    """Return the image to store, or why there is none; whatever the bytes are, nothing is raised.
+def opened(body: bytes) -> Image.Image | Refused:
+    """Return an image of which only the header was read, or why there is none; nothing is raised.
 
-    Outcomes: truncated_image, not_an_image, too_many_pixels and image_too_small before anything is decoded, then
-    undecodable_image and face_not_blurred. `faces` are boxes to blur, in the image as it came (not turned upright).
+    Outcomes: truncated_image, undecodable_image, too_many_pixels and not_an_image.
     """
     if fault := _fault(body):
         return fault
     try:
-        image = Image.open(io.BytesIO(body), formats=_FORMATS)
+        return Image.open(io.BytesIO(body), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return Refused("too_many_pixels", str(error)[:200])
     except Exception as error:  # noqa: BLE001 - Pillow's parsers raise anything, and one image must not end a shard
         return Refused("not_an_image", type(error).__name__)
+
+
+def made_of(
+    image: Image.Image | Refused, body: bytes, rules: ImageRules, faces: Sequence[Box] = ()
+) -> Picture | Refused:
+    """Return what is stored of a body that was `opened`, or why there is nothing; nothing is raised.
+
+    Outcomes: too_many_pixels and image_too_small before anything is decoded, then undecodable_image and
+    face_not_blurred. `faces` are boxes to blur, in the image as it came (not turned upright).
+    """
+    if isinstance(image, Refused):
+        return image
     with image:
         made = _checked(image, body, rules) or _made(image, body, rules, faces)
         if isinstance(made, Refused) or image.format in _JPEG:
             return made
         return replace(made, format=str(image.format).lower(), frames=frames(image, body))
+
+
+def to_picture(body: bytes, rules: ImageRules, faces: Sequence[Box] = ()) -> Picture | Refused:
+    """Return what is stored of a body, or why there is nothing; whatever the bytes are, nothing is raised."""
+    return made_of(opened(body), body, rules, faces)

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +17,7 @@ from PIL import Image
 from pipeline import filling
 from pipeline.fetching import Lane, LaneRules, LocalBytes, unaccounted, without_fetch
 from pipeline.outcomes import STORED
-from pipeline.pictures import ImageRules
+from pipeline.pictures import ImageRules, Picture, Refused
 from pipeline.schemas import TABLES
 from pipeline.shards import BLOCK, ShardWriter, StoredPair, read_pairs
 from tests.hostile_web import HOST, HostileWeb, jpeg, web_rules
@@ -178,9 +180,39 @@ def test_a_file_that_cannot_be_read_ends_the_shard_and_holds_nothing(site: Hosti
         assert len(in_lane(lane, rows)[2]) == 1
 
 
-def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
+def test_only_a_small_image_is_decoded_where_its_answer_came_in(
     site: HostileWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The others, by their bytes or by their pixels, must not hold up the web."""
+    at_once, made_of = [], filling.made_of
+
+    def told(image: filling.Opened, body: bytes, *rules: Any) -> Picture | Refused:
+        if threading.current_thread() is threading.main_thread():
+            at_once.append(body)
+        return made_of(image, body, *rules)
+
+    monkeypatch.setattr(filling, "made_of", told)
+    noise = Image.frombytes("RGB", (160, 160), random.Random(0).randbytes(3 * 160 * 160))
+    small, long = jpeg(90), encoded(noise)
+    wide, broken = encoded(Image.new("L", (600, 600))), b"\x89PNG but no image"
+    assert len(wide) < filling.SMALL_BYTES < len(long)
+    bodies = [wide, small, long, broken, small]
+    with Lane(lane_rules(site, replace(RULES, max_pixels=1_000_000))) as lane:
+        tables, _, pairs = in_lane(lane, rows_of([served(site, body) for body in bodies]))
+    assert sorted(at_once) == sorted([small, broken, small])
+    assert tables["fetches"]["outcome"].to_pylist() == [STORED, STORED, STORED, "not_an_image", STORED]
+    assert [(pair.meta["original_width"], pair.meta["original_height"]) for pair in pairs] == [
+        Image.open(io.BytesIO(body)).size for body in (wide, small, long, small)
+    ]
+    assert tables["samples"]["uid"].to_pylist() == [pair.uid for pair in pairs]
+
+
+@pytest.mark.parametrize("small", [0, filling.SMALL_BYTES], ids=["in its thread", "where answers come in"])
+def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
+    site: HostileWeb, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(filling, "SMALL_BYTES", small)
+
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
