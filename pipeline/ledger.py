@@ -10,6 +10,7 @@ import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -29,6 +30,8 @@ from pipeline.store import Store
 
 ATTEMPTS = 5
 """How often a commit is tried that another writer's made stale."""
+_READERS = 4
+"""Data files that are read at once: a table may have thousands of small ones."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +147,26 @@ class Ledger:
     ) -> pa.Table:
         """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent.
 
-        `keep` makes of each file's rows what is kept in memory.
+        `keep` makes of each file's rows what is kept in memory; it is called in several threads at once.
         """
-        parts = []
         kept = None if columns is None else [name for name in columns if name != "job"]
         if kept is not None and table == "jobs":  # the one table in whose files the job is a column
             kept.append("job")
-        for job, path in self.snapshot(table, jobs):
+
+        def read(found: tuple[str, str]) -> pa.Table:
+            job, path = found
             with self.store.arrow(path) as stream:
-                part = keep(pq.read_table(stream, columns=kept))
+                part = pq.ParquetFile(stream).read(kept, use_threads=False)  # a dataset's reader takes thrice as long
+            if missing := {*(kept or ())} - {*part.column_names}:
+                uri = self.store.uri(path)
+                raise InputError(f"{uri}: expected a column {min(missing)}, found none; of another version of cuvee?")
+            part = keep(part if kept is None else part.select(kept))
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
-            parts.append(part)
+            return part
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            parts = list(pool.map(read, self.snapshot(table, jobs)))
         if parts:
             try:
                 return pa.concat_tables(parts)

@@ -79,6 +79,8 @@ def test_files_of_different_columns_are_refused_by_name(ledger: Ledger) -> None:
     assert ledger.read("signals_x", jobs=["b"]).num_rows == 1
     with pytest.raises(InputError, match=r"signals_x: found files of the columns .*'words', 'job'\] and .*'urls'"):
         ledger.read("signals_x")
+    with pytest.raises(InputError, match=r"tables/signals_x/job=.*parquet: expected a column .*, found none"):
+        ledger.read("signals_x", ["uid", "of another time"])
 
 
 def test_what_is_written_is_read_listed_and_removed(store: Store) -> None:
