@@ -22,7 +22,7 @@ from tests.images import DRAWN, encoded, oriented, two_colours
 from tests.raw_site import RawSite, Says, reply
 
 PICTURE = jpeg(1)
-ATTEMPTS, TIMEOUT, MAX_WAIT = 3, 1.0, 2.5
+ATTEMPTS, TIMEOUT, MAX_WAIT = 3, 3.0, 2.5
 AGAIN = "again"
 """Marks an outcome that stands once for each attempt."""
 
