@@ -118,8 +118,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         rows.sort(key=lambda row: row["uid"])
         stream = io.BytesIO()
         writer = ShardWriter(stream)
-        started = time.monotonic()
         with Lane(LaneRules(rules, RULES, 30.0)) as lane:
+            started = time.monotonic()
             tables = lane.fetch(rows, writer)
             held = lane._client.budget.held - lane._client.budget._returned
         seconds = time.monotonic() - started
