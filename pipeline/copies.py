@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.alike import Alike
 from pipeline.ledger import Ledger
 from pipeline.pdq import LEAST_QUALITY, PDQ_BYTES
 from pipeline.politeness import host_of
@@ -31,7 +32,6 @@ from pipeline.tombstones import (
     URL,
     Keys,
     Tombstones,
-    closest,
     domains_of,
     hashed,
     odd_urls,
@@ -70,9 +70,6 @@ class Found:
 
 FEW_HOSTS = 32
 """Up to so many hosts, URLs that hold none of their names are passed over before they are taken apart."""
-
-Prints = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-"""PDQs, (n, 32) uint8, and the distance of each within which a picture is alike, (n,) int64 in bits."""
 
 
 def find(ledger: Ledger, wanted: Wanted, distance: int) -> Found:
@@ -196,21 +193,21 @@ def _alike(ledger: Ledger, wanted: Wanted, distance: int, found: Found) -> set[s
     listed = [*wanted.prints(), *((value, distance, 0) for value in sorted(seeds))]
     if listed:
         prints = _bits([bytes.fromhex(value) for value, _, _ in listed])
-        limits = np.array([bits for _, bits, _ in listed], np.int64)
+        alike = Alike(prints, np.array([bits for _, bits, _ in listed], np.int64))
         for table, columns in tables.items():
-            for uid, place in _near(ledger, table, columns, (prints, limits)):
+            for uid, place in _near(ledger, table, columns, alike):
                 line = listed[place][2]
                 found.add(uid, NAMED if line else LOOKS_ALIKE, line)
     return seeds
 
 
-def _near(ledger: Ledger, table: str, columns: Sequence[str], prints: Prints) -> Iterator[tuple[str, int]]:
+def _near(ledger: Ledger, table: str, columns: Sequence[str], alike: Alike) -> Iterator[tuple[str, int]]:
     """Yield (uid, number of the PDQ that it is nearest to) of the pairs of a table that are near one."""
     for part in scan(ledger, table, ["uid", *columns]):
         rows = part.rows.filter(pc.is_valid(part.rows["pdq"]))
         if "quality" in columns:
             rows = rows.filter(pc.greater_equal(rows["quality"], LEAST_QUALITY))
-        places = closest(_bits(rows["pdq"].to_pylist()), *prints)
+        places = alike.closest(_bits(rows["pdq"].to_pylist()))
         for index in np.flatnonzero(places >= 0):
             yield rows["uid"][int(index)].as_py(), int(places[index])
 

@@ -5,11 +5,11 @@ Only the uid column of a table is read, and of the files that hold one of the pa
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.ledger import JobRow, Ledger
+from pipeline.ledger import JobRow, Ledger, Listed
 from pipeline.scanning import columns_of, matching, scan_file
 from pipeline.tombstones import Keys
 
@@ -72,24 +72,25 @@ def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
     for table in ledger.tables():
         if table in UNTOUCHED:
             continue
-        has_uid = "uid" in columns_of(ledger, table)
+        columns = columns_of(ledger, table)
         for one in ledger.files(table):
             if ledger.finished(one.job) is None:
                 found.abandoned.setdefault(table, []).append((one.job, one.path))
-            elif has_uid and one.may_hold(ordered):
-                _file(ledger, table, one.job, one.path, keys, found)
+            elif "uid" in columns and one.may_hold(ordered):
+                remembered = [name for name in REMEMBERED.get(table, ()) if name in columns]
+                _file(ledger, table, one, remembered, keys, found)
     found.reports = _reports(ledger, uids)
     return found
 
 
-def _file(ledger: Ledger, table: str, job: str, path: str, keys: Keys, found: Survey) -> None:
+def _file(ledger: Ledger, table: str, file: Listed, remembered: Sequence[str], keys: Keys, found: Survey) -> None:
+    job, path = file.job, file.path
     hits = sum(keys.within(part.rows["uid"]).true_count for part in scan_file(ledger, job, path, ["uid"]))
     if not hits:
         return
     found.files.setdefault(table, {})[path] = Hit(job, hits)
-    if table in REMEMBERED:
-        columns = [name for name in REMEMBERED[table] if name in columns_of(ledger, table)]
-        rows = matching(scan_file(ledger, job, path, columns), lambda rows: keys.within(rows["uid"]))
+    if remembered:
+        rows = matching(scan_file(ledger, job, path, remembered), lambda rows: keys.within(rows["uid"]))
         found.gone.setdefault(table, []).extend({**row, "job": job, "path": path} for _, row in rows)
 
 

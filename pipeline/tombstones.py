@@ -15,10 +15,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.alike import Alike
 from pipeline.ledger import Ledger
 from pipeline.outcomes import TAKEN_DOWN
 from pipeline.pdq import LEAST_QUALITY, PDQ_BYTES, pdq
@@ -88,34 +88,6 @@ def _hashed_domains(host: str) -> tuple[str, ...]:
     return tuple(map(hashed, domains_of(host)))
 
 
-def closest(
-    prints: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], limits: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Return for each of `prints`, (n, 32) uint8, which of `others`, (k, 32), it is nearest to, (n,) int64.
-
-    -1 where none is within its limit, (k,) int64 in bits. Nearness is the limit less the distance; ties go to the
-    first. Exact: FAISS's binary range search, one thread.
-    """
-    found = np.full(len(prints), -1, np.int64)
-    if not len(prints) or not len(others):
-        return found
-    import faiss
-
-    faiss.omp_set_num_threads(1)
-    index = faiss.IndexBinaryFlat(8 * PDQ_BYTES)
-    index.add(np.ascontiguousarray(others))
-    reach = int(limits.max()) + 1  # FAISS's radius is exclusive
-    ends, distances, places = index.range_search(np.ascontiguousarray(prints), reach)
-    rows = np.repeat(np.arange(len(prints)), np.diff(ends).astype(np.int64))
-    slack = limits[places] - distances
-    within = slack >= 0
-    rows, places, slack = rows[within], places[within], slack[within]
-    order = np.lexsort((places, -slack, rows))
-    first, at = np.unique(rows[order], return_index=True)
-    found[first] = places[order][at]
-    return found
-
-
 @dataclass(frozen=True)
 class Tombstones:
     """All tombstones of a store: uids, hashes of URLs, hosts and images as hex, PDQs as (hex, distance in bits)."""
@@ -167,14 +139,14 @@ class Tombstones:
         if image is None:
             return False
         bits, quality = pdq(np.asarray(image, np.uint8))
-        found = closest(np.frombuffer(bits, np.uint8).reshape(1, -1), *self._prints)
+        found = self._alike.closest(np.frombuffer(bits, np.uint8).reshape(1, -1))
         return quality >= LEAST_QUALITY and bool(found[0] >= 0)
 
     @cached_property
-    def _prints(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    def _alike(self) -> Alike:
         values = b"".join(bytes.fromhex(value) for value, _ in self.prints)
         limits = np.array([distance for _, distance in self.prints], np.int64)
-        return np.frombuffer(values, np.uint8).reshape(-1, PDQ_BYTES), limits
+        return Alike(np.frombuffer(values, np.uint8).reshape(-1, PDQ_BYTES), limits, one_by_one=True)
 
 
 NONE = Tombstones()

@@ -224,9 +224,9 @@ def kept(one: Mapping[str, Any]) -> bool:
     return int(one["uid"], 16) % 5 != 0
 
 
-def build(root: str | Path, made: Sequence[Made] | None = None, trained: bool = True) -> Ledger:
+def build(root: str | Path, made: Sequence[Made] | None = None, trained: bool = True, per_shard: int = 5) -> Ledger:
     """Write the store; return its ledger, opened anew."""
-    builder = Builder(root, rows() if made is None else made)
+    builder = Builder(root, rows() if made is None else made, per_shard)
     ingests = [job for source in sorted({one.source for one in builder.made}) for job in builder.ingest(source)]
     return road(builder, ingests) if trained else Ledger(builder.store)
 

@@ -97,6 +97,24 @@ def test_a_named_pair_goes_with_all_its_copies_and_no_byte_of_them_stays(root: P
     assert BY_NAME["alpha0"].caption.encode() in held
 
 
+def test_a_search_opens_its_tables_as_often_whatever_their_files(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, before = Counter[Path](), Ledger.open
+
+    def counted(ledger: Ledger, *given: Any) -> Any:
+        opened[Path(ledger.store.root)] += 1
+        return before(ledger, *given)
+
+    more = tmp_path / "more"
+    files = [len(ledger.files("pairs")) for ledger in (Ledger(Store(str(whole))), build(more, per_shard=1))]
+    assert files[1] > 3 * files[0]
+    monkeypatch.setattr(Ledger, "open", counted)
+    for root in (whole, more):
+        found(root, "\n".join(one.uid for one in BY_NAME.values()))
+    assert opened[more] == opened[whole] > 0
+
+
 def test_all_else_is_as_it_was_to_the_byte(root: Path, whole: Path) -> None:
     taken(root, BY_NAME["named"].uid)
     gone = {BY_NAME[name].uid for name in COPIES}

@@ -26,7 +26,6 @@ from pipeline.tombstones import (
     Keys,
     Tombstones,
     blanked,
-    closest,
     domains_of,
     hashed,
     host_key,
@@ -177,26 +176,6 @@ def test_many_values_are_found_as_few_are() -> None:
     column = pa.array(["a", "b", None, "c"], pa.string())
     many = Keys({"a", "c", *map(str, range(Keys.FEW))})
     assert many.within(column).to_pylist() == Keys({"a", "c"}).within(column).to_pylist() == [True, False, False, True]
-
-
-@given(
-    st.lists(st.binary(min_size=32, max_size=32), max_size=6),
-    st.lists(st.binary(min_size=32, max_size=32), max_size=5),
-    st.data(),
-)
-def test_the_closest_fingerprint_is_the_one_that_counting_bits_finds(
-    prints: list[bytes], others: list[bytes], data: st.DataObject
-) -> None:
-    limits = [data.draw(st.integers(0, 200)) for _ in others]
-    left, right = (np.frombuffer(b"".join(part), np.uint8).reshape(-1, 32) for part in (prints, others))
-    expected = []
-    for one in prints:
-        slack = [
-            limit - (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
-            for other, limit in zip(others, limits, strict=True)
-        ]
-        expected.append(slack.index(max(slack)) if slack and max(slack) >= 0 else -1)
-    assert closest(left, right, np.array(limits, np.int64)).tolist() == expected
 
 
 def test_hosts_are_known_with_all_that_lies_below_them() -> None:
