@@ -6,10 +6,13 @@ Only the uid column of a table is read, and of the files that hold one of the pa
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline.ledger import JobRow, Ledger, Listed
+from pipeline.lookup import LOCAL, REMOTE
 from pipeline.scanning import columns_of, matching, scan_file
 from pipeline.tombstones import Keys
 
@@ -69,29 +72,35 @@ class Survey:
 def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
     """Return where these pairs stand."""
     found, keys, ordered = Survey(), Keys(uids), sorted(uids)
-    for table in ledger.tables():
-        if table in UNTOUCHED:
-            continue
-        columns = columns_of(ledger, table)
-        for one in ledger.files(table):
-            if ledger.finished(one.job) is None:
-                found.abandoned.setdefault(table, []).append((one.job, one.path))
-            elif "uid" in columns and one.may_hold(ordered):
-                remembered = [name for name in REMEMBERED.get(table, ()) if name in columns]
-                _file(ledger, table, one, remembered, keys, found)
+    with ThreadPoolExecutor(LOCAL if ledger.store.local else REMOTE) as pool:
+        for table in ledger.tables():
+            if table in UNTOUCHED:
+                continue
+            columns = columns_of(ledger, table)
+            remembered = [name for name in REMEMBERED.get(table, ()) if name in columns]
+            files = []
+            for one in ledger.files(table):
+                if ledger.finished(one.job) is None:
+                    found.abandoned.setdefault(table, []).append((one.job, one.path))
+                elif "uid" in columns and one.may_hold(ordered):
+                    files.append(one)
+            for one, (hits, rows) in zip(files, pool.map(partial(_hits, ledger, keys, remembered), files), strict=True):
+                if hits:
+                    found.files.setdefault(table, {})[one.path] = Hit(one.job, hits)
+                if rows:
+                    found.gone.setdefault(table, []).extend(rows)
     found.reports = _reports(ledger, uids)
     return found
 
 
-def _file(ledger: Ledger, table: str, file: Listed, remembered: Sequence[str], keys: Keys, found: Survey) -> None:
-    job, path = file.job, file.path
-    hits = sum(keys.within(part.rows["uid"]).true_count for part in scan_file(ledger, job, path, ["uid"]))
-    if not hits:
-        return
-    found.files.setdefault(table, {})[path] = Hit(job, hits)
-    if remembered:
-        rows = matching(scan_file(ledger, job, path, remembered), lambda rows: keys.within(rows["uid"]))
-        found.gone.setdefault(table, []).extend({**row, "job": job, "path": path} for _, row in rows)
+def _hits(ledger: Ledger, keys: Keys, remembered: Sequence[str], file: Listed) -> tuple[int, list[dict[str, Any]]]:
+    """Return how many rows of a file go, and what is to be remembered of them."""
+    uids = scan_file(ledger, file.job, file.path, ["uid"])
+    hits = sum(keys.within(part.rows["uid"]).true_count for part in uids)
+    if not hits or not remembered:
+        return hits, []
+    rows = matching(scan_file(ledger, file.job, file.path, remembered), lambda rows: keys.within(rows["uid"]))
+    return hits, [{**row, "job": file.job, "path": file.path} for _, row in rows]
 
 
 def _reports(ledger: Ledger, uids: Collection[str]) -> list[str]:

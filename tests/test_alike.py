@@ -29,19 +29,19 @@ def counted(prints: list[bytes], others: list[bytes], limits: list[int]) -> list
 CODE = st.binary(min_size=32, max_size=32)
 
 
-@pytest.mark.parametrize(("few", "part"), [(0, 2), (0, 100), (2, 100), (100, 100)])
+@pytest.mark.parametrize(("few", "part", "most"), [(0, 2, 3), (0, 100, 1000), (2, 100, 1), (100, 100, 2)])
 @given(others=st.lists(CODE, max_size=6), data=st.data())
 def test_the_closest_is_the_one_that_counting_bits_finds(
-    few: int, part: int, others: list[bytes], data: st.DataObject
+    few: int, part: int, most: int, others: list[bytes], data: st.DataObject
 ) -> None:
     prints = data.draw(st.lists(CODE, max_size=3))
     for other in others:  # and some about as far as bands reach
         flips = data.draw(st.sets(st.integers(0, 255), min_size=20, max_size=36))
         prints.append((int.from_bytes(other) ^ sum(1 << bit for bit in flips)).to_bytes(32))
     limits = [data.draw(st.sampled_from([0, 20, 30, REACH, REACH + 1, 200])) for _ in others]
-    with patch.multiple(alike, FEW=few, PART=part):
-        built = Alike(codes(others), np.array(limits, np.int64))
-    assert built.closest(codes(prints)).tolist() == counted(prints, others, limits)
+    with patch.multiple(alike, FEW=few, PART=part, MOST=most):
+        found = Alike(codes(others), np.array(limits, np.int64)).closest(codes(prints))
+    assert found.tolist() == counted(prints, others, limits)
 
 
 @given(st.lists(CODE, min_size=1, max_size=4), st.permutations(range(256)))
@@ -62,3 +62,10 @@ def test_one_at_a_time_finds_the_same() -> None:
     found = many.closest(prints).tolist()
     assert found == [*range(0, 3000, 100), *[-1] * 20]
     assert found == [int(single.closest(one[None])[0]) for one in prints]
+
+
+@given(st.lists(CODE, min_size=1, max_size=3))
+def test_a_band_has_every_sixteenth_bit(values: list[bytes]) -> None:
+    bits = np.unpackbits(codes(values), axis=1).reshape(-1, 16, 16)
+    expected = [[int("".join(map(str, one[:, band])), 2) for one in bits] for band in range(16)]
+    assert alike._values(codes(values)).tolist() == expected
