@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from filters.components import Forest
+from pipeline.alike import within, words_of
 
 BITS = 256
 LEAST_BANDS = 11
@@ -91,22 +92,6 @@ def _slices(values: Rows, width: int, part: int, parts: int) -> Iterator[npt.NDA
         yield whole
 
 
-class _Words:
-    """Fingerprints as four columns of 64 bits, to count the bits in which pairs of rows differ."""
-
-    def __init__(self, codes: Codes) -> None:
-        self.codes = codes
-        self._columns = [np.ascontiguousarray(codes.view(np.uint64)[:, column]) for column in range(4)]
-
-    def near(self, left: Rows, right: Rows, distance: int) -> tuple[Rows, Rows]:
-        """Return those of the pairs that are within the distance; few pass the first two words that do not pass all."""
-        for columns in (self._columns[:2], self._columns):
-            bits = sum(np.bitwise_count(column[left] ^ column[right]).astype(np.uint16) for column in columns)
-            passed = np.flatnonzero(bits <= distance)
-            left, right = left[passed], right[passed]
-        return left, right
-
-
 def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: int = 0, parts: int = 1) -> Found:
     """Return a forest of the pairs within `distance` that differ in at most 2 bits of a band.
 
@@ -114,7 +99,7 @@ def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: in
     band's. The forests of all bands have the components of all pairs within the distance.
     """
     faiss.omp_set_num_threads(1)
-    words, forest = _Words(codes), Forest(len(codes))
+    words, forest = words_of(codes), Forest(len(codes))
     crowded = CROWD + 4 * len(codes) * (len(places) + 1) // (1 << len(places))
     compared = most = 0
     for entries in _slices(band_values(codes, places), len(places), part, parts):
@@ -122,7 +107,7 @@ def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: in
         crowds = np.unique(values[crowded:][values[crowded:] == values[:-crowded]])
         few = np.ones(len(values), bool)
         for start, stop in zip(*(np.searchsorted(values, crowds, side=side) for side in SIDES), strict=True):
-            compared += _walk(words.codes, rows[start:stop], distance, forest)
+            compared += _walk(codes, rows[start:stop], distance, forest)
             most = max(most, int(stop - start))
             few[start:stop] = False
         values, rows = values[few], rows[few]
@@ -131,7 +116,7 @@ def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: in
         while len(first):
             most = max(most, ahead + 1)
             compared += len(first)
-            forest.add(*words.near(rows[first], rows[first + ahead], distance))
+            forest.add(*within(words, words, rows[first], rows[first + ahead], distance)[:2])
             ahead += 1
             first = first[first + ahead < len(values)]
             first = first[values[first] == values[first + ahead]]

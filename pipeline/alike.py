@@ -103,7 +103,7 @@ class _Banded:
 
     def __init__(self, others: Codes, places: Numbers) -> None:
         self._places, codes = places, np.ascontiguousarray(others[places])
-        self._words = _columns(codes)
+        self._words = words_of(codes)
         flips = np.array([0, *(1 << bit for bit in range(WIDTH))], np.uint16)
         self._bands: list[tuple[Small, Small]] = []
         for values in _values(codes):
@@ -114,7 +114,7 @@ class _Banded:
 
     def near(self, prints: Codes) -> Iterator[Pairs]:
         """Yield the pairs within REACH, some of them in several bands, some rows at a time."""
-        words = _columns(prints)
+        words = words_of(prints)
         for values, (starts, entries) in zip(_values(prints), self._bands, strict=True):
             first = starts[values]
             counts = starts[1:][values] - first
@@ -122,17 +122,24 @@ class _Banded:
                 many, each = counts[rows], np.repeat(np.arange(len(prints), dtype=np.int32)[rows], counts[rows])
                 places = np.repeat(first[rows] - np.cumsum(many, dtype=np.int32) + many, many)
                 places += np.arange(len(each), dtype=np.int32)
-                found, others, distances = self._compared(words, each, entries[places])
+                found, others, distances = within(words, self._words, each, entries[places], REACH)
                 yield found.astype(np.int64), self._places[others], distances.astype(np.int64)
 
-    def _compared(self, words: Words, rows: Small, others: Small) -> tuple[Small, Small, Small]:
-        """Return those of the pairs that are within REACH, with their distance; few others pass the first word."""
-        distances = np.zeros(len(rows), np.int32)
-        for mine, theirs in zip(words, self._words, strict=True):
+
+def within(
+    left: Words, right: Words, rows: npt.NDArray[Any], others: npt.NDArray[Any], distance: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.uint16]]:
+    """Return those of the pairs (a row of `left`, one of `right`) within `distance` bits, and how many bits those are.
+
+    `left` and `right` are what `words_of` makes. Few pass the first two words that do not pass all.
+    """
+    distances = np.zeros(len(rows), np.uint16)
+    for first in (0, 2):
+        for mine, theirs in zip(left[first : first + 2], right[first : first + 2], strict=True):
             distances += np.bitwise_count(mine[rows] ^ theirs[others])
-            passed = np.flatnonzero(distances <= REACH)
-            rows, others, distances = rows[passed], others[passed], distances[passed]
-        return rows, others, distances
+        passed = np.flatnonzero(distances <= distance)
+        rows, others, distances = rows[passed], others[passed], distances[passed]
+    return rows, others, distances
 
 
 def _portions(counts: Small) -> Iterator[slice]:
@@ -145,8 +152,8 @@ def _portions(counts: Small) -> Iterator[slice]:
         start = stop
 
 
-def _columns(codes: Codes) -> Words:
-    """Return fingerprints as four columns of 64 bits, (4, n)."""
+def words_of(codes: Codes) -> Words:
+    """Return fingerprints, (n, 32) uint8, as four columns of 64 bits, (4, n)."""
     return np.ascontiguousarray(codes.view(np.uint64).T)
 
 

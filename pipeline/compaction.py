@@ -26,7 +26,6 @@ from pipeline.funnel import retried
 from pipeline.identity import digest
 from pipeline.intents import COMPACTIONS, Swap, half_compacted
 from pipeline.ledger import JobRow, Ledger
-from pipeline.lookup import LOCAL, REMOTE
 from pipeline.remote import failures, told
 from pipeline.schemas import TABLES
 from pipeline.store import Store
@@ -180,7 +179,7 @@ def _name(group: Sequence[Piece]) -> str:
 
 def _write(store: Store, table: str, group: Sequence[Piece]) -> DataFile:
     """Write a group's rows as one file, as `write_rows` writes them."""
-    with ThreadPoolExecutor(LOCAL if store.local else REMOTE) as pool:
+    with ThreadPoolExecutor(store.at_once) as pool:
         parts = list(pool.map(lambda piece: _read(store, f"tables/{table}/{piece.path}"), group))
     try:
         rows = by_uid(pa.concat_tables(parts))

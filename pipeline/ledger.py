@@ -30,8 +30,6 @@ from pipeline.store import Store
 
 ATTEMPTS = 5
 """How often a commit is tried that another writer's made stale."""
-_READERS = 4
-"""Data files that are read at once: a table may have thousands of small ones."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ class Ledger:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             return part
 
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(self.store.at_once) as pool:
             parts = list(pool.map(read, self.snapshot(table, jobs)))
         if parts:
             try:

@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 
 from pipeline.ledger import Ledger, between
 
-LOCAL, REMOTE = 4, 16
-"""Files that are read at once: more where each asks a bucket."""
-
 
 def rows_with(ledger: Ledger, table: str, columns: Sequence[str], values: Iterable[str]) -> list[dict[str, Any]]:
     """Return the rows of finished jobs of which one of `columns` (text) is one of `values`, each with its job."""
@@ -32,7 +29,7 @@ def rows_with(ledger: Ledger, table: str, columns: Sequence[str], values: Iterab
         with ledger.store.parquet(path) as opened:
             return [{**row, "job": job} for row in _rows(opened, columns, wanted)]
 
-    with ThreadPoolExecutor(LOCAL if ledger.store.local else REMOTE) as pool:
+    with ThreadPoolExecutor(ledger.store.at_once) as pool:
         return [row for rows in pool.map(look, files) for row in rows]
 
 

@@ -50,6 +50,11 @@ class Store:
         return "://" not in self.root
 
     @property
+    def at_once(self) -> int:
+        """Files to read at once, where they are many and small: more where each asks a bucket."""
+        return 4 if self.local else 16
+
+    @property
     def fs(self) -> Any:
         """The fsspec file system (fsspec caches instances, and forgets them in a forked process)."""
         return fsspec.core.url_to_fs(self.root, **fs_options(self.root))[0]

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 from pipeline.ledger import JobRow, Ledger, Listed
-from pipeline.lookup import LOCAL, REMOTE
 from pipeline.scanning import columns_of, matching, scan_file
 from pipeline.tombstones import Keys
 
@@ -72,7 +71,7 @@ class Survey:
 def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
     """Return where these pairs stand."""
     found, keys, ordered = Survey(), Keys(uids), sorted(uids)
-    with ThreadPoolExecutor(LOCAL if ledger.store.local else REMOTE) as pool:
+    with ThreadPoolExecutor(ledger.store.at_once) as pool:
         for table in ledger.tables():
             if table in UNTOUCHED:
                 continue
