@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop lock lock-airflow clean
+.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop code-lock lock lock-airflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ cluster: .venv/ready  ## start a Spark master and two workers on this machine; p
 
 cluster-stop: .venv/ready  ## stop them
 	@$(BIN)/python infra/standalone/cluster.py stop
+
+code-lock: .venv/ready  ## list anew which modules are in the ids of which jobs, in jobs/code.lock
+	@$(BIN)/python -m jobs.stages
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

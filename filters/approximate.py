@@ -15,6 +15,9 @@ import numpy as np
 from filters.search import Found, Halves, Places, Rounded, Singles, nearest, ranked
 from pipeline.errors import InputError, StageFailed
 
+RESULT_VERSION = 1
+"""What FAISS finds with an index: raised where a new version finds something else."""
+
 EXACT = 1 << 28
 """Rows times dimensions up to which a search is exact (524,288 rows of 512): a query then costs 2 * EXACT = 0.54 GFLOP,
 a sixteenth of the 8.8 GFLOP of the ViT-B/32 that embeds it (4.4 G multiply-adds, open_clip's model_profile.csv), so

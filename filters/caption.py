@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from filters.contract import Columns, PairBatch
 
+RESULT_VERSION = 1
+"""What ftfy and py3langid say of a caption: raised where a new version says something else."""
+
 _WORD = re.compile(r"\w+", re.UNICODE)
 _URL = re.compile(r"https?://|www\.", re.IGNORECASE)
 _TAG = re.compile(r"<[a-zA-Z/][^<>]*>|&[a-z]+;|&#\d+;")

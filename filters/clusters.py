@@ -18,6 +18,9 @@ import pyarrow as pa
 from filters.cosines import Halves, Vectors, exact, margin, nearest, unit
 from pipeline.errors import InputError, StageFailed
 
+RESULT_VERSION = 1
+"""What FAISS's k-means makes of a sample: raised where a new version gives other centres."""
+
 FLAT = 256
 """Clusters up to which one level is enough."""
 PROBES = 8

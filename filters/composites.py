@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from filters.rules import Decided, Rule
+from filters.rules import Rule
 
 
 def _listed(parts: tuple[Rule, ...]) -> str:
-    return ", ".join(part.text() if isinstance(part, Decided) else f"({part.text()})" for part in parts)
+    return ", ".join(part.text() if part.own_filters() == (part.name,) else f"({part.text()})" for part in parts)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,12 @@ class Among(Rule):
 
 
 @dataclass(frozen=True)
-class TopFraction(Among):
+class MeasuredFirst(Among):
+    """A rule that must know something of all pairs before it can speak of one (`filters.measures`)."""
+
+
+@dataclass(frozen=True)
+class TopFraction(MeasuredFirst):
     """Keeps the `fraction` with the largest values, over all sources or within each; ties go to the smaller uid.
 
     Of n pairs with a value, ceil(fraction * n) are kept, the fraction as the decimal that was written; a pair without
@@ -81,7 +86,7 @@ class Unique(Among):
 
 
 @dataclass(frozen=True)
-class Balanced(Among):
+class Balanced(MeasuredFirst):
     """Keeps a pair if, for any of its concepts, a draw falls below min(1, t / how many pairs mention that concept).
 
     MetaCLIP's balancing (Xu et al. 2023, arXiv 2309.16671, algorithm 1; `metaclip/balancing.py` of its repository). The

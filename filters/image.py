@@ -10,6 +10,9 @@ import pyarrow as pa
 
 from filters.contract import Columns, PairBatch
 
+RESULT_VERSION = 1
+"""What OpenCV measures of an image: raised where a new version gives other numbers."""
+
 Pixels = npt.NDArray[np.uint8]
 
 GREY_SPREAD = 8

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import partial, singledispatch
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.corpus_rules import Balanced, TopFraction
+from filters.corpus_rules import Balanced, MeasuredFirst, TopFraction
 from filters.rules import Rule
 
 Tables = Iterator[pa.Table]
@@ -43,16 +43,18 @@ class Cut:
     uid: str | None
 
 
-def measured_first(rule: Rule) -> list[TopFraction | Balanced]:
+def measured_first(rule: Rule) -> list[MeasuredFirst]:
     """Return the parts of a rule that are measured, each behind those that it considers."""
-    return [one for one in reversed(list(rule.walk())) if isinstance(one, TopFraction | Balanced)]
+    return [one for one in reversed(list(rule.walk())) if isinstance(one, MeasuredFirst)]
 
 
-def measure(rule: TopFraction | Balanced, fold: Fold) -> Any:
+@singledispatch
+def measure(rule: MeasuredFirst, fold: Fold) -> Any:
     """Return what `Measured` holds of a rule; `fold` reads uid, source and the rule's own column of its signal."""
-    return _counts(rule, fold) if isinstance(rule, Balanced) else _cuts(rule, fold)
+    raise TypeError(f"nothing to measure for {type(rule).__name__}")
 
 
+@measure.register
 def _counts(rule: Balanced, fold: Fold) -> dict[int, int]:
     parts = fold(["concepts"], _count_concepts)
     total = np.zeros(max(map(len, parts), default=0), np.int64)
@@ -82,6 +84,7 @@ class _Search:
     tied: int
 
 
+@measure.register
 def _cuts(rule: TopFraction, fold: Fold) -> dict[str, Cut]:
     column, columns = rule.by[1], [rule.by[1], *(["source"] if rule.per_source else [])]
     found: dict[str, _Search] = {}

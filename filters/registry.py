@@ -98,16 +98,6 @@ class SignalSpec:
         """Whether it reads shards ("shard") or other tables ("corpus")."""
         return KINDS[self.kind].scope
 
-    @property
-    def module(self) -> str:
-        """The module of its code, for the job's id."""
-        return KINDS[self.kind].target.partition(":")[0]
-
-    @property
-    def work(self) -> str:
-        """The module of the job that computes it, where it reads tables."""
-        return f"jobs.corpus.{self.kind}"
-
     def target(self) -> Any:
         """Return its class."""
         module, _, attribute = KINDS[self.kind].target.partition(":")

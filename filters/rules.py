@@ -40,6 +40,18 @@ class Rule:
         """Return the rules that it is made of, in order."""
         return ()
 
+    def own_filters(self) -> tuple[str, ...]:
+        """Return the other filters whose decisions it reads itself."""
+        return ()
+
+    def own_files(self) -> tuple[str, ...]:
+        """Return the paths of the files that it reads itself."""
+        return ()
+
+    def own_sources(self) -> tuple[str, ...]:
+        """Return the sources that it names itself."""
+        return ()
+
     def text(self) -> str:
         """Return the rule in words, for the report."""
         raise NotImplementedError
@@ -56,11 +68,11 @@ class Rule:
 
     def filters(self) -> list[str]:
         """Return the other filters of the experiment file whose decisions it reads."""
-        return list(dict.fromkeys(one.name for one in self.walk() if isinstance(one, Decided)))
+        return list(dict.fromkeys(name for part in self.walk() for name in part.own_filters()))
 
     def files(self) -> list[str]:
         """Return the paths of the files that it reads."""
-        return list(dict.fromkeys(one.path for one in self.walk() if isinstance(one, Subset)))
+        return list(dict.fromkeys(path for part in self.walk() for path in part.own_files()))
 
     def seeded(self) -> bool:
         """Tell whether it draws, with the experiment's seed."""
@@ -68,12 +80,16 @@ class Rule:
 
     def sources(self) -> list[str]:
         """Return the sources that it names."""
-        return [source for one in self.walk() if isinstance(one, Threshold) for source in one.per_source]
+        return [source for part in self.walk() for source in part.own_sources()]
 
 
 @dataclass(frozen=True)
 class Decided(Rule):
     """What another filter of the experiment file says, by its name."""
+
+    def own_filters(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
 
     def text(self) -> str:
         """Its name."""
@@ -120,6 +136,10 @@ class Threshold(Rule):
     def numbers(self) -> list[tuple[str, str]]:
         """The compared column."""
         return [self.by]
+
+    def own_sources(self) -> tuple[str, ...]:
+        """The sources that have a number of their own."""
+        return tuple(self.per_source)
 
     def text(self) -> str:
         """The comparison."""
@@ -224,6 +244,10 @@ class Subset(Rule):
     """Keeps the pairs whose uid is in a DataComp subset file (`pipeline.subsets`); the rest is `not_in_subset`."""
 
     path: str
+
+    def own_files(self) -> tuple[str, ...]:
+        """The file."""
+        return (self.path,)
 
     def text(self) -> str:
         """The file."""

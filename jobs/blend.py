@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
@@ -138,8 +140,27 @@ def _summed(counts: dict[tuple[int, str], int], place: int) -> dict[Any, int]:
     return found
 
 
+@dataclass(frozen=True)
+class _Blended:
+    """A mixture's rows, not yet written; how many pairs each part gives; and what could have been chosen, in counts."""
+
+    rows: DataFrame
+    quotas: dict[str, Quota]
+    facts: dict[str, Any]
+
+
 def _blend(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
+    with ExitStack() as after:
+        blended = chosen_pairs(run, job, after)
+        record = write_frame(blended.rows, run.store, job.id, "mixtures", TABLES["mixtures"])
+    files = record.files[job.id]
+    facts = blended.facts | {"by_source": _verified(run, job, files, blended.quotas)}
+    run.finish([(job, files, facts)], started, [job.id])
+
+
+def chosen_pairs(run: Run, job: Job, after: ExitStack) -> _Blended:
+    """Return the pairs that a mixture is made of; `after` lets go of what is held for that."""
     given = run.experiment.file.mixtures[job.name]
     parts = parts_of(job.name, given, job.config["of"])
     rows, listed = _listed(run, job, given, _candidates(run, job, given, parts))
@@ -147,6 +168,7 @@ def _blend(run: Run, job: Job) -> None:
     taken = rows.select("uid", "source", number.alias("part")).filter("part is not null")
     eligible, wrong = _split(run, job, taken)
     eligible = eligible.cache()
+    after.callback(eligible.unpersist)
     counts = _counts(eligible, "part", "source")
     by_part, by_source = _summed(counts, 0), _summed(counts, 1)
     available = {part.name: by_part.get(place, 0) for place, part in enumerate(parts)}
@@ -154,17 +176,13 @@ def _blend(run: Run, job: Job) -> None:
     total = None if given.total == "all" else given.total
     chosen = quotas(job.name, shares, total, available, given.shortage, given.repeat)
     drawn = _drawn(run, job, eligible, [chosen.get(part.name) for part in parts], [part.name for part in parts])
-    record = write_frame(drawn, run.store, job.id, "mixtures", TABLES["mixtures"])
-    eligible.unpersist()
-    files = record.files[job.id]
-    told = {
+    facts = {
         "available": {source: by_source.get(source, 0) for source in job.config["of"]},
-        "by_source": _verified(run, job, files, chosen),
         "parts": {name: {"available": count, "pairs": _pairs(chosen, name)} for name, count in available.items()},
         "quarantined": _counts(wrong, "source"),
         **({"uids": listed} if listed else {}),
     }
-    run.finish([(job, files, told)], started, [job.id])
+    return _Blended(drawn, chosen, facts)
 
 
 def _pairs(chosen: dict[str, Quota], name: str) -> int:

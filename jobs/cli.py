@@ -9,10 +9,9 @@ from types import FrameType
 
 from filters.presets import listed
 from jobs import compact, planning, replay, takedown
+from jobs.stages import STAGES
 from jobs.waiting import add_wait
 from pipeline.errors import CuveeError
-
-STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
 
 EPILOG = """\
 exit codes: 0 done; 1 the answer is no (a verification failed, a stage could not finish); 2 the input is wrong;

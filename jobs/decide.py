@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from filters.corpus_rules import Balanced, TopFraction
+from filters.corpus_rules import MeasuredFirst
 from filters.decisions import considered, decided, listed, pool, reason_sql
 from filters.measures import Measured, measure, measured_first
 from filters.rules import KEEP, Rule
@@ -48,20 +48,24 @@ def _decide(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     rule, stored = run.experiment.rules[job.name], _stored(run)
     with ExitStack() as after:
-        rows = _pairs(run, job, rule, max(1, -(-stored // PART_ROWS)))
-        if any(part.among for part in measured_first(rule)):  # they are read once to measure, and once to decide
-            after.callback(rows.persist().unpersist)
-        view = frame_name()
-        rows.createOrReplaceTempView(view)
-        after.callback(run.spark.catalog.dropTempView, view)
-        reasons = run.spark.sql(reason_sql(rule, view, _measured(run, job, rule, view)))
-        decisions = reasons.select(
-            "uid", "source", F.lit(job.name).alias("filter"), (F.col("reason") == KEEP).alias("keep"), "reason"
-        )
-        files = write_frame(decisions, run.store, job.id, "decisions", TABLES["decisions"]).files[job.id]
+        rows = decisions(run, job, rule, stored, after)
+        files = write_frame(rows, run.store, job.id, "decisions", TABLES["decisions"]).files[job.id]
     if (found := sum(file.rows for file in files)) != stored:
         raise StageFailed(f"filters.{job.name}: decided about {found} pairs, {stored} are stored")
     run.finish([(job, files, {"rule": rule.text()})], started, [job.id])
+
+
+def decisions(run: Run, job: Job, rule: Rule, stored: int, after: ExitStack) -> DataFrame:
+    """Return the rows of `decisions` of a rule about the pairs that are stored, so many; `after` lets go of them."""
+    rows = _pairs(run, job, rule, max(1, -(-stored // PART_ROWS)))
+    if any(part.among for part in measured_first(rule)):  # they are read once to measure, and once to decide
+        after.callback(rows.persist().unpersist)
+    view = frame_name()
+    rows.createOrReplaceTempView(view)
+    after.callback(run.spark.catalog.dropTempView, view)
+    reasons = run.spark.sql(reason_sql(rule, view, _measured(run, job, rule, view)))
+    keep = (F.col("reason") == KEEP).alias("keep")
+    return reasons.select("uid", "source", F.lit(job.name).alias("filter"), keep, "reason")
 
 
 def _stored(run: Run) -> int:
@@ -124,7 +128,7 @@ def _measured(run: Run, job: Job, rule: Rule, view: str) -> Measured:
     return found
 
 
-def _considered(run: Run, job: Job, part: TopFraction | Balanced, view: str, found: Measured) -> tuple[str, ...]:
+def _considered(run: Run, job: Job, part: MeasuredFirst, view: str, found: Measured) -> tuple[str, ...]:
     [(signal, [column])] = part.own().items()
     query = f"select uid, source, {signal}.{column} from {pool(part, view, found)} where {considered(part)}"
     return stage(run.spark.sql(query), run.store, job.id, f"among-{part.name}").files

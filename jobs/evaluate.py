@@ -38,13 +38,13 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         elif "retrieval" in job.config:
             tables = retrieved(run, job, model)
         else:
-            tables = _zero_shot(run, job, model, classes)
+            tables = zero_shot(run, job, model, classes)
         files = [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()]
         run.finish([(job, files, facts)], started)
     task(len(jobs), len(jobs))
 
 
-def _zero_shot(run: Run, job: Job, model: ClipModel, classes: dict[str, Vectors]) -> dict[str, pa.Table]:
+def zero_shot(run: Run, job: Job, model: ClipModel, classes: dict[str, Vectors]) -> dict[str, pa.Table]:
     """Return the rows of a set, or of a synthetic shift of it; `classes` has the model's class vectors by set."""
     name, about = job.config["set"], marks(job)
     evaluation = run.experiment.evaluation_sets()[name]

@@ -17,7 +17,9 @@ class Asked:
     """One evaluation, of whatever model: its name in the ledger, and what of a job's configuration shapes it."""
 
     name: str
+    task: str  # of `jobs.stages.ROOTS`
     config: dict[str, Any]
+    roots: tuple[str, ...] = ()  # of its code, beside those of the task
 
 
 def asked(section: Evaluation, sets: Mapping[str, EvaluationSet], digests: Mapping[str, str]) -> list[Asked]:
@@ -30,16 +32,16 @@ def asked(section: Evaluation, sets: Mapping[str, EvaluationSet], digests: Mappi
         config: dict[str, Any] = {"set": name, "sha256": digests[name]}
         if name == section.reference and (some := subsets(name, sets)):
             config["subsets"] = some
-        found.append(Asked(name, config))
+        found.append(Asked(name, "zero_shot", config))
     for name, shift in synthetic(section):
         config = {"set": name, "sha256": digests[name], "corruption": shift.kind, "severity": shift.severity}
-        found.append(Asked(f"{name}+{shift.name}", config))
+        found.append(Asked(f"{name}+{shift.name}", "zero_shot", config, (shift.entry,)))
     for name in section.probe:
         train, test = open_split(section, name)
-        found.append(Asked(f"probe:{name}", {"probe": name, "train": train.digest(), "test": test.digest()}))
+        found.append(Asked(f"probe:{name}", "probe", {"probe": name, "train": train.digest(), "test": test.digest()}))
     for name, folder in section.retrieval.items():
         config = {"retrieval": name, "sha256": open_captions(name, Path(folder)).digest()}
-        found.append(Asked(f"retrieval:{name}", config))
+        found.append(Asked(f"retrieval:{name}", "retrieval", config))
     return found
 
 

@@ -110,6 +110,19 @@ def _pieces(run: Run, chosen: Chosen, ingests: Sequence[str]) -> Pieces:
     return Pieces(tuple(shards), chosen.keys, of, offsets, sizes)
 
 
+def tars(run: Run, job: Job, chosen: Chosen) -> tuple[list[Pieces], dict[str, float]]:
+    """Return where the pairs of each tar of an export lie, in order, and by the tar's name its upsampling factor."""
+    config = job.config
+    pieces = _pieces(run, chosen, [one.id for one in of_stage(job, "ingest")])
+    if config["repeat_as"] != "weights":
+        return [
+            pieces.take(at) for at in laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])
+        ], {}
+    layout = list(tars_of_parts(chosen, config["seed"], config["pairs_per_tar"]))
+    factors = {f"{number:08d}.tar": factor for number, (_, factor) in enumerate(layout)}
+    return [pieces.take(at) for at, _ in layout], factors
+
+
 def in_threads(
     store: Store,
     group: str,
@@ -137,16 +150,10 @@ def in_threads(
 
 def _export(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
-    config, folder = job.config, export_folder(job)
+    folder = export_folder(job)
     chosen, by_source = _chosen(run, of_stage(job, "blend")[0].id)
-    pieces = _pieces(run, chosen, [one.id for one in of_stage(job, "ingest")])
-    if config["repeat_as"] == "weights":
-        layout = list(tars_of_parts(chosen, config["seed"], config["pairs_per_tar"]))
-        factors = {f"{number:08d}.tar": factor for number, (_, factor) in enumerate(layout)}
-        tars_at = [at for at, _ in layout]
-    else:
-        tars_at, factors = list(laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])), {}
-    units = [(f"tar-{number:08d}", (number, pieces.take(at))) for number, at in enumerate(tars_at)]
+    tar_pieces, factors = tars(run, job, chosen)
+    units = [(f"tar-{number:08d}", (number, pieces)) for number, pieces in enumerate(tar_pieces)]
     work = partial(copy_tar, run.store, job.id, job.name, folder)
     task = run.task(f"exporting {job.name}", "tars")
     size = sum(int(one.sizes.sum()) for _, (_, one) in units)
@@ -154,12 +161,12 @@ def _export(run: Run, job: Job) -> None:
         records = in_threads(run.store, job.id, units, work, count, task)
     else:
         records = run_units(run.spark, run.store, job.id, units, work, task)
-    tars = [record.facts for record in records.values()]
+    written = [record.facts for record in records.values()]
     said = about(run, job, chosen.pairs(), by_source, factors)
     digests = {}
-    for name, data in papers(said, tars).items():
+    for name, data in papers(said, written).items():
         run.store.write(f"{folder}/{name}", data)
         digests[f"{folder}/{name}"] = hashlib.sha256(data).hexdigest()
     files = [file for record in records.values() for file in record.files[job.id]]
-    facts = {"folder": folder, "digest": export_digest(tars), "files": digests, "about": said}
+    facts = {"folder": folder, "digest": export_digest(written), "files": digests, "about": said}
     run.finish([(job, files, facts)], started, [job.id])

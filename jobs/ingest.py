@@ -29,8 +29,7 @@ from pipeline.addresses import AddressRules
 from pipeline.config import Ingest, PerHost
 from pipeline.errors import StageFailed
 from pipeline.fetching import Lane, LaneRules, unaccounted, without_fetch
-from pipeline.funnel import settled
-from pipeline.outcomes import TRANSIENT
+from pipeline.funnel import failed_for_now
 from pipeline.permissions import Permissions
 from pipeline.pictures import ImageRules
 from pipeline.politeness import HostLimit, HostLimits
@@ -244,18 +243,17 @@ def _pair_records(run: Run, job: Job) -> list[Record]:
     return [record for name, record in sorted(found) if name.startswith("pairs-")]
 
 
-def failed_for_now(run: Run, jobs: Sequence[str]) -> dict[str, int]:
-    """Return the uids whose outcome may change, with the number of attempts made: base job first, then its retries."""
-    columns = ["uid", "attempt", "final", "outcome"]
-    final = settled([run.ledger.read("fetches", columns, [job]) for job in jobs])
-    failed = final.filter(pc.is_in(final["outcome"], pa.array(sorted(TRANSIENT))))
-    return dict(zip(failed["uid"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
-
-
 def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None:
     """Fetch again what failed for reasons that pass: a lane's rows together, in shards of their own."""
     started = datetime.now(UTC)
-    failed = failed_for_now(run, [one.id for one in job.needs])
+    failed = failed_for_now(run.ledger, [one.id for one in job.needs])
+    shards = retried_shards(run, job, failed)
+    fetched = _fetch(run, job, shards, rules, tombstones)
+    _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})
+
+
+def retried_shards(run: Run, job: Job, failed: Mapping[str, int]) -> list[Shard]:
+    """Return the shards of a retry: of each lane the rows that `failed` names, with the attempts that were made."""
     base = run.ledger.finished(job.needs[0].id)
     assert base is not None
     by_lane: dict[int, tuple[list[str], dict[str, int]]] = {}
@@ -273,5 +271,4 @@ def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None
         ordered = sorted(again.items())
         for start in range(0, len(ordered), size):
             shards.append(Shard(len(shards), tuple(paths), lane, dict(ordered[start : start + size])))
-    fetched = _fetch(run, job, shards, rules, tombstones)
-    _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})
+    return shards

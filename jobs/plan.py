@@ -14,21 +14,22 @@ from typing import Any, TypeVar
 
 from jobs.evaluations import asked
 from jobs.experiment import Experiment
+from jobs.stages import STAGES, code, rule_roots, signal_roots
+from pipeline.code_version import data_digest
 from pipeline.config import WHEN_NOT_WHAT
 from pipeline.evaluation_sets import EvaluationSet, open_set
 from pipeline.file_digests import file_digests, folder_digest
-from pipeline.identity import code_digest, data_digest, digest
+from pipeline.identity import digest
 from pipeline.ledger import Ledger
 from pipeline.mixtures import sized, unsized
 from pipeline.model_folder import CONFIG_FILE
 from pipeline.parts import columns_of, filters_of, parts_of
-from sources.registry import source_format, source_module
+from sources.registry import source_entry, source_format
 
 Made = TypeVar("Made")
 
 GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
 """Keys of `training` that say which trainings there are, and how long one is."""
-STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,15 @@ class Plan:
         about = given.model_dump(mode="json", exclude={"files", "joined"})
         config = {"source": source, "files": file_digests({**paths, **joined}), "fetch": fetch, "about": about}
         reader = source_format(given.format, given.options)
-        code = code_digest("jobs.ingest", *map(source_module, filter(None, (given.format, reader.joins))))
+        readers = [source_entry(name) for name in (given.format, reader.joins) if name]
         local = {"paths": paths, "joined": joined}
-        made = [Job("ingest", source, config, (), code, local)]
+        made = [Job("ingest", source, config, (), code("ingest", readers), local)]
         yield made[0]
         while self._ledger is not None and self._ledger.finished(made[0].id) is not None:
             again = {"of": made[0].id, "number": len(made)}
             name = f"{source}/retry-{len(made)}"
-            job = Job("ingest", name, {"source": source, "retry": again, "fetch": fetch}, tuple(made), code, local)
+            retry = {"source": source, "retry": again, "fetch": fetch}
+            job = Job("ingest", name, retry, tuple(made), code("retry"), local)
             if self._ledger.finished(job.id) is None:
                 if self._failed is not None and self._failed([one.id for one in made]):
                     yield job
@@ -127,9 +129,9 @@ class Plan:
         if files := spec.files():
             config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
         if spec.scope == "shard":
-            code = code_digest("jobs.score", spec.module)
             for ingest in self.ingests():
-                yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), code, local | {"over": "shards"})
+                version, over = code((), signal_roots(spec.kind)), local | {"over": "shards"}
+                yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), version, over)
             return
         inputs = tuple(job for other in spec.inputs().values() for job in self.signal(other))
         if spec.evaluation:
@@ -142,8 +144,8 @@ class Plan:
             clip = self.experiment.signals[spec.settings["clip"]]
             model, needs, local = self.model(clip.settings["model"])
             config["model"] = model
-        code = code_digest("jobs.score", spec.work, spec.module)
-        yield Job("score", name, config, (*inputs, *self.ingests(), *needs), code, local)
+        version = code((), signal_roots(spec.kind))
+        yield Job("score", name, config, (*inputs, *self.ingests(), *needs), version, local)
 
     def indexes(self, name: str) -> tuple[Job, ...]:
         """The jobs that build what a signal searches: an index of each evaluation set, in the order of the file."""
@@ -156,8 +158,7 @@ class Plan:
         model, needs, local = self.model(clip["model"])
         config = {"set": evaluation.digest(), "model": model, "precision": clip["precision"]}
         config |= {key: settings[key] for key in ("min_recall", "index_mb")}
-        code = code_digest("jobs.corpus.index")
-        return Job("score", f"index/{evaluation.name}", config, needs, code, local | {"set": evaluation})
+        return Job("score", f"index/{evaluation.name}", config, needs, code("index"), local | {"set": evaluation})
 
     def evaluation_digests(self) -> dict[str, str]:
         """The digest of each evaluation set."""
@@ -190,7 +191,7 @@ class Plan:
             config["seed"] = self.experiment.file.seed
         if files := rule.files():
             config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
-        return Job("decide", name, config, needs, code_digest("jobs.decide"))
+        return Job("decide", name, config, needs, code((), rule_roots(rule)))
 
     def blend(self, name: str) -> Job:
         """The job that draws up a mixture."""
@@ -206,7 +207,7 @@ class Plan:
         ingests = tuple(job for source in sources for job in self.ingest(source))
         decided = tuple(self.decide(other) for other in filters_of(given))
         signals = [job for one in columns_of(parts_of(name, given, sources)) for job in self.signal(one)]
-        return Job("blend", name, config, (*decided, *signals, *ingests), code_digest("jobs.blend"))
+        return Job("blend", name, config, (*decided, *signals, *ingests), code("blend"))
 
     def export(self, name: str) -> Job:
         """The job that exports a mixture."""
@@ -216,7 +217,7 @@ class Plan:
         file = self.experiment.file
         config = file.export.model_dump(mode="json") | {"seed": file.seed, "repeat_as": file.mixtures[name].repeat_as}
         ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
-        return Job("export", name, config, (self.blend(name), *ingests), code_digest("jobs.export"))
+        return Job("export", name, config, (self.blend(name), *ingests), code("export"))
 
     def tune(self, mixture: str) -> Job:
         """The job that searches the recipe's numbers for a mixture, on its largest size and by the first seed."""
@@ -230,8 +231,7 @@ class Plan:
         samples = given.tuning.samples_seen or given.samples_seen
         recipe, local = self._recipe(name, given.seeds[0], samples)
         config = recipe | {"tuning": given.tuning.model_dump(mode="json", exclude={"samples_seen"})}
-        code = code_digest("jobs.tune", "pipeline.train_entry")
-        return Job("tune", mixture, config, (self.export(name),), code, local)
+        return Job("tune", mixture, config, (self.export(name),), code(("tune", "train")), local)
 
     def train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool = False) -> Job:
         """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None; `tuned`
@@ -243,8 +243,7 @@ class Plan:
     def _train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool) -> Job:
         config, local = self._recipe(mixture, seed, samples_seen)
         needs = (self.export(mixture), *((self.tune(unsized(mixture)),) if tuned else ()))
-        code = code_digest("jobs.train", "pipeline.train_entry")
-        return Job("train", f"{mixture}/{seed}", config, needs, code, local)
+        return Job("train", f"{mixture}/{seed}", config, needs, code("train"), local)
 
     def _recipe(self, mixture: str, seed: int, samples_seen: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe's part of a job's configuration, and how to find here what it trains."""
@@ -284,7 +283,8 @@ class Plan:
     ) -> Iterable[Job]:
         section, sets = self.experiment.file.evaluation, self.experiment.evaluation_sets()
         for one in self._once(("asked",), lambda: asked(section, sets, self.evaluation_digests())):
-            yield Job("evaluate", f"{name}/{one.name}", one.config | about, needs, code_digest("jobs.evaluate"), local)
+            version = code(one.task, one.roots)
+            yield Job("evaluate", f"{name}/{one.name}", one.config | about, needs, version, local)
 
     def report(self) -> Job:
         """The report's job; it needs all others."""
@@ -294,8 +294,8 @@ class Plan:
         file = self.experiment.file
         config = file.report.model_dump(mode="json") | {"title": file.title, "question": file.question}
         needs = [job for stage in STAGES[:-1] for job in self.targets(stage)]
-        code = digest([code_digest("jobs.report"), data_digest("pipeline.report", "templates")])
-        return Job("report", self.experiment.name, config, tuple(needs), code)
+        version = digest([code("report"), data_digest("pipeline.report", "templates")])
+        return Job("report", self.experiment.name, config, tuple(needs), version)
 
     def targets(self, stage: str) -> list[Job]:
         """The jobs that are a stage's own aim, without those they need."""

@@ -12,9 +12,10 @@ from jobs.closeup import closeup
 from jobs.contamination import contamination
 from jobs.examples import examples
 from jobs.findings import answered, beside_label, findings
-from jobs.plan import STAGES, Job
+from jobs.plan import Job
 from jobs.run import Run
 from jobs.self_check import self_check
+from jobs.stages import STAGES
 from pipeline.answer import answer
 from pipeline.errors import StageFailed
 from pipeline.funnel import faults, funnel

@@ -1,6 +1,5 @@
 """Runs a plan: job after job, each once, resuming where an earlier run ended."""
 
-import importlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.experiment import Experiment
-from jobs.plan import STAGES, Job, Plan
+from jobs.plan import Job, Plan
+from jobs.stages import PRELOADED, STAGES, run_stage
+from pipeline.code_version import archive_digest
 from pipeline.datafiles import DataFile
 from pipeline.errors import SomeFailed, StageFailed
-from pipeline.identity import archive_digest
+from pipeline.funnel import failed_for_now
 from pipeline.intents import refuse_unfinished
 from pipeline.ledger import JobRow, Ledger
 from pipeline.lineage import record
@@ -47,12 +48,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
-_PRELOADED = {stage: (f"jobs.{stage}",) for stage in ("score", "decide", "blend", "export")} | {
-    "ingest": ("jobs.ingest", "img2dataset.resizer")
-}
-"""What a stage's tasks import, whatever the experiment; what more those of a score need depends on its signals."""
-
-
 class Run:
     """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
 
@@ -71,9 +66,7 @@ class Run:
         self._tombstones = self.ledger.version("tombstones")
 
     def _failed(self, jobs: list[str]) -> bool:
-        from jobs.ingest import failed_for_now
-
-        return bool(failed_for_now(self, jobs))
+        return bool(failed_for_now(self.ledger, jobs))
 
     @cached_property
     def spark(self) -> Any:
@@ -81,7 +74,7 @@ class Run:
         from jobs.spark import start
 
         self.display.say("  starting Spark")
-        preload = dict.fromkeys(name for job in self.todo for name in _PRELOADED.get(job.stage, ()))
+        preload = dict.fromkeys(name for job in self.todo for name in PRELOADED.get(job.stage, ()))
         session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", list(preload))
         self._exit.callback(session.stop)
         return session
@@ -217,7 +210,7 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
             monitor.stage = stage
             try:
                 with display.stage(stage, about), _named(stage):
-                    importlib.import_module(f"jobs.{stage}").execute(run, ready)
+                    run_stage(stage)(run, ready)
             except SomeFailed as error:
                 failed.append((stage, str(error)))
                 display.say(f"  {error}; what does not need them goes on")

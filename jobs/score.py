@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -18,6 +17,7 @@ from filters.registry import SignalSpec
 from jobs.plan import Job, of_stage
 from jobs.run import Run
 from jobs.spark import run_units
+from jobs.stages import CORPUS, INDEX, target
 from pipeline.datafiles import DataFile
 from pipeline.errors import StageFailed
 from pipeline.identity import digest
@@ -140,10 +140,10 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 def _score_corpus(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     if "set" in job.local:  # no signal, but what signals search; imported by name, as its code shapes no signal's job
-        files, facts = import_module("jobs.corpus.index").score(run, job)
+        files, facts = target(INDEX)(run, job)
     else:
         spec = run.experiment.signals[job.name]
-        files, facts = import_module(spec.work).score(run, job, spec.target()(**spec.settings))
+        files, facts = target(CORPUS[spec.kind])(run, job, spec.target()(**spec.settings))
     run.finish([(job, files, facts)], started, [job.id])
 
 

@@ -74,10 +74,10 @@ def answer(arguments: argparse.Namespace) -> int:
 
 def _code() -> Any:
     from jobs.run import versions
-    from pipeline.identity import code_digest
+    from jobs.stages import code
     from pipeline.takedown import Code
 
-    return Code(code_digest("jobs.takedown"), versions())
+    return Code(code("takedown"), versions())
 
 
 def _told(intent: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import InputError
 from pipeline.ledger import JobRow, Ledger
-from pipeline.outcomes import STORED, TAKEN_DOWN
+from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def settled(fetches: Sequence[pa.Table]) -> pa.Table:
         again = pc.and_(pc.is_in(result["uid"], later["uid"].combine_chunks()), pc.greater(result["attempt"], 0))
         result = pa.concat_tables([result.filter(pc.invert(again)), later.filter(later["final"])])
     return result
+
+
+def failed_for_now(ledger: Ledger, jobs: Sequence[str]) -> dict[str, int]:
+    """Return the uids whose outcome may change, with the number of attempts made: base job first, then its retries."""
+    columns = ["uid", "attempt", "final", "outcome"]
+    final = settled([ledger.read("fetches", columns, [job]) for job in jobs])
+    failed = final.filter(pc.is_in(final["outcome"], pa.array(sorted(TRANSIENT))))
+    return dict(zip(failed["uid"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
 
 
 def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:

@@ -1,20 +1,13 @@
-"""Identity is computed, never assigned: uids of pairs, digests of configurations, of files and of code."""
+"""Identity is computed, never assigned: uids of pairs, digests of configurations and of files."""
 
-import ast
 import hashlib
 import json
 import re
-import sys
-from functools import cache
-from importlib import resources
-from importlib.util import find_spec
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl
 
 SEPARATOR = "\x1f"
 """U+001F, the unit separator: it stands between the four parts of a uid and in none of them (`clean`)."""
-
-FLOORS = ("pipeline", "sources", "filters", "jobs")
 
 
 def clean(text: str) -> str:
@@ -110,67 +103,3 @@ def without_secret(url: str) -> str:
 def redacted(text: str) -> str:
     """Return `text` with every URL in it that holds a secret replaced by what `without_secret` leaves of it."""
     return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)
-
-
-@cache
-def _imports(source: bytes) -> frozenset[str]:
-    """Return the dotted names that a module of this source imports from Cuvée's own floors."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(name for name in found if name.split(".")[0] in FLOORS)
-
-
-@cache
-def _module_source(name: str) -> bytes | None:
-    """Return the source of one of Cuvée's modules, or None if `name` is not a module (a function, say).
-
-    It is asked of what loads the module, as that may lie in a zip.
-    """
-    try:
-        spec = find_spec(name)
-    except (ModuleNotFoundError, AttributeError):
-        return None
-    return bytes(cast(Any, spec.loader).get_data(spec.origin)) if spec and spec.origin else None
-
-
-@cache
-def code_digest(*modules: str) -> str:
-    """Return SHA-256 over the source of `modules` and of every module of Cuvée that they import, directly or not.
-
-    It is part of a job's id: a job whose code changed is a new job, and a change to the report retrains nothing. It is
-    the same in a folder and in a zip.
-    """
-    todo, files = list(modules), {}
-    while todo:
-        name = todo.pop()
-        source = _module_source(name)
-        if source is None or name in files:
-            continue
-        files[name] = hashlib.sha256(source).hexdigest()
-        todo.extend(_imports(source))
-    if not files:
-        raise ModuleNotFoundError(f"none of {modules} is on sys.path ({sys.path[0]} …)")
-    return digest(files)
-
-
-@cache
-def data_digest(package: str, folder: str) -> str:
-    """Return SHA-256 over the names and bytes of a folder of files in a package, in a folder and in a zip the same."""
-    files = (one for one in resources.files(package).joinpath(folder).iterdir() if one.is_file())
-    return digest({one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in files})
-
-
-@cache
-def archive_digest() -> str:
-    """Return the SHA-256 of the zip from which Cuvée runs, "" where it runs from a folder."""
-    spec = find_spec(__name__)
-    archive = getattr(spec.loader, "archive", None) if spec else None
-    if archive is None:
-        return ""
-    with open(archive, "rb") as stream:
-        return stream_sha256(stream)[0]

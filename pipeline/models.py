@@ -15,6 +15,9 @@ from pipeline.errors import InputError, unknown
 from pipeline.preprocessing import Images, Preprocessing
 from pipeline.towers import image_tower, text_tower
 
+RESULT_VERSION = 1
+"""What open_clip makes of an image and of a text: raised where a new version gives other embeddings."""
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """What images and weights are multiplied in; sums and normalisation are float32 in both."""
 CHARACTERS_A_TOKEN = 64

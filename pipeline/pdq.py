@@ -4,6 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pdqhash
 
+RESULT_VERSION = 1
+"""What pdqhash makes of an image: raised where a new version gives other bits."""
+
 PDQ_BYTES = 32
 SAME_PICTURE = 31
 """The largest Hamming distance, in bits of 256, at which two fingerprints count as one picture: PDQ's README

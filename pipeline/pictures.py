@@ -26,6 +26,9 @@ from pipeline.faces import NOT_BLURRED, TURNS, blurrer, upright
 from pipeline.frames import frames
 from pipeline.records import Box
 
+RESULT_VERSION = 1
+"""What img2dataset's Resizer, OpenCV and Pillow make of a body: raised where a new version gives other pixels."""
+
 NONE = "none"
 """The mode in which a JPEG is stored byte for byte."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

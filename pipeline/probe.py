@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
+RESULT_VERSION = 1
+"""What SciPy's optimiser fits: raised where a new version gives another probe."""
+
 Vectors = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.integer[Any]]
 

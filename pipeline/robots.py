@@ -10,6 +10,9 @@ from typing import Any
 from pipeline.outcomes import STORED, Attempt
 from pipeline.permissions import product
 
+RESULT_VERSION = 1
+"""What protego reads in a robots.txt: raised where a new version allows something else."""
+
 MAX_BYTES = 500 << 10
 """What is read of a robots.txt, in bytes: RFC 9309, 2.5, asks for at least 500 KiB."""
 MAX_REDIRECTS = 5

@@ -31,6 +31,9 @@ from PIL import Image
 
 from pipeline.errors import unknown
 
+RESULT_VERSION = 1
+"""What NumPy's generators and OpenCV make of an image: raised where a new version gives other pixels."""
+
 Pixels = npt.NDArray[np.float64]
 """RGB, (height, width, 3), 0 to 1."""
 Recipe = Callable[[Pixels, np.random.Generator, Sequence[float]], Pixels]
@@ -164,60 +167,73 @@ def _one(*values: float) -> tuple[tuple[float, ...], ...]:
     return tuple((value,) for value in values)
 
 
+# the standard deviation of what is added to each value, which is 0 to 1
+GAUSSIAN_NOISE = Kind(_gaussian_noise, _one(0.04, 0.06, 0.08, 0.09, 0.1), _one(0.08, 0.12, 0.18, 0.26, 0.38))
+# the photons that white is counted with
+SHOT_NOISE = Kind(_shot_noise, _one(500, 250, 100, 75, 50), _one(60, 25, 12, 5, 3))
+# the share of values that become 0 or 1
+IMPULSE_NOISE = Kind(_impulse_noise, _one(0.01, 0.02, 0.03, 0.05, 0.07), _one(0.03, 0.06, 0.09, 0.17, 0.27))
+# the standard deviation in pixels; one of the paper's extra kinds
+GAUSSIAN_BLUR = Kind(_gaussian_blur, _one(0.4, 0.6, 0.7, 0.8, 1), _one(1, 2, 3, 4, 6), (0,))
+# the disk's radius in pixels; the small ones are of the disk that spreads as far as the published kernel, whose
+# disk is cut from whole pixels and then smoothed: twice the root of its variance along an axis
+DEFOCUS_BLUR = Kind(_defocus_blur, _one(0.8, 1, 1.2, 1.33, 1.65), _one(3, 4, 6, 8, 10), (0,))
+# the line's radius and its standard deviation, in pixels
+MOTION_BLUR = Kind(
+    _motion_blur,
+    ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+    ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+    (0, 1),
+)
+# how thick it is, where white is 1, and how much weaker each finer octave of its cloud is
+FOG = Kind(
+    _fog,
+    ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
+    ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
+)
+# mean, deviation and size of the flakes' noise, the threshold above which it is a flake, radius and deviation of
+# their fall in pixels, and the share of the image that is not whitened
+SNOW = Kind(
+    _snow,
+    (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    (
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+    (4, 5),
+)
+# what is added to the value of HSV
+BRIGHTNESS = Kind(_brightness, _one(0.05, 0.1, 0.15, 0.2, 0.3), _one(0.1, 0.2, 0.3, 0.4, 0.5))
+# the share that is left of each value's distance from its channel's mean
+CONTRAST = Kind(_contrast, _one(0.75, 0.5, 0.4, 0.3, 0.15), _one(0.4, 0.3, 0.2, 0.1, 0.05))
+# JPEG's quality
+JPEG = Kind(_jpeg, _one(80, 65, 58, 50, 40), _one(25, 18, 15, 10, 7))
+# the share of the side that is left
+PIXELATE = Kind(_pixelate, _one(0.95, 0.9, 0.85, 0.75, 0.65), _one(0.6, 0.5, 0.4, 0.3, 0.25))
 KINDS: dict[str, Kind] = {
-    # the standard deviation of what is added to each value, which is 0 to 1
-    "gaussian_noise": Kind(_gaussian_noise, _one(0.04, 0.06, 0.08, 0.09, 0.1), _one(0.08, 0.12, 0.18, 0.26, 0.38)),
-    # the photons that white is counted with
-    "shot_noise": Kind(_shot_noise, _one(500, 250, 100, 75, 50), _one(60, 25, 12, 5, 3)),
-    # the share of values that become 0 or 1
-    "impulse_noise": Kind(_impulse_noise, _one(0.01, 0.02, 0.03, 0.05, 0.07), _one(0.03, 0.06, 0.09, 0.17, 0.27)),
-    # the standard deviation in pixels; one of the paper's extra kinds
-    "gaussian_blur": Kind(_gaussian_blur, _one(0.4, 0.6, 0.7, 0.8, 1), _one(1, 2, 3, 4, 6), (0,)),
-    # the disk's radius in pixels; the small ones are of the disk that spreads as far as the published kernel, whose
-    # disk is cut from whole pixels and then smoothed: twice the root of its variance along an axis
-    "defocus_blur": Kind(_defocus_blur, _one(0.8, 1, 1.2, 1.33, 1.65), _one(3, 4, 6, 8, 10), (0,)),
-    # the line's radius and its standard deviation, in pixels
-    "motion_blur": Kind(
-        _motion_blur,
-        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-        (0, 1),
-    ),
-    # how thick it is, where white is 1, and how much weaker each finer octave of its cloud is
-    "fog": Kind(
-        _fog,
-        ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-        ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-    ),
-    # mean, deviation and size of the flakes' noise, the threshold above which it is a flake, radius and deviation of
-    # their fall in pixels, and the share of the image that is not whitened
-    "snow": Kind(
-        _snow,
-        (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-        (4, 5),
-    ),
-    # what is added to the value of HSV
-    "brightness": Kind(_brightness, _one(0.05, 0.1, 0.15, 0.2, 0.3), _one(0.1, 0.2, 0.3, 0.4, 0.5)),
-    # the share that is left of each value's distance from its channel's mean
-    "contrast": Kind(_contrast, _one(0.75, 0.5, 0.4, 0.3, 0.15), _one(0.4, 0.3, 0.2, 0.1, 0.05)),
-    # JPEG's quality
-    "jpeg": Kind(_jpeg, _one(80, 65, 58, 50, 40), _one(25, 18, 15, 10, 7)),
-    # the share of the side that is left
-    "pixelate": Kind(_pixelate, _one(0.95, 0.9, 0.85, 0.75, 0.65), _one(0.6, 0.5, 0.4, 0.3, 0.25)),
+    "gaussian_noise": GAUSSIAN_NOISE,
+    "shot_noise": SHOT_NOISE,
+    "impulse_noise": IMPULSE_NOISE,
+    "gaussian_blur": GAUSSIAN_BLUR,
+    "defocus_blur": DEFOCUS_BLUR,
+    "motion_blur": MOTION_BLUR,
+    "fog": FOG,
+    "snow": SNOW,
+    "brightness": BRIGHTNESS,
+    "contrast": CONTRAST,
+    "jpeg": JPEG,
+    "pixelate": PIXELATE,
 }
+"""The kinds by name. A kind that is used is a root of its job's code, so each is a constant of its own."""
 
 
 def parameters(kind: str, severity: int, side: int) -> tuple[float, ...]:
@@ -247,6 +263,11 @@ class Shift:
     def name(self) -> str:
         """Its name, as in fog_3."""
         return f"{self.kind}_{self.severity}"
+
+    @property
+    def entry(self) -> str:
+        """Its kind as module:name."""
+        return f"{__name__}:{self.kind.upper()}"
 
     def __call__(self, image: Image.Image, key: str) -> Image.Image:
         """Return the RGB image of a key shifted, its short side at most 224 pixels."""

@@ -26,6 +26,9 @@ import webdataset
 from torch.utils.data import get_worker_info
 from webdataset.filters import _shuffle, pipelinefilter
 
+RESULT_VERSION = 1
+"""What open_clip_train and PyTorch make of a recipe: raised where a new version gives other weights."""
+
 _run: dict[str, Any] = {}
 """The run's `seed`, this process's `rank`, and `epoch`, the count that open_clip shares with its loader's processes."""
 _passes: Counter[int] = Counter()

@@ -24,6 +24,9 @@ from pipeline.set_embeddings import embed_pictures
 from pipeline.shards import ShardWriter, StoredPair, read_pairs
 from pipeline.store import Store
 
+RESULT_VERSION = 1
+"""What optuna's sampler asks for: raised where a new version asks for other values."""
+
 Values = dict[str, float | int]
 """What a trial sets, by key: `lr`, `wd`, `warmup`, or `flags.NAME` for a flag of open_clip_train."""
 OWN = ("lr", "wd", "warmup")

@@ -46,6 +46,6 @@ def source_format(name: str, options: Mapping[str, Any] | None = None) -> Source
         raise InputError(f"options: {error}") from None
 
 
-def source_module(name: str) -> str:
-    """Return the module of a format's reader, for the id of the job that reads by it."""
-    return FORMATS[name].partition(":")[0]
+def source_entry(name: str) -> str:
+    """Return a format's reader as module:name, a root of the code of the job that reads by it."""
+    return FORMATS[name]

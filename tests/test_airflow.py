@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jobs.cli import STAGES
+from jobs.stages import STAGES
 from pipeline.ledger import Ledger
 from pipeline.store import Store
 from tests.roads import ROOT, write_experiment

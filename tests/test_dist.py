@@ -13,17 +13,19 @@ import pytest
 from infra.dist import build
 from infra.pack import required
 from jobs.run import SHAPING, versions
-from pipeline.identity import archive_digest, code_digest, data_digest
+from jobs.stages import digests
+from pipeline.code_version import archive_digest, data_digest
 from tests.roads import ROOT
 
 ASK = """
 import json, pipeline, jobs.java
 from jobs.run import versions
 from pathlib import Path
-from pipeline.identity import code_digest, data_digest
+from jobs.stages import digests
+from pipeline.code_version import data_digest
 print(json.dumps({
     "from": pipeline.__file__,
-    "codes": [code_digest("jobs.ingest"), code_digest("jobs.decide"), code_digest("jobs.report")],
+    "codes": digests(),
     "templates": data_digest("pipeline.report", "templates"),
     "versions": versions(),
     "logging": Path(jobs.java.logging_options(Path(".").resolve()).rpartition("file://")[2]).read_text(),
@@ -69,7 +71,7 @@ def test_from_the_zip_jobs_have_the_ids_that_they_have_from_a_folder_and_the_zip
     told = json.loads(done.stdout)
     assert told["from"].startswith(str(packed))
     assert told["templates"] == data_digest("pipeline.report", "templates")
-    assert told["codes"] == [code_digest(f"jobs.{name}") for name in ("ingest", "decide", "report")]
+    assert told["codes"] == digests()
     assert told["versions"] == versions() | {"cuvee.zip": hashlib.sha256(packed.read_bytes()).hexdigest()}
     assert told["logging"] == (ROOT / "jobs" / "log4j2.properties").read_text()
 

@@ -1,9 +1,6 @@
 """Identity: uids that cannot collide by joining, URLs with credentials known as such, digests that follow the code."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.identity import clean, data_digest, digest, holds_secret, redacted, uid, without_secret
+from pipeline.identity import clean, digest, holds_secret, redacted, uid, without_secret
 
 ROOT = Path(__file__).resolve().parents[1]
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and controls too
@@ -141,46 +138,3 @@ def test_digest_tells_values_apart_and_refuses_nan() -> None:
     assert len({digest(value) for value in ({}, [], "", 0, "0", None, False, {"a": None}, {"a": 1}, {"a": 1.5})}) == 10
     with pytest.raises(ValueError, match="JSON"):
         digest({"a": float("nan")})
-
-
-def code_digest_of(folder: Path, module: str) -> str:
-    """Ask a fresh interpreter, for which `folder` lies before the real floors."""
-    path = os.pathsep.join([str(folder), str(ROOT)])
-    code = f"from pipeline.identity import code_digest; print(code_digest({module!r}))"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-
-
-def test_code_digest_follows_what_is_imported_and_nothing_else(tmp_path: Path) -> None:
-    package = tmp_path / "filters"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "top.py").write_text("def run():\n    from filters.middle import go\n    return go()\n")
-    (package / "middle.py").write_text("import os\nfrom filters import bottom\n\ndef go():\n    return bottom.N\n")
-    (package / "bottom.py").write_text("from filters import top\n\nN = 1\n")  # a circle
-    (package / "apart.py").write_text("N = 1\n")
-    before = code_digest_of(tmp_path, "filters.top")
-    assert len(before) == 64
-    (package / "apart.py").write_text("N = 2\n")
-    assert code_digest_of(tmp_path, "filters.top") == before
-    (package / "bottom.py").write_text("from filters import top\n\nN = 2\n")
-    assert code_digest_of(tmp_path, "filters.top") not in (before, "")
-
-
-def test_data_digest_follows_names_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = tmp_path / "some_package_of_files" / "data"
-    files.mkdir(parents=True)
-    (files.parent / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    found = set[str]()
-    for name, text in (("a", "one"), ("a", "two"), ("b", "two")):
-        (files / name).write_text(text)
-        data_digest.cache_clear()
-        found.add(data_digest("some_package_of_files", "data"))
-    assert len(found) == 3
-
-
-def test_code_digest_of_nothing_is_an_error(tmp_path: Path) -> None:
-    assert code_digest_of(tmp_path, "filters.no_such_module").startswith("ModuleNotFoundError")
