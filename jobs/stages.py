@@ -19,7 +19,19 @@ from sources.registry import FORMATS, source_entry
 if TYPE_CHECKING:
     from filters.rules import Rule
 
-STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
+ENTRIES: dict[str, str] = {
+    "ingest": "jobs.ingest:execute",
+    "score": "jobs.score:execute",
+    "decide": "jobs.decide:execute",
+    "blend": "jobs.blend:execute",
+    "export": "jobs.export:execute",
+    "tune": "jobs.tune:execute",
+    "train": "jobs.train:execute",
+    "evaluate": "jobs.evaluate:execute",
+    "report": "jobs.report:execute",
+}
+"""What runs each stage's jobs, in the order of the road."""
+STAGES = tuple(ENTRIES)
 
 INDEX = "jobs.corpus.index:score"
 """What builds the index of an evaluation set."""
@@ -51,9 +63,16 @@ ROOTS: dict[str, tuple[str, ...]] = {
 """The roots of each kind of job; those of signals over the whole corpus are in `CORPUS`."""
 
 CORPUS: dict[str, str] = {
-    kind: f"jobs.corpus.{kind}:score"
-    for kind in ("clusters", "duplicates", "heads", "nearest", "placeholders", "published", "reference", "repeats")
-} | {"semantic": "jobs.corpus.semantic:score"}
+    "clusters": "jobs.corpus.clusters:score",
+    "duplicates": "jobs.corpus.duplicates:score",
+    "heads": "jobs.corpus.heads:score",
+    "nearest": "jobs.corpus.nearest:score",
+    "placeholders": "jobs.corpus.placeholders:score",
+    "published": "jobs.corpus.published:score",
+    "reference": "jobs.corpus.reference:score",
+    "repeats": "jobs.corpus.repeats:score",
+    "semantic": "jobs.corpus.semantic:score",
+}
 """What computes each kind of signal that looks at the whole corpus."""
 
 STOPS = frozenset(
@@ -104,8 +123,12 @@ STOPS = frozenset(
 )
 
 
-PRELOADED = {stage: (f"jobs.{stage}",) for stage in ("score", "decide", "blend", "export")} | {
-    "ingest": ("jobs.ingest", "img2dataset.resizer")
+PRELOADED: dict[str, tuple[str, ...]] = {
+    "ingest": ("jobs.ingest", "img2dataset.resizer"),
+    "score": ("jobs.score",),
+    "decide": ("jobs.decide",),
+    "blend": ("jobs.blend",),
+    "export": ("jobs.export",),
 }
 """What a stage's tasks import, whatever the experiment; what more those of a score need depends on its signals."""
 
@@ -122,7 +145,7 @@ def target(entry: str) -> Any:
 
 def run_stage(stage: str) -> Callable[..., None]:
     """Return the function that runs a stage's jobs."""
-    execute: Callable[..., None] = target(f"jobs.{stage}:execute")
+    execute: Callable[..., None] = target(ENTRIES[stage])
     return execute
 
 
