@@ -31,7 +31,7 @@ domains: .venv/ready  ## the question of dilution on the real images of ../share
 	@$(BIN)/cuvee run experiments/domains.yaml
 
 build/spark.jsa: .venv/ready
-	@$(BIN)/python -m tests.class_data $@
+	@$(BIN)/python -m tests.support.spark_class_archive $@
 
 test: build/spark.jsa  ## the tests: about 20 minutes on 2 cores, up to 33 on a slow day
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
@@ -54,7 +54,7 @@ test-airflow: .venv/ready build/airflow-venv/ready  ## the DAG in a real Airflow
 	@$(BIN)/python -m pytest -m airflow
 
 test-cluster: build/spark.jsa  ## the tests on a Spark standalone cluster of this machine, workers killed among them
-	@$(BIN)/python -m pytest -m slow tests/test_cluster.py tests/test_local_cluster.py
+	@$(BIN)/python -m pytest -m slow tests/infra/test_cluster.py tests/infra/test_local_cluster.py
 
 build/kubernetes/ready: infra/kubernetes/requirements.lock .tools/ready
 	@$(UV) venv --quiet --clear --python "$$(.tools/bin/python -c 'import sys; print(sys._base_executable)')" build/kubernetes
@@ -90,7 +90,7 @@ cluster-stop: .venv/ready  ## stop them
 	@$(BIN)/python infra/standalone/cluster.py stop
 
 code-lock: .venv/ready  ## list anew which modules are in the ids of which jobs, in jobs/code.lock
-	@$(BIN)/python -m jobs.stages
+	@$(BIN)/python -m jobs.workflow.stages
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.pictures import ImageRules, Picture, to_picture
+from pipeline.images.normalize import ImageRules, Picture, to_picture
 from sources.world.alterations import ALTERATIONS, Alter
 from sources.world.pictures import Picture as Drawn
 from sources.world.pictures import draw, file_of
@@ -24,11 +24,20 @@ from sources.world.styles import STYLES
 
 Image = npt.NDArray[np.uint8]
 
+
 REAL = Path(__file__).parents[2] / "shared/data/domains"
+
+
 DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
+
+
 KNOWN = Path(__file__).with_name("pacs_copies.json")
 """Pairs of PACS that show one picture, [train key, test key] by domain; each was looked at."""
+
+
 _DRAWN_RULES = ImageRules("keep_ratio", 128, 92, 32, 40_000_000)
+
+
 _REAL_RULES = ImageRules("keep_ratio", 96, 95, 32, 40_000_000)
 """What experiments/demo.yaml and experiments/domains.yaml store."""
 

@@ -24,18 +24,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.experiment import load
-from jobs.plan import Job
-from jobs.run import Run
-from pipeline.datafiles import DataFile, write_rows
-from pipeline.ledger import Ledger
-from pipeline.progress import Display
-from pipeline.schemas import signal_table
-from pipeline.store import Store
-from pipeline.uids import keys, texts
+from jobs.workflow.experiment import load
+from jobs.workflow.plan import Job
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.core.uid_arrays import keys, texts
+from pipeline.ledger.data_files import DataFile, write_rows
+from pipeline.ledger.schemas import signal_table
+from pipeline.ledger.tables import Ledger
+from pipeline.storage.store import Store
 
 PAIRS, SHARD, LIMIT = 10_000_000, 10_000, 90
+
+
 ROOT = Path(__file__).parent.parent
+
+
 SOURCES = ("cc12m", "redcaps", "shutterstock", "wit", "yfcc")
 
 
@@ -204,7 +208,7 @@ def measure(pairs: int = PAIRS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cuvee-decide-") as name:
         path, drawn = build(Path(name), pairs)
         load, started = os.getloadavg()[0], time.perf_counter()
-        subprocess.run([sys.executable, "-m", "jobs.cli", "decide", str(path)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "jobs.cli.main", "decide", str(path)], cwd=ROOT, check=True)
         seconds = time.perf_counter() - started
         ledger = Ledger(Store(str(Path(name) / "store")))
         [job] = [row for row in ledger.jobs() if row.stage == "decide"]

@@ -1,9 +1,9 @@
 """How many copies of evaluation images each search finds, by how they were altered, and how many clean images it drops.
 
-The searches are the product's (`filters.nearest`), with the thresholds of the presets: PDQ within 31 bits, a local
-alignment of `SAME`, and a cosine that is half as far from 1 as any that a third of the clean images has; the others are
-counted. Beside it stand the duplicates among the copies and clean images, by the product's `duplicates` (PDQ) and
-`semantic` (cosine).
+The searches are the product's (`filters.signals.evaluation_overlap`), with the thresholds of the presets: PDQ within 31
+bits, a local alignment of `SAME`, and a cosine that is half as far from 1 as any that a third of the clean images has;
+the others are counted. Beside it stand the duplicates among the copies and clean images, by the product's `duplicates`
+(PDQ) and `semantic` (cosine).
 
 - drawn: six styles of the demo's world;
 - real: PACS, its four test sets against its training images, but for those that show a picture of a test set.
@@ -21,19 +21,24 @@ import pyarrow as pa
 
 from benchmarks.albums import REAL, Album, Image, Shown, drawn_album, real_album
 from benchmarks.small_clip import Embed, trained
-from filters.alignment import SAME
-from filters.approximate import Exact
-from filters.components import groups
-from filters.duplicates import Duplicates
-from filters.evaluation_index import EvaluationIndex, Looks
-from filters.nearest import Nearest
-from filters.semantic import compare
-from pipeline.pdq import LEAST_QUALITY, PDQ_BYTES, SAME_PICTURE, pdq
+from filters.search.approximate import Exact
+from filters.search.connected_components import groups
+from filters.search.image_alignment import SAME
+from filters.signals.duplicates import Duplicates
+from filters.signals.evaluation_index import EvaluationIndex, Looks
+from filters.signals.evaluation_overlap import Nearest
+from filters.signals.semantic_dedup import compare
+from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES, SAME_PICTURE, pdq
 
 Vectors = npt.NDArray[np.float16]
+
+
 Flags = npt.NDArray[np.bool_]
 
+
 SEARCHES = ("pdq", "cosine", "aligned")
+
+
 SAMPLES = 9_600
 
 

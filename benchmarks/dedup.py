@@ -31,23 +31,31 @@ import pyarrow as pa
 
 from benchmarks.processes import resident
 from benchmarks.tables import experiment, finished
-from filters.clusters import Clusters, train
-from filters.cosines import usable
-from filters.duplicates import Duplicates
-from jobs.experiment import load
-from jobs.run import Run
-from jobs.score import execute
-from pipeline.ledger import Ledger
-from pipeline.pdq import PDQ_BYTES
-from pipeline.progress import Display
-from pipeline.schemas import signal_table
-from pipeline.store import Store
+from filters.search.cosine import usable
+from filters.signals.clusters import Clusters, train
+from filters.signals.duplicates import Duplicates
+from jobs.score.stage import execute
+from jobs.workflow.experiment import load
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.images.pdq import PDQ_BYTES
+from pipeline.ledger.schemas import signal_table
+from pipeline.ledger.tables import Ledger
+from pipeline.storage.store import Store
 
 SIZES = (100_000, 1_000_000)
+
+
 FILE, WIDTH, CELL = 10_000, 512, 1_000
+
+
 NEAR, EXACT, CROWD, SEMANTIC = 1_000, 200, 100, 500
 """Of each file, the last rows are near copies of its first ones, before them exact ones, and before these the crowd."""
+
+
 COSINE = 0.95
+
+
 SIGNALS = ("duplicates_v1", "clusters_v1", "semantic_v1")
 
 

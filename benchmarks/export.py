@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
-from jobs.export import copy_tar, in_threads
-from pipeline.exports import write_tar
-from pipeline.identity import uid
-from pipeline.layout import Pieces, laid_out
-from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.store import Store
-from pipeline.uids import order, texts
+from jobs.export.stage import copy_tar, in_threads
+from pipeline.core.uid_arrays import order, texts
+from pipeline.core.uids import uid
+from pipeline.export.layout import laid_out
+from pipeline.export.tar_writer import write_tar
+from pipeline.shards.tar_format import ShardWriter, pair_bytes
+from pipeline.storage.byte_ranges import Pieces
+from pipeline.storage.store import Store
 
 PAIRS, TARS, SHARE, PER_TAR, THREADS, ROUNDS = 50_000, 5, 0.3, 10_000, 2, 5
 

@@ -31,11 +31,14 @@ import numpy as np
 import yaml
 
 from benchmarks import bare_client
-from pipeline.ledger import Ledger
-from pipeline.store import Store
+from pipeline.ledger.tables import Ledger
+from pipeline.storage.store import Store
 
 IMAGES, MANY, HOSTS, SIDE, ROUNDS = 10_000, 100_000, 50, 256, 5
+
+
 ROOT = Path(__file__).parent.parent
+
 
 _NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log crit;
@@ -48,6 +51,7 @@ http {{
   server {{ listen {port}; root {folder}/www; }}
 }}
 """
+
 
 _BASELINE = """
 import sys
@@ -162,7 +166,7 @@ def _peak(process: "subprocess.Popen[Any]", peaks: dict[int, int]) -> None:
     while process.poll() is None:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                if b"jobs.daemon" not in (entry / "cmdline").read_bytes():
+                if b"jobs.spark.worker_daemon" not in (entry / "cmdline").read_bytes():
                     continue
                 status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
                 peaks[int(entry.name)] = int(status["VmHWM"].split()[0]) << 10
@@ -176,7 +180,7 @@ def _ours(folder: Path, port: int, sums: list[str], images: int, mode: str) -> d
     store = folder / f"store-{mode}-{images}"
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "ingest", str(experiment)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "jobs.cli.main", "ingest", str(experiment)], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     peaks: dict[int, int] = {}
     watcher = threading.Thread(target=_peak, args=(process, peaks), daemon=True)

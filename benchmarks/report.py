@@ -18,18 +18,20 @@ import pyarrow as pa
 from scipy.stats import norm
 
 from benchmarks.processes import ROOT, watched
-from jobs.evaluation_rows import evaluation_rows, marks
-from jobs.experiment import load
-from jobs.plan import Job
-from jobs.run import Run, execute
-from pipeline.datafiles import write_rows
-from pipeline.evaluation_sets import EvaluationSet
-from pipeline.mixtures import unsized
-from pipeline.progress import Display
-from pipeline.schemas import TABLES
-from pipeline.zeroshot import Predictions
+from jobs.evaluate.rows import evaluation_rows, marks
+from jobs.workflow.experiment import load
+from jobs.workflow.plan import Job
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run, execute
+from pipeline.evaluation.datasets import EvaluationSet
+from pipeline.evaluation.zero_shot import Predictions
+from pipeline.ledger.data_files import write_rows
+from pipeline.ledger.schemas import TABLES
+from pipeline.mixtures.names import unsized
 
 SEEDS, SIZES, SCALE, ASKED = 14, (40, 80, 160), 100.0, 60
+
+
 Images = tuple[list[str], npt.NDArray[np.int32]]
 
 
@@ -108,7 +110,7 @@ def measure(folder: Path | None = None) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "jobs.cli",
+        "jobs.cli.main",
         "report",
         str(path),
         *(part for one in told for part in ("--set", one)),

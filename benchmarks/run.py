@@ -27,9 +27,11 @@ from benchmarks import (
     trace,
     training,
 )
-from pipeline.hardware import multiplies_bf16
+from pipeline.core.hardware import multiplies_bf16
 
 RESULTS = Path(__file__).with_name("results.json")
+
+
 ALL: dict[str, Callable[[], dict[str, Any]]] = {
     "export": export.measure,
     "trace": trace.measure,

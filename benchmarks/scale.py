@@ -32,20 +32,26 @@ import pyarrow.compute as pc
 from benchmarks.processes import watched
 from benchmarks.tables import experiment
 from benchmarks.trace import filled, numbered
-from jobs.experiment import load
-from jobs.plan import Job
-from jobs.run import Run
-from pipeline.datafiles import DataFile, write_rows
-from pipeline.ledger import Ledger
-from pipeline.progress import Display
-from pipeline.schemas import TABLES, signal_table
-from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.store import Store
-from pipeline.uids import order, texts
+from jobs.workflow.experiment import load
+from jobs.workflow.plan import Job
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.core.uid_arrays import order, texts
+from pipeline.ledger.data_files import DataFile, write_rows
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.ledger.tables import Ledger
+from pipeline.shards.tar_format import ShardWriter, pair_bytes
+from pipeline.storage.store import Store
 
 SIZES, SHARD, ASKED = (100_000, 1_000_000, 10_000_000), 10_000, 1.1
+
+
 TOP, NAMED, SITES = 0.3, 50, 1000
+
+
 DONE = "built"
+
+
 Place = dict[str, Any]
 
 
@@ -144,7 +150,7 @@ def build(folder: Path, pairs: int, image: int = 0) -> Path:
 
 
 def _cuvee(*arguments: str) -> tuple[float, int, str]:
-    return watched([sys.executable, "-m", "jobs.cli", *arguments])
+    return watched([sys.executable, "-m", "jobs.cli.main", *arguments])
 
 
 def _commands(path: Path, pairs: int) -> Iterator[tuple[str, tuple[str, ...], Callable[[Any], bool]]]:

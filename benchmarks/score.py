@@ -23,23 +23,27 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.tables import experiment
-from filters.contract import binary_to_embeddings
-from filters.registry import signal_spec
-from jobs.experiment import load
-from jobs.plan import Plan
-from jobs.run import Run
-from jobs.score import Wanted, execute, score_shard
-from pipeline.datafiles import write_rows
-from pipeline.hardware import multiplies_bf16
-from pipeline.ledger import JobRow, Ledger
-from pipeline.model_folder import CONFIG_FILE, WEIGHTS_FILE
-from pipeline.progress import Display
-from pipeline.schemas import TABLES, signal_table
-from pipeline.shards import ShardWriter, pair_bytes, read_pairs
-from pipeline.store import Store
+from filters.signals.base import binary_to_embeddings
+from filters.signals.registry import signal_spec
+from jobs.score.stage import Wanted, execute, score_shard
+from jobs.workflow.experiment import load
+from jobs.workflow.plan import Plan
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.core.hardware import multiplies_bf16
+from pipeline.ledger.data_files import write_rows
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from pipeline.shards.tar_format import ShardWriter, pair_bytes, read_pairs
+from pipeline.storage.store import Store
 
 PAIRS, SIDE = 2_000, 224
+
+
 SHORT, FULL, SHARDS, BARE = 768, 256, 8, 64
+
+
 WORDS = (
     "house",
     "sea",
@@ -57,6 +61,7 @@ WORDS = (
     "on",
     "winter",
 )
+
 
 Captions = Callable[[int], str]
 

@@ -28,26 +28,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from filters.alignment import THUMBNAIL
-from filters.approximate import Approximate, Exact, mapped, opened, plan_index, save, searcher
-from filters.evaluation_index import EvaluationIndex
-from filters.nearest import Nearest, embeddings
-from filters.search import Rounded, nearest, widened
-from jobs.corpus.index import Kept
-from jobs.corpus.nearest import searched
-from pipeline.datafiles import write_rows
-from pipeline.store import Store
+from filters.search.approximate import Approximate, Exact, mapped, opened, plan_index, save, searcher
+from filters.search.exact import Rounded, nearest, widened
+from filters.search.image_alignment import THUMBNAIL
+from filters.signals.evaluation_index import EvaluationIndex
+from filters.signals.evaluation_overlap import Nearest, embeddings
+from jobs.score.evaluation_index import Kept
+from jobs.score.evaluation_overlap import searched
+from pipeline.ledger.data_files import write_rows
+from pipeline.storage.store import Store
 
 Halves = npt.NDArray[np.float16]
 
+
 WIDTH, WORKERS, BATCH = 512, 2, 4096
+
+
 EXACT_QUERIES, EXACT_ROWS, CHECKED = 100_000, 50_000, 500
+
+
 MANY, SAMPLE, MEMORY, RECALL = 1_000_000, 2_000, 2 << 30, 0.98
+
+
 CLUSTERS, FAMILIES, SPREAD = 20_000, 400, 0.7
 """Centres of clusters are 0.8 of their family's direction and 0.6 of their own, all at random; a row is its centre and
 noise of 0.7 its length, whose strength in the i-th direction falls as i ** -0.5. The nearest of a million have cosines
 of about 0.7 to 0.8."""
+
+
 S, B = pa.string(), pa.binary()
+
+
 TABLE = pa.schema([("uid", S), ("source", S), ("pdq", B), ("image_embedding", B)])
 
 

@@ -15,12 +15,15 @@ from PIL import Image as Pillow
 from safetensors.torch import save_file
 
 from benchmarks.albums import Image, Shown
-from pipeline.models import ClipModel
+from pipeline.models.clip import ClipModel
 
 Embed = Callable[[Sequence[Image]], npt.NDArray[np.float16]]
 """What turns RGB images into unit vectors, (n, d) float16."""
 
+
 CONFIG = Path(__file__).parents[1] / "experiments/models/resnet_64px/open_clip_config.json"
+
+
 BATCH, WARMUP, RATE = 64, 20, 1e-3
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from jobs.experiment import Experiment, load
-from jobs.plan import Plan
-from pipeline.datafiles import write_rows
-from pipeline.ledger import JobRow, Ledger
-from pipeline.schemas import TABLES, signal_table
+from jobs.workflow.experiment import Experiment, load
+from jobs.workflow.plan import Plan
+from pipeline.ledger.data_files import write_rows
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.ledger.tables import JobRow, Ledger
 
 ROOT = Path(__file__).parent.parent
+
 
 Tables = Mapping[str, Iterator[pa.Table]]
 """For `samples` and the name of each shard signal its rows, in parts that become a file each."""

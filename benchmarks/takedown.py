@@ -20,18 +20,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.datafiles import DataFile, write_rows
-from pipeline.ledger import JobRow, Ledger
-from pipeline.schemas import TABLES, signal_table
-from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.store import Store
-from pipeline.takedown import Code, look, take_down
-from pipeline.takedown_list import parsed
-from pipeline.verify import verify
+from pipeline.ledger.data_files import DataFile, write_rows
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.provenance.verify import verify
+from pipeline.shards.tar_format import ShardWriter, pair_bytes
+from pipeline.storage.store import Store
+from pipeline.takedown.request import parsed
+from pipeline.takedown.takedown import Code, look, take_down
 
 PAIRS, SHARD, GONE, HOLDING = 1_000_000, 10_000, 100, 4
+
+
 TAR = ".tar"
+
+
 Tables = dict[str, pa.Table]
+
+
 PDQ = pa.schema([("uid", pa.string()), ("source", pa.string()), ("pdq", pa.binary()), ("quality", pa.int32())])
 
 

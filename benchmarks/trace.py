@@ -20,17 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.datafiles import write_rows
-from pipeline.ledger import JobRow, Ledger
-from pipeline.schemas import TABLES, signal_table
-from pipeline.store import Store
-from pipeline.subsets import Keys
-from pipeline.uids import order, texts
+from pipeline.core.uid_arrays import Keys, order, texts
+from pipeline.ledger.data_files import write_rows
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.storage.store import Store
 
 PAIRS, SHARD, PART = 10_000_000, 10_000, 100_000
+
+
 ASKED = 5
 """Seconds that an answer may take."""
+
+
 EMBEDDING = 128
+
 
 Part = tuple[str, str, pa.Table]
 """A table's name, the job and the rows of one file."""
@@ -149,7 +153,7 @@ def _made(store: Store) -> tuple[Keys, Keys]:
 
 def _asked(root: str, key: str) -> tuple[float, list[dict[str, Any]]]:
     started = time.perf_counter()
-    line = [sys.executable, "-m", "jobs.cli", "trace", root, key, "--json"]
+    line = [sys.executable, "-m", "jobs.cli.main", "trace", root, key, "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     return time.perf_counter() - started, json.loads(done.stdout)
 

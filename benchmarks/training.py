@@ -18,19 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch  # noqa: F401 - imported before the clock starts, as in a grid's process
-
-from pipeline.exports import manifest, sizes
-from pipeline.recipes import Recipe, arguments
-from pipeline.shards import ShardWriter, pair_bytes
-from pipeline.store import Store
-from pipeline.training import DONE, environment, scan_export, train
+from pipeline.export.manifest import manifest, sizes
+from pipeline.shards.tar_format import ShardWriter, pair_bytes
+from pipeline.storage.store import Store
+from pipeline.training.launcher import DONE, environment, scan_export, train
+from pipeline.training.recipe import Recipe, arguments
 from sources.world.pictures import Picture, file_of
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 
 PAIRS, TARS, ROUNDS = 2_000, 2, 2
+
+
 MODEL = Path(__file__).parents[1] / "experiments/models/resnet_64px"
+
+
 RECIPE = Recipe(
     samples_seen=4_800,
     batch_size=32,
@@ -62,9 +64,11 @@ def _export(store: Store) -> None:
 
 
 BARE = ["-m", "open_clip_train.main"]
+
+
 FUSED = [
     "-c",
-    "import sys; from pipeline.train_entry import make_fused; make_fused()\n"
+    "import sys; from pipeline.training.entry_point import make_fused; make_fused()\n"
     "from open_clip_train.main import main; main(sys.argv[1:])",
 ]
 

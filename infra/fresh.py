@@ -9,11 +9,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, of which the names are other packages'
+from jobs.workflow.experiment import load
+from pipeline.errors import AnswerNo, CuveeError
+from pipeline.ledger.tables import Ledger
 
-from jobs.experiment import load  # noqa: E402
-from pipeline.errors import AnswerNo, CuveeError  # noqa: E402
-from pipeline.ledger import Ledger  # noqa: E402
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, of which the names are other packages'
 
 
 def moment(text: str) -> datetime:

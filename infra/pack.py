@@ -8,7 +8,6 @@ installation, which is found wherever it is unpacked. Packed are the distributio
 require, without what only its tests do. What the interpreter itself links to (libc, libssl, libffi …) is the system's.
 """
 
-import importlib.metadata
 import importlib.util
 import io
 import subprocess
@@ -24,11 +23,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
 LEFT_OUT = {"site-packages", "dist-packages", "test", "idlelib", "turtledemo", "ensurepip", "tkinter", "lib2to3"}
 """Of the standard library: what is no part of it, and what no job runs."""
+
+
 _COMMAND = """#!/bin/sh
-exec "$(dirname "$(readlink -f "$0")")/python" -m jobs.cli "$@"
+exec "$(dirname "$(readlink -f "$0")")/python" -m jobs.cli.main "$@"
 """
+
+
 _PYTHON = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 export LD_LIBRARY_PATH="$here/../lib${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"

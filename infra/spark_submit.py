@@ -10,13 +10,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pyspark
+
+from jobs.spark.java import java_home
+from pipeline.core.processes import end_with_parent
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
 sys.path[0] = str(ROOT)  # not this folder, of which the names are other packages'
-
-import pyspark  # noqa: E402
-
-from jobs.java import java_home  # noqa: E402
-from pipeline.parent import end_with_parent  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:

@@ -33,7 +33,7 @@ def submit(given: argparse.Namespace) -> int:
     sys.path.insert(0, str(given.zip))
     import pyspark
 
-    from jobs.java import java_home, logging_options, spark_home
+    from jobs.spark.java import java_home, logging_options, spark_home
 
     folder = ROOT / "build" / "spark"
     # the driver's Java looks for data sources with a Python of its own, which is else the first on PATH
@@ -54,8 +54,8 @@ if __name__ == "__main__":
         sys.exit(submit(_arguments()))
     import signal
 
-    from jobs.cli import entry
-    from pipeline.parent import end_with_parent
+    from jobs.cli.main import entry
+    from pipeline.core.processes import end_with_parent
 
     end_with_parent(signal.SIGINT)  # spark-submit's Java, which a schedule may kill: it is an interrupt, and resumes
     entry()

@@ -13,19 +13,21 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from filters.expressions import compared
-from jobs.plan import Job, of_stage
-from jobs.reading import frame
-from jobs.run import Run
-from jobs.spark import write_frame
-from pipeline.config import Mixture
-from pipeline.datafiles import DataFile
+from filters.rules.sql_expressions import compared
+from jobs.spark.frames import frame
+from jobs.spark.tasks import write_frame
+from jobs.workflow.plan import Job, of_stage
+from jobs.workflow.runner import Run
+from pipeline.config.mixture import Mixture
+from pipeline.core.sampling import rank_sql
+from pipeline.core.uid_arrays import keys, texts, unique
 from pipeline.errors import InputError, StageFailed
-from pipeline.integrity import MISMATCH
-from pipeline.mixtures import Quota, quotas, rank_sql
-from pipeline.parts import Condition, Taken, columns_of, filters_of, parts_of
-from pipeline.schemas import TABLES, signal_table
-from pipeline.uids import keys, read_uids, texts, unique
+from pipeline.ledger.data_files import DataFile
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.mixtures.apportionment import Quota, quotas
+from pipeline.mixtures.parts import Condition, Taken, columns_of, filters_of, parts_of
+from pipeline.outcomes import MISMATCH
+from pipeline.storage.uid_files import read_uids
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:

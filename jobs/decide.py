@@ -15,21 +15,22 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from filters.corpus_rules import MeasuredFirst
-from filters.decisions import considered, decided, listed, pool, reason_sql
-from filters.measures import Measured, measure, measured_first
-from filters.rules import KEEP, Rule
-from jobs.corpus.staged import stage
-from jobs.joined import More, Side, side_by_side
-from jobs.plan import Job, of_stage
-from jobs.run import Run
-from jobs.spark import frame_name, write_frame
+from filters.rules.base import Rule
+from filters.rules.corpus import MeasuredFirst
+from filters.rules.sql import considered, decided, listed, pool, reason_sql
+from filters.rules.sql_expressions import KEEP
+from filters.rules.statistics import Measured, measure, measured_first
+from jobs.spark.staging import stage
+from jobs.spark.tasks import frame_name, write_frame
+from jobs.spark.uid_join import More, Side, side_by_side
+from jobs.workflow.plan import Job, of_stage
+from jobs.workflow.runner import Run
+from pipeline.core.uid_arrays import keys
 from pipeline.errors import StageFailed
-from pipeline.remote import opened
-from pipeline.schemas import TABLES, signal_table
-from pipeline.store import Store
-from pipeline.subsets import contains, open_subset
-from pipeline.uids import keys
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.storage.object_store import opened
+from pipeline.storage.store import Store
+from pipeline.storage.uid_files import contains, open_subset
 
 PART_ROWS = 250_000
 """Pairs of one part: of these, the rows of all signals are held in memory at once."""
@@ -74,7 +75,7 @@ def _stored(run: Run) -> int:
 
 
 def _pairs(run: Run, job: Job, rule: Rule, parts: int) -> DataFrame:
-    """Return all stored pairs as `filters.decisions` wants them for a rule, in `parts` parts."""
+    """Return all stored pairs as `filters.rules.sql` wants them for a rule, in `parts` parts."""
     base = Side("samples", ("source",), _files(run, "samples", [one.id for one in run.plan.ingests()]))
     kinds = {"samples": pa.schema([TABLES["samples"].field("source")])}
     sides = []

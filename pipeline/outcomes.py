@@ -2,9 +2,22 @@
 
 from dataclasses import dataclass
 
+NO_HASH, MATCH, SAME, MISMATCH = "", "match", "same_picture", "mismatch"
+
+
+UNREADABLE, TOO_FLAT = "unreadable_hash", "too_flat"
+
+
+VERDICTS = (NO_HASH, MATCH, SAME, MISMATCH, UNREADABLE, TOO_FLAT)
+
+
 STORED = "stored"
+
+
 TAKEN_DOWN = "taken_down"
 """Of a row that a takedown forbids; it never changes, so it is never tried again."""
+
+
 TRANSIENT = frozenset(
     {
         *("http_408", "http_425", "http_429", "http_500", "http_502", "http_503", "http_504"),

@@ -13,12 +13,21 @@ from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.identity import clean, holds_secret, redacted, without_secret
+from pipeline.core.redaction import holds_secret, redacted, without_secret
+from pipeline.core.uids import clean
 
 MALFORMED = "malformed"
+
+
 EMPTY_CAPTION = "empty_caption"
+
+
 SECRET_IN_URL = "secret_in_url"  # noqa: S105 - the name of an outcome
+
+
 REPEATED_ROW = "repeated_row"
+
+
 PROBLEMS = (MALFORMED, EMPTY_CAPTION, SECRET_IN_URL, REPEATED_ROW)
 """Why a published row is no pair to fetch. `repeated_row` is found later: the same uid stood in an earlier row."""
 

@@ -7,10 +7,12 @@ from typing import BinaryIO, ClassVar
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow
-from sources import parquet
-from sources.cells import scored, text
+from sources.readers import parquet
+from sources.readers.cells import scored, text
 
 CARRIED = ("width", "height", "image_phash", "text_length", "word_count", "num_tokens_bert", "num_tokens_gpt")
+
+
 SCORES: Mapping[str, pa.DataType] = {
     name: pa.float64()
     for name in (
@@ -23,7 +25,11 @@ SCORES: Mapping[str, pa.DataType] = {
         "aesthetic_score_laion_v2",
     )
 }
+
+
 REQUIRED = ("id", "url", "text")
+
+
 COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, *CARRIED, *SCORES)}, REQUIRED)
 
 

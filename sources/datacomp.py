@@ -7,16 +7,22 @@ from typing import BinaryIO, ClassVar
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow
-from sources import parquet
-from sources.cells import face_boxes, image_hashes, scored, text
+from sources.readers import parquet
+from sources.readers.cells import face_boxes, image_hashes, scored, text
 
 CARRIED = ("original_width", "original_height")
+
+
 SCORES: Mapping[str, pa.DataType] = {
     "clip_b32_similarity_score": pa.float64(),
     "clip_l14_similarity_score": pa.float64(),
 }
+
+
 # a release without face boxes would be taken for one without faces, so they are required
 REQUIRED = ("uid", "url", "text", "face_bboxes")
+
+
 COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, "sha256", *CARRIED, *SCORES)}, REQUIRED)
 
 

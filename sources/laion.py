@@ -10,12 +10,15 @@ from typing import BinaryIO, ClassVar
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow
-from sources import parquet
-from sources.cells import scored, text
+from sources.readers import parquet
+from sources.readers.cells import scored, text
 
 CARRIED = ("HEIGHT", "WIDTH", "LANGUAGE", "hash")
+
+
 NO_LICENCE = "?"
 """What LICENSE holds where nothing is known, which is nearly everywhere."""
+
 
 SCORES: Mapping[str, pa.DataType] = {
     "similarity": pa.float64(),
@@ -26,7 +29,11 @@ SCORES: Mapping[str, pa.DataType] = {
     "prediction": pa.float64(),
     "NSFW": pa.string(),
 }
+
+
 OWN = ("SAMPLE_ID", "URL", "LICENSE", *CARRIED, *SCORES)
+
+
 COLUMNS = parquet.Columns(
     {name: (name, name.lower()) for name in OWN} | {"TEXT": ("TEXT", "text", "caption")}, required=("URL", "TEXT")
 )

@@ -6,7 +6,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.documents import NO_JSON, plain_json
+from sources.readers.json_values import NO_JSON, plain_json
 
 KEPT = ("subreddit", "score", "created_utc", "permalink", "raw_caption")
 

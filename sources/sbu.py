@@ -6,10 +6,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.documents import NO_JSON, plain_json
-from sources.lines import decompressed, whole
+from sources.readers.json_values import NO_JSON, plain_json
+from sources.readers.lines import decompressed, whole
 
 REQUIRED = ("image_urls", "captions")
+
+
 OPTIONAL = ("user_ids",)
 
 

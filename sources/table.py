@@ -12,15 +12,25 @@ import pyarrow as pa
 
 from pipeline.errors import InputError, unknown
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources import parquet
-from sources.cells import HEX_DIGITS, face_boxes, image_hashes, plain, scored, text
-from sources.lines import DAMAGE, MAX_LINE, decompressed, line_parts, numbered_lines, part_lines, whole
+from sources.readers import parquet
+from sources.readers.cells import HEX_DIGITS, face_boxes, image_hashes, plain, scored, text
+from sources.readers.lines import DAMAGE, MAX_LINE, decompressed, line_parts, numbered_lines, part_lines, whole
 
 KINDS = ("csv", "tsv", "jsonl", "parquet")
+
+
 REQUIRED = ("url", "caption")
+
+
 HASHES = ("sha256", "md5", "pdq")
+
+
 ROLES = (*REQUIRED, "record_id", "licence", *HASHES, "faces")
+
+
 SCORE_TYPES: Mapping[str, pa.DataType] = {"number": pa.float64(), "text": pa.string()}
+
+
 BOM = "\ufeff"
 
 

@@ -1,7 +1,7 @@
 """Headerless TSV of two columns, URL and caption: Conceptual Captions, Shutterstock, and a YFCC15M among them."""
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import LineFormat
+from sources.readers.lines import LineFormat
 
 NGUYEN = "Nguyen, Ilharco, Wortsman, Oh, Schmidt: Quality Not Quantity. NeurIPS 2022, arXiv:2208.05516"
 

@@ -11,19 +11,22 @@ import pyarrow as pa
 from warcio.archiveiterator import WARCIterator
 from warcio.exceptions import ArchiveLoadFailed
 
-from pipeline.identity import redacted
+from pipeline.core.redaction import redacted
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.documents import NO_JSON, plain_json, within
-from sources.lines import DAMAGE, decompressed, whole
+from sources.readers.json_values import NO_JSON, plain_json, within
+from sources.readers.lines import DAMAGE, decompressed, whole
 
 MAX_RECORD = 64 << 20
 """Longest JSON record that is read, in bytes; the longest of a crawl are a few MB."""
 
+
 MAX_HEADERS = 1 << 20
 """How much of the file may be read to find a record's headers, in bytes."""
 
+
 MAX_URL = 2048
 """Longest URL that is handed on, in characters; what is longer is mostly an image in a `data:` URI."""
+
 
 HTML = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
 

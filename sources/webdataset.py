@@ -14,22 +14,34 @@ from typing import Any, BinaryIO, ClassVar, cast
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.cells import HEX_DIGITS, BadCell, image_hashes, plain, text
+from sources.readers.cells import HEX_DIGITS, BadCell, image_hashes, plain, text
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
+
+
 TEXTS = ("txt", "json")
+
+
 MAX_TEXT = 1 << 20
 """Largest text or JSON member, in bytes."""
+
+
 MAX_IMAGE = 256 << 20
 """Largest image, in bytes."""
+
+
 MAX_HEADERS = 1 << 20
 """Most bytes that are read of one member's headers (its own, long names, pax records, sparse maps)."""
+
 
 BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
 """What tarfile raises for damaged headers, the last four for numbers, lengths and chains that it does not expect."""
 
+
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 """WebDataset's convention: the key ends at the first dot of a member's last name, what follows says what it is."""
+
+
 _LINKS = {tarfile.LNKTYPE: "a hard link", tarfile.SYMTYPE: "a symbolic link", tarfile.DIRTYPE: "a folder"}
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.lines import DAMAGE, MAX_LINE, decompressed, whole
+from sources.readers.lines import DAMAGE, MAX_LINE, decompressed, whole
 
 COLUMNS = [
     "language",
@@ -30,12 +30,16 @@ COLUMNS = [
     "context_page_description",
     "context_section_description",
 ]
+
+
 CAPTIONS = (
     "caption_reference_description",
     "caption_alt_text_description",
     "caption_attribution_description",
 )
 """Where the caption is looked for, in this order: reference, then alt text, then attribution."""
+
+
 KEPT = ("language", "page_url", "page_title", "mime_type", "original_height", "original_width")
 
 

@@ -3,7 +3,7 @@
 from urllib.parse import unquote_plus
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import LineFormat
+from sources.readers.lines import LineFormat
 
 COLUMNS = [
     "line",
@@ -32,6 +32,8 @@ COLUMNS = [
     "extension",
     "marker",
 ]
+
+
 KEPT = ("hash", "user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
 """Columns carried along. Flickr's photo secrets are part of public URLs, yet they are left out.
 

@@ -11,7 +11,7 @@ Three different sets go by this name, and a name alone is no provenance:
 import re
 
 from pipeline.records import PublishedRow, malformed
-from sources.lines import LineFormat
+from sources.readers.lines import LineFormat
 
 NUMBER = re.compile(r"[0-9]{1,18}")
 

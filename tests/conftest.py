@@ -10,16 +10,20 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from jobs.experiment import load
-from jobs.run import Run
-from pipeline.ledger import Ledger
-from pipeline.progress import Display
-from pipeline.store import Store
-from tests.class_data import options
-from tests.roads import ROOT, cuvee, write_experiment
+from jobs.workflow.experiment import load
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.ledger.tables import Ledger
+from pipeline.storage.store import Store
+from tests.support.road_experiment import ROOT, cuvee, write_experiment
+from tests.support.spark_class_archive import options
 
 os.environ.setdefault("SPARK_SUBMIT_OPTS", options(ROOT / "build" / "spark.jsa"))
+
+
 settings.register_profile("cuvee", deadline=None)  # how long an example takes is the machine's affair
+
+
 settings.load_profile("cuvee")
 
 

@@ -17,7 +17,11 @@ import kubernetes_validate
 from kustomize import Manifest, Refused, build
 
 HERE = Path(__file__).resolve().parent
+
+
 KUBERNETES = "1.34"
+
+
 STAGES = ("ingest", "score", "decide", "blend", "export")
 
 

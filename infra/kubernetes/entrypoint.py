@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 BACKEND = "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend"
+
+
 TOLD = {
     "--driver-url": "SPARK_DRIVER_URL",
     "--executor-id": "SPARK_EXECUTOR_ID",

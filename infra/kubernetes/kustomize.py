@@ -13,6 +13,8 @@ import jsonpatch
 import yaml
 
 Manifest = dict[str, Any]
+
+
 KEYS = {"apiVersion", "kind", "resources", "namespace", "nameSuffix", "patches"}
 
 

@@ -12,7 +12,11 @@ from check import HERE, STAGES, faults, schemas
 from kustomize import Manifest, Refused, build
 
 SIZES = ("small", "large")
+
+
 KUBECTL, OWN = shutil.which("kubectl"), shutil.which("kustomize")
+
+
 KUSTOMIZE = [KUBECTL, "kustomize"] if KUBECTL else [OWN, "build"]
 
 

@@ -21,16 +21,21 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
 HOST = "127.0.0.1"
+
+
 MOST = 250
 """Addresses that workers take in turn."""
+
+
 START_SECONDS, STOP_SECONDS = 60.0, 20.0
 
 
@@ -141,7 +146,7 @@ class Cluster:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
         sys.path.insert(0, str(ROOT))
-        from jobs.java import java_home
+        from jobs.spark.java import java_home
 
         java_home(self.folder / "java")
         try:

@@ -5,8 +5,6 @@ thumbnails must be JPEG data URLs, and the page's Content-Security-Policy allows
 and `data:` images, nothing else.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math
@@ -18,15 +16,21 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.mixtures import unsized
-from pipeline.report import accuracy, closeup, diagrams, figures, funnel, trends
-from pipeline.report.shape import Report
+from pipeline.mixtures.names import unsized
+from pipeline.report import accuracy_section, error_section, figures, funnel_section, trends_section
+from pipeline.report.schema import Report
 from pipeline.report.svg import marker, series
 
 _THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]*={0,2}")
+
+
 # What XML and HTML cannot carry: control characters, halves of surrogate pairs, non-characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
 _WIDE, _NARROW = 900.0, 350.0
+
+
 _MOST_ROWS = 24  # of more models a figure with a row for each says less than the table and the ladders
 
 
@@ -44,7 +48,7 @@ def render(report: Report) -> str:
         report=clean,
         css=css,
         css_hash=f"sha256-{digest}",
-        tiles=funnel.tiles(clean),
+        tiles=funnel_section.tiles(clean),
         evaluation_digests=[(each["name"], each["sha256"]) for each in clean["provenance"]["evaluation_sets"]],
         **_pairs(clean),
         **_funnel(clean),
@@ -74,7 +78,7 @@ def _environment() -> Environment:
         moment=_moment,
         series=series,
         marker=marker,
-        ranked=funnel.ranked,
+        ranked=funnel_section.ranked,
     )
     return environment
 
@@ -125,7 +129,7 @@ def _pairs(report: Report) -> dict[str, Any]:
 
 
 def _funnel(report: Report) -> dict[str, Any]:
-    sources, bars = funnel.rows(report["funnel"]), funnel.bars(report["funnel"])
+    sources, bars = funnel_section.rows(report["funnel"]), funnel_section.bars(report["funnel"])
     faults = [f"{row.source}, {stage.stage}: {stage.fault}" for row in sources for stage in row.stages if stage.fault]
     title = "What became of each source's published pairs, in percent"
     return {
@@ -137,7 +141,7 @@ def _funnel(report: Report) -> dict[str, Any]:
 
 
 def _mixtures(report: Report) -> dict[str, Any]:
-    bars = funnel.mixture_bars(report)
+    bars = funnel_section.mixture_bars(report)
     title = "Share of each source in each mixture, in percent"
     trained = [mixture["name"] for mixture in report["mixtures"] if mixture["training"]]
     return {
@@ -147,7 +151,7 @@ def _mixtures(report: Report) -> dict[str, Any]:
     }
 
 
-def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Markup]]:
+def _both_widths(name: str, title: str, bars: funnel_section.Bars) -> list[tuple[str, Markup]]:
     """The same bars drawn for a desk and for a telephone; the style sheet shows one of them."""
     if not bars.bars:
         return []
@@ -156,10 +160,10 @@ def _both_widths(name: str, title: str, bars: funnel.Bars) -> list[tuple[str, Ma
 
 
 def _evaluation(report: Report) -> dict[str, Any]:
-    table = accuracy.matrix(report)
+    table = accuracy_section.matrix(report)
     by_sizes = any(one["groups"] for one in report["trends"])  # then `_trends` draws the panels
-    panels = [] if by_sizes else accuracy.panels(report)
-    top, limits = accuracy.upper_end(table), accuracy.limits(panels)
+    panels = [] if by_sizes else accuracy_section.panels(report)
+    top, limits = accuracy_section.upper_end(table), accuracy_section.limits(panels)
     dots = [
         (
             each,
@@ -168,7 +172,7 @@ def _evaluation(report: Report) -> dict[str, Any]:
             ),
         )
         for place, each in enumerate(table.sets)
-        if len(table.rows) <= _MOST_ROWS and (rows := accuracy.whiskers(table, place))
+        if len(table.rows) <= _MOST_ROWS and (rows := accuracy_section.whiskers(table, place))
     ]
     scatters = []
     for place, panel in enumerate(panels):
@@ -180,14 +184,14 @@ def _evaluation(report: Report) -> dict[str, Any]:
         "accuracy": table,
         "accuracy_figures": dots,
         "scatters": scatters,
-        "positions": accuracy.positions(report),
+        "positions": accuracy_section.positions(report),
     }
 
 
 def _trends(report: Report) -> dict[str, Any]:
-    place = trends.positions(report)
-    shown, ladders = trends.panels(report, place), trends.ladders(report, place)
-    limits = trends.limits(shown)
+    place = trends_section.positions(report)
+    shown, ladders = trends_section.panels(report, place), trends_section.ladders(report, place)
+    limits = trends_section.limits(shown)
     highest = max((rung.most for _, steps in ladders for each in steps for rung in each.rungs), default=1.0)
     top = min(math.ceil(10 * highest + 1e-9), 10) / 10
     panels = []
@@ -202,8 +206,8 @@ def _trends(report: Report) -> dict[str, Any]:
             (name, figures.ladder(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top))
             for number, (name, steps) in enumerate(ladders)
         ],
-        "effective": trends.effective(report),
-        "leaders": trends.leaders(report),
+        "effective": trends_section.effective(report),
+        "leaders": trends_section.leaders(report),
     }
 
 
@@ -217,18 +221,18 @@ def _contamination(report: Report) -> dict[str, Any]:
 
 
 def _closeup(report: Report) -> dict[str, Any]:
-    place, sets = trends.positions(report), closeup.by_set(report)
+    place, sets = trends_section.positions(report), error_section.by_set(report)
     drawn = []
-    for number, one in enumerate(closeup.diagrams(sets, place)):
+    for number, one in enumerate(error_section.diagrams(sets, place)):
         title = f"Accuracy on {one.set} by confidence, a line for each mixture"
-        drawn.append((one, diagrams.reliability(f"reliability-{number}", title, one.curves)))
+        drawn.append((one, figures.reliability(f"reliability-{number}", title, one.curves)))
     return {
         "calibrated": sets,
         "calibration_at": {(row["set"], row["mixture"]): row for row in report["calibration"]},
         "calibration_mixtures": list(dict.fromkeys(row["mixture"] for row in report["calibration"])),
         "reliability_figures": drawn,
-        "class_drops": [closeup.largest_drops(one) for one in report["classes"]],
-        "mistakes": closeup.shown_mistakes(report),
+        "class_drops": [error_section.largest_drops(one) for one in report["classes"]],
+        "mistakes": error_section.shown_mistakes(report),
         "hidden_mistakes": sum(row["wrong"] > 0 and not row["examples"] for row in report["mistakes"]),
     }
 

@@ -6,8 +6,6 @@ light and dark colours, and a policy that allows one hashed style block allows t
 text, in the page's font.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import warnings
@@ -28,6 +26,8 @@ TOKENS = (
     *("f1", "f2", "f3", "f4", "f5"),  # reasons at a filter
     *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8"),  # sources and mixtures
 )
+
+
 MARKERS: tuple[Literal["o", "s", "^", "D", "v", "P", "X", "p"], ...] = (
     "o",
     "s",
@@ -38,11 +38,19 @@ MARKERS: tuple[Literal["o", "s", "^", "D", "v", "P", "X", "p"], ...] = (
     "X",
     "p",
 )
+
+
 _STAND_INS = {f"#0000{number:02x}": f"var(--{token})" for number, token in enumerate(TOKENS, start=1)}
+
+
 _PRESENTATION = frozenset(
     ("fill", "stroke", "opacity", "fill-opacity", "stroke-opacity", "text-anchor", "font-size", "font-weight")
 ) | frozenset(f"stroke-{part}" for part in ("width", "dasharray", "dashoffset", "linecap", "linejoin", "miterlimit"))
+
+
 _NAMESPACE = re.compile(r"^\{[^}]*\}")
+
+
 _POINTERS = ("href", "clip-path")
 
 

@@ -31,8 +31,14 @@ def _same(values: ArrayLike) -> Floats:
 
 
 PROBIT = Axis("probit", lambda accuracy: _same(ndtri(accuracy)), lambda place: _same(ndtr(place)))
+
+
 LOGIT = Axis("logit", lambda accuracy: _same(logit(accuracy)), lambda place: _same(expit(place)))
+
+
 LINEAR = Axis("linear", _same, _same, bounded=True)
+
+
 AXES = {axis.name: axis for axis in (PROBIT, LOGIT, LINEAR)}
 
 

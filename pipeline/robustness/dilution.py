@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from pipeline.robustness.axes import Floats
-from pipeline.robustness.bootstrap import Interval, interval
 from pipeline.robustness.effective import mean_excess
+from pipeline.robustness.intervals import Interval, interval
 from pipeline.robustness.trends import Trends, common_range
 
 
@@ -30,6 +30,8 @@ class Span(StrEnum):
 
 
 _VERDICTS = {-1: Verdict.DILUTED, 0: Verdict.UNDECIDED, 1: Verdict.BETTER}
+
+
 _SPANS = {-1: Span.OUTSIDE, 0: Span.UNDECIDED, 1: Span.INSIDE}
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.robustness.axes import Axis, Floats
-from pipeline.robustness.bands import DrawnLine
-from pipeline.robustness.bootstrap import Interval, bounds, interval, usable
-from pipeline.robustness.evidence import Evidence, Measured
-from pipeline.robustness.lines import Line, fit_line, fit_lines
+from pipeline.robustness.intervals import Interval, bounds, interval, usable
+from pipeline.robustness.lines import DrawnLine, Line, fit_line, fit_lines
+from pipeline.robustness.paired_accuracy import Evidence, Measured
 from pipeline.robustness.resampling import draw_models
 from pipeline.robustness.trends import Trends
 

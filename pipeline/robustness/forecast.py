@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.robustness.bands import DrawnLine
-from pipeline.robustness.bootstrap import Interval, interval
 from pipeline.robustness.effective import mean_excess
+from pipeline.robustness.intervals import Interval, interval
+from pipeline.robustness.lines import DrawnLine
 from pipeline.robustness.pooling import pooling_weights, strengths
 from pipeline.robustness.trends import Trends
 

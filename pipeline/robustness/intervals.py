@@ -1,6 +1,13 @@
-"""Exact intervals of accuracies."""
+"""Exact intervals of accuracies, and intervals from bootstrap samples."""
 
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 from scipy.stats import beta
+
+from pipeline.robustness.axes import Floats
 
 
 def clopper_pearson(correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -11,3 +18,57 @@ def clopper_pearson(correct: int, n: int, level: float = 0.95) -> tuple[float, f
     low = 0.0 if correct == 0 else float(beta.ppf(tail, correct, n - correct + 1))
     high = 1.0 if correct == n else float(beta.ppf(1 - tail, correct + 1, n - correct))
     return low, high
+
+
+#: With fewer draws the ends of an interval are single draws.
+LEAST = 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval at `level`, and how many `draws` it rests on (those that had a value)."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    draws: int
+
+
+def usable(draws: Floats) -> Floats:
+    """Return the draws (draws, ...) that are finite throughout; raise ValueError where fewer than LEAST are.
+
+    A draw can lack a value, as when it holds one model only and no line goes through it.
+    """
+    found = draws[np.isfinite(draws).reshape(len(draws), -1).all(1)]
+    if len(found) < LEAST:
+        raise ValueError(f"expected at least {LEAST} draws that have a value, found {len(found)} of {len(draws)}")
+    return found
+
+
+def bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return the lower and upper ends (...) of the bias-corrected percentile interval of draws (draws, ...).
+
+    Efron 1981: where more than half the draws lie below the estimate, both ends move up. A line needs it, for noise in
+    the reference flattens a draw's slope once more than the estimate's. Raises ValueError for a level outside (0, 1)
+    and for fewer than LEAST draws with a value.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"expected a level between 0 and 1, found {level}")
+    kept, middle = usable(draws), np.asarray(estimate, np.float64)
+    # A draw as large as the estimate, up to rounding, counts half: many draws of few images are equal to it.
+    near = np.abs(kept - middle) <= 1e-12 * (1 + np.abs(middle))
+    below = np.where(near, 0.5, kept < middle).sum(0)
+    bias = ndtri(np.clip(below, 0.5, len(kept) - 0.5) / len(kept))
+    ends = []
+    for tail in ((1 - level) / 2, (1 + level) / 2):
+        at = ndtr(2 * bias + ndtri(tail))
+        columns = [np.quantile(one, q) for one, q in zip(kept.reshape(len(kept), -1).T, np.ravel(at), strict=True)]
+        ends.append(np.reshape(columns, middle.shape))
+    return ends[0], ends[1]
+
+
+def interval(estimate: float, draws: Floats, level: float = 0.95) -> Interval:
+    """Return the interval of one number from its draws (draws,); raises as `bounds` does."""
+    low, high = bounds(estimate, draws, level)
+    return Interval(float(estimate), float(low), float(high), level, len(usable(draws)))

@@ -1,4 +1,4 @@
-"""Least-squares lines of accuracy under a shift against accuracy on the reference set."""
+"""Least-squares lines of accuracy under a shift against accuracy on the reference set, with bootstrap bands."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.robustness.axes import Axis, Floats
+from pipeline.robustness.intervals import Interval, bounds, interval
 
 #: Places that are all nearer to each other than this are one place: no line goes through them.
 SPREAD = 1e-9
@@ -64,3 +65,39 @@ def fit_lines(reference: Floats, shift: Floats, weights: Floats) -> tuple[Floats
         square = (weights * (reference - x) ** 2).sum(-1)
         slopes = np.where(square > SPREAD**2, (weights * (reference - x) * (shift - y)).sum(-1) / square, np.nan)
     return slopes, y[..., 0] - slopes * x[..., 0]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnLine:
+    """shift = slope * reference + intercept on `axis`, and the same of each draw: `slopes`, `intercepts` (draws,).
+
+    Draws without a line are NaN; no interval counts them.
+    """
+
+    axis: Axis
+    slope: float
+    intercept: float
+    slopes: Floats
+    intercepts: Floats
+
+    def slope_interval(self, level: float = 0.95) -> Interval:
+        """Return the slope with its interval."""
+        return interval(self.slope, self.slopes, level)
+
+    def intercept_interval(self, level: float = 0.95) -> Interval:
+        """Return the intercept (a place on the axis) with its interval."""
+        return interval(self.intercept, self.intercepts, level)
+
+    def predict(self, reference: ArrayLike) -> Floats:
+        """Return the accuracies (0 to 1) expected under the shift at places of the reference (any shape)."""
+        return self.axis.inverse(self.slope * np.asarray(reference, np.float64) + self.intercept)
+
+    def band(self, reference: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+        """Return the ends of the band, accuracies (0 to 1), at places of the reference (places,).
+
+        The band is pointwise: at each place the line lies inside with the stated level, not everywhere at once. It is
+        the line's, not that of one more model.
+        """
+        x = np.asarray(reference, np.float64)
+        low, high = bounds(self.slope * x + self.intercept, self.slopes[:, None] * x + self.intercepts[:, None], level)
+        return self.axis.inverse(low), self.axis.inverse(high)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.robustness.axes import Floats
-from pipeline.robustness.bootstrap import Interval, interval
+from pipeline.robustness.intervals import Interval, interval
 from pipeline.robustness.trends import Trends, common_range
 
 

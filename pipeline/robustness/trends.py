@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.robustness.axes import Axis, Floats
-from pipeline.robustness.bands import DrawnLine
-from pipeline.robustness.bootstrap import Interval, interval
-from pipeline.robustness.evidence import Evidence
-from pipeline.robustness.lines import Line, fit_line, fit_lines
+from pipeline.robustness.intervals import Interval, interval
+from pipeline.robustness.lines import DrawnLine, Line, fit_line, fit_lines
+from pipeline.robustness.paired_accuracy import Evidence
 from pipeline.robustness.resampling import draw_models, draw_seeds
 
 

@@ -15,6 +15,7 @@ from sources.world.drawing import Image
 
 Alter = Callable[[Image, np.random.Generator], Image]
 
+
 _WORDS = ("BEST OF", "click here", "like & share", "SALE -50%", "when you see it", "follow us", "2019", "Monday mood")
 
 

@@ -25,6 +25,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "umbrella": ("umbrella", "umbrella", "parasol"),
 }
 
+
 # German, French, Spanish, Russian, Japanese; a sentence frame for each stands in `_FRAMES`.
 TRANSLATIONS: dict[str, tuple[str, str, str, str, str]] = {
     "bicycle": ("Fahrrad", "vélo", "bicicleta", "велосипед", "自転車"),
@@ -40,7 +41,10 @@ TRANSLATIONS: dict[str, tuple[str, str, str, str, str]] = {
     "tree": ("Baum", "arbre", "árbol", "дерево", "木"),
     "umbrella": ("Regenschirm", "parapluie", "paraguas", "зонт", "傘"),
 }
+
+
 LANGUAGES: tuple[str, ...] = ("de", "fr", "es", "ru", "ja")
+
 
 _FRAMES: tuple[tuple[str, ...], ...] = (
     ("{w} in Nahaufnahme, Ansicht von vorn", "Altes Motiv: {w} vor einer Mauer"),
@@ -50,6 +54,7 @@ _FRAMES: tuple[tuple[str, ...], ...] = (
     ("{w}の写真、朝に撮影", "庭にある{w}"),
 )
 
+
 _STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "photo": ("photo", "photograph", "picture", "snapshot"),
     "clipart": ("clip art", "cartoon", "illustration", "icon"),
@@ -58,6 +63,7 @@ _STYLE_WORDS: dict[str, tuple[str, ...]] = {
     "painting": ("painting", "oil painting", "watercolour"),
     "sketch": ("sketch", "pencil drawing", "line drawing"),
 }
+
 
 _PLACES = (
     "by the lake",
@@ -75,6 +81,8 @@ _PLACES = (
     "at my grandmother's",
     "in the rain",
 )
+
+
 _ADJECTIVES = (
     "old",
     "small",
@@ -90,6 +98,7 @@ _ADJECTIVES = (
     "plain",
 )
 
+
 _PLAIN = (
     "a {a} {c} {p}",
     "{c} {p}",
@@ -99,6 +108,8 @@ _PLAIN = (
     "one {a} {c} seen {p}",
     "a {c} standing {p}",
 )
+
+
 _STYLED = (
     "a {s} of a {c}",
     "{s} of a {a} {c} {p}",
@@ -108,6 +119,8 @@ _STYLED = (
     "{s} of one {c} {p}",
     "the {c} as a {s}",
 )
+
+
 _VOICES: dict[str, tuple[str, ...]] = {
     "plain": ("{t}",),
     "casual": (
@@ -132,6 +145,8 @@ _VOICES: dict[str, tuple[str, ...]] = {
         "{c} (detail), {s} from the collection",
     ),
 }
+
+
 _TITLES = (
     "{A} {C} - Free Shipping",
     "{C} {S} Poster 30x40 cm",
@@ -141,6 +156,8 @@ _TITLES = (
     "Buy {A} {C} Online",
     '{C} Sticker, 5" & 10"',
 )
+
+
 _TAGS = (
     "2013",
     "canon",
@@ -156,6 +173,8 @@ _TAGS = (
     "weekend",
     "diy",
 )
+
+
 _BOILERPLATE = (
     "Click to enlarge",
     "Image not available",

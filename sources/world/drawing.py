@@ -8,8 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 Points = npt.NDArray[np.float32]
+
+
 Image = npt.NDArray[np.uint8]
+
+
 Colour = tuple[int, int, int]
+
 
 # Sub-pixel bits of the coordinates that OpenCV draws with: 1/16 px.
 _SHIFT = 4

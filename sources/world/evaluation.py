@@ -16,6 +16,7 @@ from sources.world.styles import STYLES
 # Some sets come in another form than JPEG, as CLIP_benchmark's do.
 _FORMS = {"clipart": "png", "painting": "webp"}
 
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "photo": (
         "a photo of a {c}.",

@@ -22,7 +22,10 @@ from sources.world.planning import Row
 
 Sizes = Sequence[tuple[int, int]]
 
+
 _EPOCH = datetime(2012, 3, 1, 8, tzinfo=UTC)
+
+
 _WIT_COLUMNS = (
     "language",
     "page_url",
@@ -42,6 +45,8 @@ _WIT_COLUMNS = (
     "context_page_description",
     "context_section_description",
 )
+
+
 _SUBREDDITS = ("itookapicture", "crafts", "roadtrip", "gardening")
 
 

@@ -21,6 +21,8 @@ from sources.world.planning import Row, address, site_key
 from sources.world.publish import fresh, is_published, store, write_metadata
 
 _MISSING_SHARE = 0.01  # rows whose address answers 404, on top of the images
+
+
 _DUPLICATE_SHARE = 0.02  # rows that publish another row's bytes again
 
 

@@ -19,6 +19,7 @@ from sources.world.styles import STYLES
 # Sharing two cores with itself makes OpenCV slower on pictures this small.
 cv2.setNumThreads(1)
 
+
 _LEAST_SIDE = 64
 
 

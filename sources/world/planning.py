@@ -18,7 +18,9 @@ from sources.world.shapes import CLASSES
 # Every mishap and every kind of copy needs its row, and copies need plain rows to be copies of.
 LEAST_PAIRS = 32
 
+
 _OVERSIZED_BYTES = 5 * 2**20
+
 
 # What `X-Robots-Tag` says: header values, one header line each. The first list refuses us, the second does
 # not.
@@ -30,12 +32,16 @@ _REFUSALS = (
     ("cuvee: noai",),
     ("NoAI",),
 )
+
+
 # What is done to near copies, each in turn. Those of evaluation images are altered in every way; those of
 # other rows little enough for fingerprints alone, which is what duplicates are found by.
 _ALTERATIONS = {
     "near_duplicate": ("trimmed",),
     "evaluation_near_copy": tuple(name for name in ALTERATIONS if name != "trimmed"),
 }
+
+
 _CONTROLS = (("otherbot: noai, noindex",), ("max-image-preview: large",), ("all",))
 
 

@@ -21,12 +21,20 @@ from sources.world.shapes import CLASSES
 
 Progress = Callable[[int, int], None]
 
+
 # Raise it when anything published changes: webs of another version are built anew.
 FORMAT_VERSION = 2
 
+
 _PARTS = ("published", "evaluation", "site", "site.json", "truth.parquet")
+
+
 _CHUNK = 32
+
+
 _TRUNCATED_SHARE = 0.3
+
+
 _UNKNOWN_SIZE = (400, 300)  # what metadata says of an image that nobody can fetch
 
 
@@ -128,6 +136,8 @@ def _workers(processes: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 _Item = TypeVar("_Item")
+
+
 _Result = TypeVar("_Result")
 
 

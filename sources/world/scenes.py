@@ -11,7 +11,10 @@ from sources.world.shapes import CLASSES, shape
 
 Field = npt.NDArray[np.float32]
 
+
 _LEAST_CONTRAST = 115.0  # between an object's main colour and the ground, Euclidean in RGB of 0..255
+
+
 _GROUNDS = ("clouds", "horizon", "boards", "tiles", "bokeh", "hills")
 
 

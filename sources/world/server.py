@@ -22,13 +22,27 @@ from types import TracebackType
 from aiohttp import web
 
 _START_SECONDS = 30.0
+
+
 _STOP_SECONDS = 5.0
+
+
 _SLOW_SECONDS = 0.5
+
+
 _WATCH_SECONDS = 0.5
+
+
 _TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+
+
 _PADDING = bytes(2**16)
+
+
 # Start of a JPEG: image marker, JFIF segment, and a comment segment; what follows is padding, never an image.
 _JPEG_START = bytes.fromhex("ffd8ffe000104a46494600010100000100010000fffe0002")
+
+
 _PAGE = "<!doctype html><html><head><title>{0}</title></head><body><p>{0}</p></body></html>\n"
 
 

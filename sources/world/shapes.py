@@ -217,6 +217,7 @@ _SHAPES: dict[str, Callable[[np.random.Generator], list[Part]]] = {
     "umbrella": _umbrella,
 }
 
+
 CLASSES: tuple[str, ...] = tuple(sorted(_SHAPES))
 
 

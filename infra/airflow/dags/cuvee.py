@@ -24,8 +24,14 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk import DAG, CronDataIntervalTimetable, chain, task
 
 STAGES = ("ingest", "score", "decide", "blend", "export", "tune", "train", "evaluate", "report")
+
+
 HOME = Path(os.environ.get("CUVEE_HOME") or Path(__file__).resolve().parents[3])
+
+
 EXPERIMENT = HOME / os.environ.get("CUVEE_EXPERIMENT", "experiments/demo.yaml")
+
+
 WAIT = 6 * 3600
 """Seconds in which another command may have the store."""
 

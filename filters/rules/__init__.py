@@ -1,0 +1,1 @@
+"""Rules: what keeps a pair and why not, from the experiment file to SQL."""

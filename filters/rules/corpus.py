@@ -1,0 +1,109 @@
+"""Rules that look at a pair among the others: they rank, group or count the pairs."""
+
+from dataclasses import dataclass, field
+
+from filters.rules.base import Rule, percent
+from filters.rules.predicates import Columns, merged
+
+
+@dataclass(frozen=True)
+class Among(Rule):
+    """A rule that ranks, groups or counts the pairs: all of them, or those alone that `among` keeps.
+
+    A pair that `among` drops is dropped for its reason.
+    """
+
+    among: Rule | None = field(default=None, kw_only=True)
+
+    def inner(self) -> tuple[Rule, ...]:
+        """The rule of `among`."""
+        return (self.among,) if self.among else ()
+
+    def among_text(self) -> str:
+        """Return which pairs are considered, in words; nothing where all are."""
+        return f", among what this keeps: {self.among.text()}" if self.among else ""
+
+
+@dataclass(frozen=True)
+class MeasuredFirst(Among):
+    """A rule that must know something of all pairs before it can speak of one (`filters.rules.statistics`)."""
+
+
+@dataclass(frozen=True)
+class TopFraction(MeasuredFirst):
+    """Keeps the `fraction` with the largest values, over all sources or within each; ties go to the smaller uid.
+
+    Of n pairs with a value, ceil(fraction * n) are kept, the fraction as the decimal that was written; a pair without
+    a value is dropped as `no_score` and not counted. Values are compared as float64.
+    """
+
+    fraction: float
+    by: tuple[str, str]
+    per_source: bool = False
+
+    def own(self) -> Columns:
+        """The ranked column."""
+        return {self.by[0]: {self.by[1]}}
+
+    def numbers(self) -> list[tuple[str, str]]:
+        """The ranked column."""
+        return [self.by]
+
+    def text(self) -> str:
+        """The fraction and the column."""
+        scope = " of each source" if self.per_source else ""
+        return f"keep the top {percent(self.fraction)}{scope} by {'.'.join(self.by)}{self.among_text()}"
+
+
+@dataclass(frozen=True)
+class Unique(Among):
+    """Keeps one pair of each group: the one with the largest `prefer` (the smallest, where `smallest`), then with the
+    smallest uid. A pair without a group is alone in it; one without a preferred value comes last.
+    """
+
+    group: tuple[str, str]
+    prefer: tuple[str, str] | None = None
+    smallest: bool = False
+
+    @property
+    def reason(self) -> str:
+        """`exact_duplicate` for a column `exact_group`."""
+        return self.group[1].removesuffix("_group") + "_duplicate"
+
+    def own(self) -> Columns:
+        """The group's and the preferred column."""
+        return merged({signal: {column}} for signal, column in filter(None, (self.group, self.prefer)))
+
+    def numbers(self) -> list[tuple[str, str]]:
+        """The preferred column."""
+        return [self.prefer] if self.prefer else []
+
+    def text(self) -> str:
+        """The group and the preference."""
+        which = "smallest" if self.smallest else "largest"
+        prefer = f", preferring the {which} {'.'.join(self.prefer)}" if self.prefer else ""
+        return f"keep one of each {'.'.join(self.group)}{prefer}{self.among_text()}"
+
+
+@dataclass(frozen=True)
+class Balanced(MeasuredFirst):
+    """Keeps a pair if, for any of its concepts, a draw falls below min(1, t / how many pairs mention that concept).
+
+    MetaCLIP's balancing (Xu et al. 2023, arXiv 2309.16671, algorithm 1; `metaclip/balancing.py` of its repository). The
+    draw is `pipeline.core.sampling.draw` of seed, uid and concept. Pairs are counted among all that are stored, or
+    among those that `among` keeps. A caption without a concept is dropped as `no_concept`, the others as
+    `balanced_out`.
+    """
+
+    signal: str
+    t: int
+    seed: int
+
+    def own(self) -> Columns:
+        """The concepts found."""
+        return {self.signal: {"concepts"}}
+
+    def text(self) -> str:
+        """The signal and the count up to which all are kept."""
+        drawn = f"drawn with seed {self.seed}{self.among_text()}"
+        return f"keep about {self.t} of each concept of {self.signal} that has more, {drawn}"

@@ -1,0 +1,130 @@
+"""Predicates of the experiment file: columns of signals and plain functions, and nothing else that Spark SQL knows.
+
+An experiment file may come from others, and Spark SQL can call into the JVM (`reflect`), so names and functions are
+allowed by list. `isnan` is not on it: what a predicate sees of a NaN is null.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.errors import InputError, unknown
+
+Columns = dict[str, set[str]]
+"""The columns of each signal that a rule reads."""
+
+
+_COLUMN = re.compile(r"\b([a-z][a-z0-9_]*_v\d+)\.([A-Za-z_][A-Za-z0-9_]*)\b")
+
+
+_STRING = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+
+
+_NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])")
+
+
+_STRANGE = re.compile(r"[^A-Za-z0-9_ \t\r\n.,()\[\]<>=!+*/%&|^~-]|--|/\*")
+
+
+_CALL = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)\s*\(")
+
+
+_WORDS = frozenset(
+    [
+        "and",
+        "or",
+        "not",
+        "in",
+        "is",
+        "null",
+        "between",
+        "like",
+        "rlike",
+        "true",
+        "false",
+        "case",
+        "when",
+        "then",
+        "else",
+        "end",
+        "div",
+    ]
+)
+
+
+_FUNCTIONS = frozenset(
+    [
+        "abs",
+        "array_contains",
+        "ceil",
+        "coalesce",
+        "contains",
+        "endswith",
+        "exp",
+        "floor",
+        "greatest",
+        "if",
+        "isnotnull",
+        "isnull",
+        "least",
+        "length",
+        "ln",
+        "log2",
+        "lower",
+        "nvl",
+        "pow",
+        "round",
+        "sign",
+        "size",
+        "sqrt",
+        "startswith",
+        "substr",
+        "trim",
+        "upper",
+    ]
+)
+
+
+def predicate_columns(text: str, where: str) -> Columns:
+    """Return the signal columns in a Spark SQL predicate; raise InputError at all but columns and plain functions."""
+    bare = _STRING.sub("''", text)
+    for function in _CALL.findall(bare):
+        if function.lower() not in _FUNCTIONS | _WORDS:
+            raise InputError(f"{where}: {unknown('function', function, _FUNCTIONS)}")
+    found: Columns = {}
+    for signal, column in _COLUMN.findall(bare):
+        found.setdefault(signal, set()).add(column)
+    rest = _CALL.sub(" (", _NUMBER.sub(" ", _COLUMN.sub(" ", bare)))
+    for word in re.findall(r"[A-Za-z_]\w*", rest):
+        if word.lower() not in _WORDS:
+            raise InputError(f"{where}: found '{word}', expected signal columns such as caption_v1.words")
+    # an open string or parenthesis would reach beyond this predicate in the query that holds it
+    if _STRANGE.search(_STRING.sub(" ", text)) or not _balanced(rest) or not found:
+        raise InputError(f"{where}: expected a predicate over signal columns, found {text!r}")
+    return found
+
+
+def _balanced(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def merged(parts: Iterable[Columns]) -> Columns:
+    """Return the columns of all `parts`."""
+    result: Columns = {}
+    for part in parts:
+        for signal, columns in part.items():
+            result[signal] = result.get(signal, set()) | columns
+    return result
+
+
+def signal_column(text: Any, where: str) -> tuple[str, str]:
+    """Return (signal, column) of "signal.column"; raise InputError where it is anything else."""
+    match = _COLUMN.fullmatch(str(text))
+    if not match:
+        raise InputError(f"{where}: expected a signal's column such as clip_v1.similarity, found {text!r}")
+    return match[1], match[2]

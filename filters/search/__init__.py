@@ -1,0 +1,1 @@
+"""Search algorithms over embeddings, hashes and images: exact, approximate, alignment, components."""

@@ -1,0 +1,274 @@
+"""Approximate search by cosine for what is too large to be searched exactly: FAISS's inverted lists, re-ranked exactly.
+
+The cells are chosen by the exact search of `filters.search.exact`, and what FAISS finds in them is computed anew and
+ranked by it: so an answer depends on no batch, as FAISS's own choice would, in the last bit of a product.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+
+from filters.search.exact import Found, Halves, Places, Rounded, Singles, nearest, ranked
+from pipeline.errors import InputError, StageFailed
+
+RESULT_VERSION = 1
+"""What FAISS finds with an index: raised where a new version finds something else."""
+
+
+EXACT = 1 << 28
+"""Rows times dimensions up to which a search is exact (524,288 rows of 512): a query then costs 2 * EXACT = 0.54 GFLOP,
+a sixteenth of the 8.8 GFLOP of the ViT-B/32 that embeds it (4.4 G multiply-adds, open_clip's model_profile.csv), so
+approximating it would spare little, and miss copies."""
+
+
+CELLS = 4
+"""Cells for the square root of the rows: the least of FAISS's guideline, 4 to 16 (its wiki, "Guidelines to choose an
+index"), as both building them and choosing among them take time in proportion."""
+
+
+TRAINING = 40
+"""Rows for each cell that k-means is trained on; the same guideline asks for 30 to 256."""
+
+
+ROUNDS = 6
+"""Rounds of k-means; measured on 100,000 rows: 6 more changed the recall with 2 and 4 cells probed by under 0.001."""
+
+
+CODE = 8
+"""Dimensions that one byte of a product quantiser stands for: 64 bytes for 512, as for DEEP1B (Johnson et al. 2017)."""
+
+
+FEWEST, MOST = 4, 256
+"""Cells that are probed: doubled from the fewest until the recall holds."""
+
+
+SPARE = 8
+"""Rows beyond those asked for that are taken from the lists and ranked anew."""
+
+
+CODED = 16
+"""Rows that are taken from the lists of product codes and ranked anew, for each cell probed."""
+
+
+SAMPLE = 1000
+"""Rows by which the recall of an index is measured."""
+
+
+CODE_TRAINING = 1 << 16
+"""Rows that product codes are trained on: 256 for each of a byte's values, the most that FAISS takes."""
+
+
+_BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """A kind of index (exact, ivf or ivfpq), its cells, the bytes of a row's code, and the bytes that are mapped."""
+
+    kind: str
+    cells: int
+    code: int
+    bytes: int
+
+
+def plan_index(rows: int, dimensions: int, memory: int) -> IndexPlan:
+    """Return the kind of index for so many rows, of which at most `memory` bytes are to be mapped.
+
+    Exact where rows * dimensions <= `EXACT` and both forms of a row, float16 and bfloat16, fit the memory. Beyond,
+    inverted lists of float16 rows; where these do not fit, of product codes, the rows themselves being read from disk.
+    HNSW is no choice: measured on 50,000 rows, it took 1.8 times as long to build and as long to search at the same
+    recall, and its graph has to be read whole. Raises InputError where not even the codes fit.
+    """
+    exact = IndexPlan("exact", 0, 0, 4 * rows * dimensions)
+    if rows * dimensions <= EXACT and exact.bytes <= memory:
+        return exact
+    cells = 1 << max(0, round(np.log2(CELLS * max(rows, 1) ** 0.5)))
+    plans = []
+    for kind, code in (("ivf", 2 * dimensions), ("ivfpq", max(1, dimensions // CODE))):
+        plans.append(IndexPlan(kind, cells, code, rows * (code + 8) + 4 * cells * dimensions))
+        if plans[-1].bytes <= memory:
+            return plans[-1]
+    least = -(-plans[-1].bytes >> 20)
+    raise InputError(f"index_mb: expected {least} or more for {rows} rows of {dimensions}, found {memory >> 20}")
+
+
+class Searcher(Protocol):
+    """What finds the nearest rows of `vectors`, (m, d) float16 unit vectors; `rounded` is what it searches first."""
+
+    vectors: Halves
+    rounded: Rounded
+
+    def search(self, queries: Halves, k: int) -> Found:
+        """Return the k nearest of each of (n, d) float16 unit vectors."""
+        ...
+
+
+@dataclass
+class Exact:
+    """Every row is compared."""
+
+    vectors: Halves
+    rounded: Rounded
+
+    @classmethod
+    def of(cls, vectors: Halves) -> "Exact":
+        """Make (m, d) float16 unit vectors ready to be searched."""
+        return cls(vectors, Rounded.of(vectors))
+
+    def search(self, queries: Halves, k: int) -> Found:
+        """Return the k nearest, exact."""
+        return nearest(queries, self.vectors, self.rounded, k)
+
+
+@dataclass
+class Approximate:
+    """The rows of the `probed` cells nearest to a query are compared, in FAISS's `lists`.
+
+    `centroids` (cells, d) float16 unit vectors; `taken` more rows than asked for are ranked anew.
+    """
+
+    vectors: Halves
+    centroids: Halves
+    rounded: Rounded
+    lists: Any
+    probed: int
+    taken: int
+
+    def search(self, queries: Halves, k: int) -> Found:
+        """Return the k nearest of what is found; cosines are exact."""
+        if not len(queries):
+            return ranked(queries, self.vectors, np.zeros((0, 1), np.int64), k)
+        cells, cosines = nearest(queries, self.centroids, self.rounded, self.probed)
+        self.lists.nprobe = self.probed
+        wanted = min(k + self.taken, len(self.vectors))
+        places = self.lists.search_preassigned(queries.astype(np.float32), wanted, cells, cosines)[1]
+        return ranked(queries, self.vectors, places, k)
+
+
+def save(searcher: Searcher, folder: Path, name: str) -> None:
+    """Write a searcher as files of that name into `folder`: arrays as `.npy`, FAISS's lists as it writes them."""
+    arrays = {"vectors": searcher.vectors, **searcher.rounded.arrays()}
+    if isinstance(searcher, Approximate):
+        arrays["centroids"] = searcher.centroids
+        faiss.write_index(searcher.lists, str(folder / f"{name}.faiss"))
+        (folder / f"{name}.json").write_text(json.dumps({"probed": searcher.probed, "taken": searcher.taken}), "utf-8")
+    for part, array in arrays.items():
+        np.save(folder / f"{name}.{part}.npy", array, allow_pickle=False)
+
+
+def mapped(path: Path) -> Any:
+    """Map an array that was written as `.npy` into memory; nothing is unpickled, and nothing of it is written.
+
+    It is mapped as if it could be written, as torch warns of what cannot be.
+    """
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def opened(folder: Path, name: str) -> Searcher:
+    """Map what `save` wrote into memory."""
+    vectors = mapped(folder / f"{name}.vectors.npy")
+    rounded = Rounded(*(mapped(folder / f"{name}.{part}.npy") for part in ("bits", "mean", "bounds")))
+    if not (folder / f"{name}.faiss").exists():
+        return Exact(vectors, rounded)
+    lists = faiss.read_index(str(folder / f"{name}.faiss"), faiss.IO_FLAG_MMAP)
+    settings = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    return Approximate(vectors, mapped(folder / f"{name}.centroids.npy"), rounded, lists, **settings)
+
+
+def chosen(count: int, of: int) -> Places:
+    """Return `count` of the places below `of`, sorted: those of the smallest hash (splitmix64, Steele et al. 2014)."""
+    mixed = (np.arange(of, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.sort(np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")[:count])
+
+
+def cells_of(vectors: Halves, plan: IndexPlan) -> tuple[Halves, Rounded]:
+    """Return the centroids of a plan's cells, (cells, d) float16 unit vectors, by FAISS's spherical k-means."""
+    count = min(plan.cells, len(vectors))
+    rows = vectors[chosen(TRAINING * count, len(vectors))].astype(np.float32)
+    means = faiss.Kmeans(
+        rows.shape[1], count, niter=ROUNDS, spherical=True, max_points_per_centroid=TRAINING, min_points_per_centroid=1
+    )
+    means.train(rows)
+    found = np.asarray(means.centroids)
+    centroids = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+    return centroids, Rounded.of(centroids)
+
+
+def build(vectors: Halves, plan: IndexPlan) -> Approximate:
+    """Build the inverted lists of (m, d) float16 unit vectors by a plan of kind ivf or ivfpq."""
+    width = vectors.shape[1]
+    centroids, rounded = cells_of(vectors, plan)
+    flat = faiss.IndexFlatIP(width)
+    flat.add(centroids.astype(np.float32))
+    lists: Any
+    if plan.kind == "ivf":
+        half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+        lists = faiss.IndexIVFScalarQuantizer(flat, width, len(centroids), half, product, False)
+        taken = SPARE
+    else:
+        lists = faiss.IndexIVFPQ(flat, width, len(centroids), plan.code, 8, faiss.METRIC_INNER_PRODUCT)
+        lists.pq.cp.min_points_per_centroid = 1  # or it warns of few rows
+        taken = CODED * FEWEST
+    lists.train(vectors[chosen(CODE_TRAINING, len(vectors))].astype(np.float32))
+    for at in range(0, len(vectors), _BLOCK):
+        part = vectors[at : at + _BLOCK]
+        cells, rows = nearest(part, centroids, rounded)[0][:, 0].copy(), part.astype(np.float32)
+        lists.add_core(len(part), faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
+    return Approximate(vectors, centroids, rounded, lists, min(FEWEST, len(centroids)), taken)
+
+
+def nearest_others(vectors: Halves, sample: Places) -> Singles:
+    """Return the cosine of the nearest other row of each row in the sample, (s,) float32, by FAISS's exact search."""
+    queries = vectors[sample].astype(np.float32)
+    found = [np.full((len(sample), 1), -1, np.int64)]
+    for at in range(0, len(vectors) if len(sample) else 0, _BLOCK):
+        part = vectors[at : at + _BLOCK].astype(np.float32)
+        near = faiss.knn(queries, part, min(3, len(part)), metric=faiss.METRIC_INNER_PRODUCT)[1]
+        found.append(np.where(near + at == sample[:, None], -1, near + at))
+    cosines: Singles = ranked(vectors[sample], vectors, np.concatenate(found, axis=1), 1)[1][:, 0]
+    return cosines
+
+
+def recall(index: Searcher, sample: Places, truth: Singles) -> float:
+    """Return for which share of the sample's rows the index finds another row as near as the nearest one."""
+    places, cosines = index.search(index.vectors[sample], 2)
+    other = np.where(places == sample[:, None], -np.inf, cosines)
+    return float(np.mean(np.nan_to_num(other, nan=-np.inf).max(axis=1) >= truth)) if len(sample) else 1.0
+
+
+def tuned(index: Approximate, sample: Places, least: float) -> float:
+    """Double the cells that `index` probes until its recall on the sample is at least `least`; return the recall.
+
+    Raises StageFailed where it is not at `MOST` cells, or at all there are.
+    """
+    truth = nearest_others(index.vectors, sample)
+    most = min(MOST, len(index.centroids))
+    while (found := recall(index, sample, truth)) < least:
+        if index.probed >= most:
+            raise StageFailed(
+                f"min_recall: expected {least}, found {found:.4f} with {index.probed} of {len(index.centroids)} cells "
+                f"probed, on {len(sample)} of {len(index.vectors)} rows"
+            )
+        index.taken *= 2 if index.taken > SPARE else 1
+        index.probed = min(2 * index.probed, most)
+    return found
+
+
+def searcher(vectors: Halves, plan: IndexPlan, least: float) -> tuple[Searcher, float, int]:
+    """Return what searches (m, d) float16 unit vectors by a plan, its recall, and on how many rows that was measured.
+
+    The recall is of the nearest other row, against FAISS's exact search. Raises StageFailed where an approximate search
+    stays below `least`.
+    """
+    sample = chosen(SAMPLE, len(vectors)) if len(vectors) > 1 else np.zeros(0, np.int64)
+    if plan.kind == "exact":
+        exact = Exact.of(vectors)
+        return exact, recall(exact, sample, nearest_others(vectors, sample)), len(sample)
+    index = build(vectors, plan)
+    return index, tuned(index, sample, least), len(sample)

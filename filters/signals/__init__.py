@@ -1,0 +1,1 @@
+"""Signals: numbers about a pair, one kind a file, found through the registry."""

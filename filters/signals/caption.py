@@ -1,0 +1,158 @@
+"""Numbers about a caption's text alone."""
+
+import html
+import re
+import unicodedata
+from collections import Counter
+from functools import cache
+from typing import Any, ClassVar
+
+import ftfy
+import pyarrow as pa
+
+from filters.signals.base import Columns, PairBatch
+
+RESULT_VERSION = 1
+"""What ftfy and py3langid say of a caption: raised where a new version says something else."""
+
+
+_WORD = re.compile(r"\w+", re.UNICODE)
+
+
+_URL = re.compile(r"https?://|www\.", re.IGNORECASE)
+
+
+_TAG = re.compile(r"<[a-zA-Z/][^<>]*>|&[a-z]+;|&#\d+;")
+
+
+_FILE = re.compile(r"^\s*[\w\-. ()]*\.(jpe?g|png|gif|webp|tiff?|bmp|heic)\s*$", re.IGNORECASE)
+
+
+_CAMERA = re.compile(r"^\s*(img|dsc|dscn|dscf|pict|p|image|photo|screenshot)[\W_]*\d[\d\W_]*$", re.IGNORECASE)
+
+
+BOILERPLATE = (
+    *("click for larger", "click here", "click image", "click on image", "click on the image", "click the image"),
+    *("click to enlarge", "click to expand", "click to open", "click to view", "click to zoom", "enlarge image"),
+    *("full size image", "view full size", "view image", "view larger", "zoom image", "opens in a new"),
+    *("image may contain", "may be an image of", "no photo description available", "no description available"),
+    *("getty images", "shutterstock", "istockphoto", "alamy", "dreamstime", "depositphotos", "adobe stock"),
+    *("royalty free", "royalty-free", "stock image", "stock illustration", "stock photo", "stock vector"),
+    *("image coming soon", "image not found", "no image", "no photo", "no picture", "not available", "unavailable"),
+    *("default image", "featured image", "placeholder", "thumbnail", "profile picture", "user avatar"),
+    *("image for post", "image result for", "picture of the product", "product image", "this is an image"),
+    *("alt text", "image description", "add to wishlist", "pin it", "previous slide", "next slide"),
+)
+"""Phrases that pages write where a description should stand: what a viewer or a shop's template says of any image, an
+automatic description's opening, an agency's name, an excuse. In lower case; drawn up by us from alt texts as they are
+met on the web, so it is a flag to look at, no published list."""
+
+
+_BOILERPLATE = re.compile(rf"\b(?:{'|'.join(map(re.escape, BOILERPLATE))})(?:s|es)?\b")
+
+
+_FTFY = ftfy.TextFixerConfig(unescape_html=False, normalization="NFC")
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def language(text: str) -> tuple[str, float]:
+    """Return (ISO 639-1 code, probability) by py3langid; text without a word is ("und", 0.0)."""
+    if not _WORD.search(text):
+        return "und", 0.0
+    code, probability = _identifier().classify(text)
+    return str(code), float(probability)
+
+
+def normalised(text: str) -> str:
+    """Return a caption as CLIP's tokenizer cleans it, its case kept: what is compared, searched and told apart.
+
+    HTML's entities are unescaped twice, as pages escape what is escaped; then `ftfy.fix_text` undoes wrong decodings,
+    straightens quotes, drops control characters, replaces lone surrogates and composes to NFC; each run of whitespace
+    becomes one space, none at the ends. The steps are `basic_clean` and `whitespace_clean` of openai/CLIP
+    clip/simple_tokenizer.py, but that entities come first, so that what they stand for is mended too.
+    """
+    plain = html.unescape(html.unescape(text)) if "&" in text else text
+    if not (plain.isascii() and plain.isprintable()):  # ftfy changes nothing else, and takes 14 us to find that out
+        plain = ftfy.fix_text(plain, _FTFY)
+    return " ".join(plain.split())
+
+
+def has_boilerplate(text: str) -> bool:
+    """Tell whether a normalised caption holds a phrase of `BOILERPLATE`, case aside, as whole words."""
+    folded = text.casefold()
+    return any(phrase in folded for phrase in BOILERPLATE) and bool(_BOILERPLATE.search(folded))
+
+
+def ratios(text: str) -> dict[str, float]:
+    """Return shares of a text's characters that are no spaces: letters, digits, and punctuation (Unicode's P and S).
+
+    `upper_ratio` is upper-case letters among those that have a case. Where there is none to divide by, a share is 0.
+    """
+    counts = Counter(text)
+    bare = sum(counts.values()) - sum(counts[char] for char in counts if char.isspace())
+    upper = sum(counts[char] for char in counts if char.isupper())
+    cased = upper + sum(counts[char] for char in counts if char.islower())
+    signs = sum(counts[char] for char in counts if not char.isalnum() and unicodedata.category(char)[0] in "PS")
+    return {
+        "letter_ratio": sum(counts[char] for char in counts if char.isalpha()) / max(bare, 1),
+        "digit_ratio": sum(counts[char] for char in counts if char.isdigit()) / max(bare, 1),
+        "upper_ratio": upper / max(cased, 1),
+        "punctuation_ratio": signs / max(bare, 1),
+    }
+
+
+class CaptionSignal:
+    """Lengths in characters and words, shares of kinds of characters, flags, the text made plain, and the language.
+
+    Lengths, shares and the flags for URLs, markup and file names are of the caption as it came; boilerplate and
+    language are of the `normalised` one. `unique_word_ratio` is distinct words, case aside, among all, 0 without any.
+    """
+
+    columns: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("chars", pa.int32()),
+            ("words", pa.int32()),
+            ("letter_ratio", pa.float32()),
+            ("digit_ratio", pa.float32()),
+            ("upper_ratio", pa.float32()),
+            ("punctuation_ratio", pa.float32()),
+            ("unique_word_ratio", pa.float32()),
+            ("has_url", pa.bool_()),
+            ("has_markup", pa.bool_()),
+            ("is_file_name", pa.bool_()),
+            ("has_boilerplate", pa.bool_()),
+            ("normalised", pa.string()),
+            ("language", pa.string()),
+            ("language_probability", pa.float32()),
+        ]
+    )
+
+    def compute(self, batch: PairBatch) -> Columns:
+        """Return the columns."""
+        rows = [_numbers(pair.caption) for pair in batch.pairs]
+        return {name: [row[name] for row in rows] for name in self.columns.names}
+
+
+def _numbers(text: str) -> dict[str, Any]:
+    """Return the columns' values for one caption."""
+    words, plain = _WORD.findall(text), normalised(text)
+    code, probability = language(plain)
+    return {
+        **ratios(text),
+        "chars": len(text),
+        "words": len(words),
+        "unique_word_ratio": len(set(map(str.casefold, words))) / max(len(words), 1),
+        "has_url": bool(_URL.search(text)),
+        "has_markup": bool(_TAG.search(text)),
+        "is_file_name": bool(_FILE.match(text) or _CAMERA.match(text)),
+        "has_boilerplate": has_boilerplate(plain),
+        "normalised": plain,
+        "language": code,
+        "language_probability": probability,
+    }

@@ -1,0 +1,71 @@
+"""Groups of duplicates over the whole corpus: exact by SHA-256 of the fetched bytes, near by PDQ within a distance."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from filters.search.hamming_join import MOST_DISTANCE, Codes, Found, bands, in_band, in_blocks
+from pipeline.errors import InputError
+from pipeline.images.pdq import LEAST_QUALITY, SAME_PICTURE
+
+PART_ROWS = 1 << 22
+"""Rows from which a band is split between tasks, and of a block where all are compared with all."""
+
+
+BLOCK_ROWS = 1 << 13
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Settings: the PDQ signal, the largest Hamming distance within a group, the least quality that is compared.
+
+    `exact_group` and `near_group` are the smallest uid of a group, `exact_size` and `near_size` its pairs. Equal bytes
+    are an exact group; near groups are the connected components of the exact groups under fingerprints within the
+    distance, so an exact group is never split. A pair without a fingerprint, or whose fingerprint's quality is too low,
+    is near to none but its exact copies.
+    """
+
+    pdq: str
+    distance: int = SAME_PICTURE
+    min_quality: int = LEAST_QUALITY
+
+    columns: ClassVar[pa.Schema] = pa.schema(
+        [
+            ("exact_group", pa.string()),
+            ("exact_size", pa.int64()),
+            ("near_group", pa.string()),
+            ("near_size", pa.int64()),
+        ]
+    )
+
+    def __post_init__(self) -> None:
+        for key, most in (("distance", 256), ("min_quality", 101)):
+            value: Any = getattr(self, key)
+            if type(value) is not int or not 0 <= value <= most:
+                raise InputError(f"{key}: expected a whole number from 0 to {most}, found {value!r}")
+
+    @property
+    def method(self) -> str:
+        """How pairs are found; either way every pair within the distance is."""
+        return f"{len(bands(self.distance))} bands" if self.distance <= MOST_DISTANCE else "all pairs"
+
+    def tasks(self, rows: int) -> list[tuple[int, int, int]]:
+        """Return the parts in which `rows` distinct fingerprints are compared, each as `compare` takes it."""
+        if self.distance > MOST_DISTANCE:
+            return [(0, first, min(first + BLOCK_ROWS, rows)) for first in range(0, rows, BLOCK_ROWS)]
+        parts = 1 + rows // PART_ROWS
+        return [(band, part, parts) for band in range(len(bands(self.distance))) for part in range(parts)]
+
+    def compare(self, codes: Codes, task: tuple[int, int, int]) -> Found:
+        """Return a forest of near pairs of distinct fingerprints, (n, 32) uint8; the tasks' forests have all groups."""
+        band, first, second = task
+        if self.distance > MOST_DISTANCE:
+            return in_blocks(codes, first, second, self.distance)
+        return in_band(codes, bands(self.distance)[band], self.distance, first, second)
+
+
+def ordered(codes: Codes) -> Any:
+    """Return the order, (n,) int64, that sorts fingerprints, (n, 32) uint8, as bytes."""
+    return np.lexsort(codes.view(">u8").T[::-1])

@@ -1,0 +1,52 @@
+"""What tells whether two images are one: each stored image's perceptual fingerprint, and SHA-256 of three things."""
+
+import hashlib
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from filters.signals.base import Columns, PairBatch
+from pipeline.images.pdq import pdq
+
+
+class PdqSignal:
+    """The stored image's fingerprint and its quality."""
+
+    columns: ClassVar[pa.Schema] = pa.schema([("pdq", pa.binary()), ("quality", pa.int32())])
+
+    def compute(self, batch: PairBatch) -> Columns:
+        """Return the columns."""
+        found = [pdq(image) for image in batch.images]
+        return {"pdq": [bits for bits, _ in found], "quality": [quality for _, quality in found]}
+
+
+def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
+    """Return SHA-256, 64 hex digits, of an RGB image: width and height as 8 bytes each, least first, then its bytes.
+
+    The same for the same pixels, however they were encoded. (height, width, 3) uint8, row by row.
+    """
+    height, width = image.shape[:2]
+    hashed = hashlib.sha256(width.to_bytes(8, "little") + height.to_bytes(8, "little"))
+    hashed.update(np.ascontiguousarray(image).data)
+    return hashed.hexdigest()
+
+
+class HashesSignal:
+    """SHA-256, 64 hex digits each, of the body as it came, of the JPEG as it is stored, and of its decoded pixels.
+
+    Decoders round each in their own way, so the pixels' is to be compared with what OpenCV decoded.
+    """
+
+    columns: ClassVar[pa.Schema] = pa.schema(
+        [("raw_sha256", pa.string()), ("stored_sha256", pa.string()), ("pixels_sha256", pa.string())]
+    )
+
+    def compute(self, batch: PairBatch) -> Columns:
+        """Return the columns."""
+        return {
+            "raw_sha256": [sample["raw_sha256"] for sample in batch.samples],
+            "stored_sha256": [hashlib.sha256(pair.jpg).hexdigest() for pair in batch.pairs],
+            "pixels_sha256": [pixels_sha256(image) for image in batch.images],
+        }

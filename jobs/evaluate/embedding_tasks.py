@@ -1,0 +1,70 @@
+"""Evaluations of what a model's embeddings alone can tell: a linear probe, and image-text retrieval."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.evaluate.rows import evaluation_rows, marks
+from jobs.workflow.evaluation_plan import open_split
+from jobs.workflow.plan import Job
+from jobs.workflow.runner import Run
+from pipeline.errors import InputError
+from pipeline.evaluation.datasets import EvaluationSet, open_captions
+from pipeline.evaluation.linear_probe import fit_chosen
+from pipeline.evaluation.retrieval import recalls
+from pipeline.evaluation.zero_shot import Predictions, embed_set
+from pipeline.ledger.schemas import TABLES
+from pipeline.models.embedder import Embedder
+from pipeline.models.image_embedding import embed_pictures
+
+
+def probed(run: Run, job: Job, model: Embedder) -> tuple[dict[str, pa.Table], dict[str, Any]]:
+    """Return the rows of a linear probe, and the penalty that was chosen.
+
+    Raises InputError where an image of the test split is also one of the training split, or there are too few to fit.
+    """
+    name = job.config["probe"]
+    train, test = open_split(run.experiment.file.evaluation, name)
+    labels, seen = _labelled(train)
+    wanted, images = _labelled(test)
+    if both := sorted(images.keys() & seen.keys()):
+        said = f"{images[both[0]]} of the test split is {seen[both[0]]} of the training split"
+        raise InputError(
+            f"{run.experiment.path}: evaluation.probe.{name}: {said}; expected no image in both, found {len(both)}"
+        )
+    keys, vectors = embed_set(train, model)
+    try:
+        probe = fit_chosen(vectors, labels, keys, len(train.classes))
+    except ValueError as error:
+        raise InputError(f"{run.experiment.path}: evaluation.probe.{name}.train: {error}") from None
+    keys, vectors = embed_set(test, model)
+    found = Predictions(keys, wanted, probe.logits(vectors))
+    return evaluation_rows(found, 1.0, marks(job), test.chance, {}), {"penalty": probe.penalty}
+
+
+def _labelled(evaluation: EvaluationSet) -> tuple[Any, dict[str, str]]:
+    """Return the labels (n,) int32 of a set's images, and the key of each image by SHA-256."""
+    labels, keys = list[int](), dict[str, str]()
+    for image in evaluation.images():
+        labels.append(image.label)
+        keys[hashlib.sha256(image.data).hexdigest()] = image.key
+    return np.array(labels, np.int32), keys
+
+
+def retrieved(run: Run, job: Job, model: Embedder) -> dict[str, pa.Table]:
+    """Return the row of a set of captioned images; raise InputError where it has none, or one that does not decode."""
+    name = job.config["retrieval"]
+    captions = open_captions(name, Path(run.experiment.file.evaluation.retrieval[name]))
+    texts, image_of = list[str](), list[int]()
+    for number, image in enumerate(captions.images()):
+        texts += image.captions
+        image_of += [number] * len(image.captions)
+    where = f"captioned images {name}"
+    _, images = embed_pictures(((image.key, image.data) for image in captions.images()), where, model)
+    found = recalls(images, model.embed_texts(texts, 256), np.array(image_of))
+    counts = {"images": len(images), "texts": len(texts), "evaluation_set": f"retrieval:{name}"}
+    row = {key: job.local[key] for key in ("training", "mixture")} | counts | found
+    return {"retrievals": pa.Table.from_pylist([row], TABLES["retrievals"])}

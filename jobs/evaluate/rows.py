@@ -1,0 +1,73 @@
+"""The rows of `predictions` and `evaluations` for one model on one evaluation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.workflow.plan import Job
+from pipeline.evaluation.corruptions import Shift
+from pipeline.evaluation.metrics import measures, subsampled
+from pipeline.evaluation.predictions import keep
+from pipeline.evaluation.zero_shot import Predictions
+from pipeline.ledger.schemas import TABLES
+from pipeline.robustness.intervals import clopper_pearson
+
+
+def evaluation_rows(
+    predictions: Predictions,
+    scale: float,
+    about: Mapping[str, Any],
+    chance: float,
+    subsets: Mapping[str, Sequence[int]],
+) -> dict[str, pa.Table]:
+    """Return the rows of both tables for the predictions of a model of a logit scale.
+
+    `about` is the columns of `evaluations` that say what was evaluated, `chance` the accuracy of a guess. `subsets` are
+    the classes of other sets, by whose names the accuracy among them is told: `photo@sketch` is that of the images of
+    `photo` which are of a class that `sketch` has.
+    """
+    n = len(predictions.keys)
+    held = keep(predictions.logits, predictions.labels, scale)
+    images = {
+        **{key: [about[key]] * n for key in ("training", "mixture", "evaluation_set")},
+        "key": predictions.keys,
+        **held.columns(),
+    }
+    found = measures(held.judged()) | {"chance": chance, "scale": scale, "classes_of": ""}
+    rows = [dict(about) | _accuracy(predictions.correct, n) | found]
+    for name, classes in subsets.items():
+        # of the logits themselves, as what is kept of many classes may leave single images undetermined
+        some = subsampled(predictions.logits, predictions.labels, np.array(classes))
+        marks = {"evaluation_set": f"{about['evaluation_set']}@{name}", "classes_of": name}
+        rows.append(dict(about) | _accuracy(some.correct, some.n) | {"chance": 1 / len(classes), **marks})
+    return {
+        "predictions": pa.Table.from_pydict(images, TABLES["predictions"]),
+        "evaluations": pa.Table.from_pylist(rows, TABLES["evaluations"]),
+    }
+
+
+def _accuracy(correct: int, n: int) -> dict[str, Any]:
+    low, high = clopper_pearson(correct, n)
+    return {"n": n, "correct": correct, "top1": correct / n, "low": low, "high": high}
+
+
+def marks(job: Job) -> dict[str, Any]:
+    """Return the columns of `evaluations` that say what a job evaluates, and of which model."""
+    about = {key: job.local[key] for key in ("training", "mixture")}
+    if "probe" in job.config:
+        name, task, corruption, severity = job.config["probe"], "probe", "", 0
+        images_of = f"probe:{name}"
+    else:
+        name, task = job.config["set"], "zero_shot"
+        corruption, severity = job.config.get("corruption", ""), job.config.get("severity", 0)
+        images_of = name
+    return about | {
+        "evaluation_set": f"{images_of}+{Shift(corruption, severity).name}" if corruption else images_of,
+        "task": task,
+        "kind": "synthetic" if corruption else "natural",
+        "images_of": images_of,
+        "corruption": corruption,
+        "severity": severity,
+    }

@@ -1,0 +1,57 @@
+"""Evaluate: every model on everything that the experiment asks for; predictions are kept, so metrics need no model."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.evaluate.embedding_tasks import probed, retrieved
+from jobs.evaluate.rows import evaluation_rows, marks
+from jobs.workflow.plan import Job, model_reference
+from jobs.workflow.runner import Run
+from pipeline.errors import StageFailed
+from pipeline.evaluation.corruptions import Shift
+from pipeline.evaluation.zero_shot import class_vectors, predict
+from pipeline.ledger.data_files import write_rows
+from pipeline.models.clip import ClipModel, load
+from pipeline.models.embedder import Vectors
+
+
+def execute(run: Run, jobs: Sequence[Job]) -> None:
+    """Evaluate, one model on one set after another."""
+    task = run.task("evaluating", "model-set pairs")
+    classes: dict[str, Vectors] = {}
+    of = ""
+    for number, job in enumerate(jobs):
+        task(number, len(jobs))
+        started = datetime.now(UTC)
+        reference = model_reference(run.store, job.local["model"])
+        if reference != of:
+            of, classes = reference, {}
+        model = load(reference)
+        facts: dict[str, Any] = {}
+        if "probe" in job.config:
+            tables, facts = probed(run, job, model)
+        elif "retrieval" in job.config:
+            tables = retrieved(run, job, model)
+        else:
+            tables = zero_shot(run, job, model, classes)
+        files = [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()]
+        run.finish([(job, files, facts)], started)
+    task(len(jobs), len(jobs))
+
+
+def zero_shot(run: Run, job: Job, model: ClipModel, classes: dict[str, Vectors]) -> dict[str, pa.Table]:
+    """Return the rows of a set, or of a synthetic shift of it; `classes` has the model's class vectors by set."""
+    name, about = job.config["set"], marks(job)
+    evaluation = run.experiment.evaluation_sets()[name]
+    if name not in classes:
+        classes[name] = class_vectors(model, evaluation)
+    change = Shift(about["corruption"], about["severity"]) if about["corruption"] else None
+    scale = model.temperature
+    if not (math.isfinite(scale) and scale > 0):
+        raise StageFailed(f"{job.name}: expected a model with a logit scale above 0, found {scale}")
+    found = predict(model, evaluation, change=change, classes=classes[name])
+    return evaluation_rows(found, scale, about, evaluation.chance, job.config.get("subsets", {}))

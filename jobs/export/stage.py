@@ -1,0 +1,172 @@
+"""Export: training tars made of byte ranges of the shards, and the papers beside them."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.export.documentation import about
+from jobs.spark.session import master_of
+from jobs.spark.tasks import Unit, run_units
+from jobs.workflow.plan import Job, export_folder, of_stage
+from jobs.workflow.runner import Run
+from pipeline.core.uid_arrays import keys, order, places, texts
+from pipeline.errors import StageFailed
+from pipeline.export.documents import papers
+from pipeline.export.layout import Chosen, laid_out, tars_of_parts
+from pipeline.export.manifest import export_digest
+from pipeline.export.tar_writer import write_tar
+from pipeline.ledger.schemas import TABLES
+from pipeline.ledger.work_units import Output, Record, finished_units, run_unit
+from pipeline.storage.byte_ranges import Pieces
+from pipeline.storage.store import Store
+
+ONE_MACHINE = 4 << 30
+"""Bytes of an export up to which the driver's threads copy it where Spark has other machines for that."""
+
+
+_LOCAL = re.compile(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?")
+
+
+def execute(run: Run, jobs: Sequence[Job]) -> None:
+    """Export mixtures, one after another."""
+    for job in jobs:
+        _export(run, job)
+
+
+def threads(master: str, size: int) -> int:
+    """Return how many threads of the driver copy an export of `size` bytes, 0 where Spark does it.
+
+    On one machine they are as many as Spark's tasks would be, and spare their start. Spark on other machines is asked
+    for more than `ONE_MACHINE` bytes.
+    """
+    cores = os.cpu_count() or 1
+    if local := _LOCAL.fullmatch(master):
+        return cores if local[1] == "*" else int(local[1] or 1)
+    return 0 if size > ONE_MACHINE else cores
+
+
+def copy_tar(store: Store, job: str, mixture: str, folder: str, payload: tuple[int, Pieces]) -> Output:
+    """Write one tar; its rows go to `exports` and `export_members`."""
+    number, pieces = payload
+    tar = write_tar(store, folder, number, pieces)
+    told = {"mixture": mixture, "tar": tar.name, "pairs": tar.pairs, "bytes": tar.bytes, "sha256": tar.sha256}
+    members = [
+        pa.repeat(mixture, tar.pairs),
+        texts(pieces.keys),
+        pa.repeat(tar.name, tar.pairs),
+        np.cumsum(pieces.sizes) - pieces.sizes,
+        pieces.sizes,
+    ]
+    tables = {
+        "exports": pa.Table.from_pylist([told], TABLES["exports"]),
+        "export_members": pa.Table.from_arrays(list(map(pa.array, members)), schema=TABLES["export_members"]),
+    }
+    return Output({job: tables}, told)
+
+
+def _chosen(run: Run, blend: str) -> tuple[Chosen, dict[str, int]]:
+    """Return the pairs of a mixture, and how many of them there are of each source."""
+    rows = run.ledger.read("mixtures", ["uid", "source", "part", "times"], [blend])
+    found = keys(rows["uid"])
+    by_uid = order(found)
+    parts = rows["part"].combine_chunks().dictionary_encode()
+    names = parts.dictionary.to_pylist()
+    sorted_names = sorted(names)
+    part = np.array([sorted_names.index(name) for name in names], np.int32)[parts.indices.to_numpy()][by_uid]
+    times = rows["times"].to_numpy()[by_uid].astype(np.int32)
+    by_source = {one["values"]: one["counts"] for one in pc.value_counts(rows["source"]).to_pylist()}
+    return Chosen(found[by_uid], times, part, tuple(sorted_names)), by_source
+
+
+def _pieces(run: Run, chosen: Chosen, ingests: Sequence[str]) -> Pieces:
+    """Return where the chosen pairs lie, in their order; the tables are read file by file.
+
+    Raises StageFailed where one is not stored.
+    """
+    count = len(chosen.keys)
+    of, offsets, sizes = np.full(count, -1, np.int32), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    shards: dict[str, int] = {}
+    for _, path in run.ledger.snapshot("samples", ingests):
+        with run.store.arrow(path) as stream:
+            rows = pq.read_table(stream, columns=["uid", "shard", "offset", "size"])
+        at, there = places(keys(rows["uid"]), chosen.keys)
+        mine, at = rows.filter(pa.array(there)), at[there]
+        names = mine["shard"].combine_chunks().dictionary_encode()
+        numbers = [shards.setdefault(name, len(shards)) for name in names.dictionary.to_pylist()]
+        of[at] = np.array(numbers, np.int32)[names.indices.to_numpy()]
+        offsets[at], sizes[at] = mine["offset"].to_numpy(), mine["size"].to_numpy()
+    if absent := int((of < 0).sum()):
+        first = texts(chosen.keys[of < 0][:1])[0]
+        raise StageFailed(f"{run.store.root}: {absent} pairs of the mixture are not stored ({first} is one)")
+    return Pieces(tuple(shards), chosen.keys, of, offsets, sizes)
+
+
+def tars(run: Run, job: Job, chosen: Chosen) -> tuple[list[Pieces], dict[str, float]]:
+    """Return where the pairs of each tar of an export lie, in order, and by the tar's name its upsampling factor."""
+    config = job.config
+    pieces = _pieces(run, chosen, [one.id for one in of_stage(job, "ingest")])
+    if config["repeat_as"] != "weights":
+        return [
+            pieces.take(at) for at in laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])
+        ], {}
+    layout = list(tars_of_parts(chosen, config["seed"], config["pairs_per_tar"]))
+    factors = {f"{number:08d}.tar": factor for number, (_, factor) in enumerate(layout)}
+    return [pieces.take(at) for at, _ in layout], factors
+
+
+def in_threads(
+    store: Store,
+    group: str,
+    units: Sequence[Unit],
+    work: Callable[[tuple[int, Pieces]], Output],
+    count: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Record]:
+    """Run units as `run_units` does, in threads of this process."""
+    with ThreadPoolExecutor(count, "export") as pool:
+        running = [pool.submit(run_unit, store, group, name, partial(work, payload)) for name, payload in units]
+        try:
+            for done, future in enumerate(as_completed(running)):
+                on_progress(done, len(units))
+                future.result()
+        except OSError as error:
+            raise StageFailed(f"{store.root}: {error}") from error
+        finally:
+            for future in running:
+                future.cancel()
+    on_progress(len(units), len(units))
+    done_units = finished_units(store, group)
+    return {name: done_units[name] for name, _ in units}
+
+
+def _export(run: Run, job: Job) -> None:
+    started = datetime.now(UTC)
+    folder = export_folder(job)
+    chosen, by_source = _chosen(run, of_stage(job, "blend")[0].id)
+    tar_pieces, factors = tars(run, job, chosen)
+    units = [(f"tar-{number:08d}", (number, pieces)) for number, pieces in enumerate(tar_pieces)]
+    work = partial(copy_tar, run.store, job.id, job.name, folder)
+    task = run.task(f"exporting {job.name}", "tars")
+    size = sum(int(one.sizes.sum()) for _, (_, one) in units)
+    if count := threads(master_of(run.experiment.file.spark), size):
+        records = in_threads(run.store, job.id, units, work, count, task)
+    else:
+        records = run_units(run.spark, run.store, job.id, units, work, task)
+    written = [record.facts for record in records.values()]
+    said = about(run, job, chosen.pairs(), by_source, factors)
+    digests = {}
+    for name, data in papers(said, written).items():
+        run.store.write(f"{folder}/{name}", data)
+        digests[f"{folder}/{name}"] = hashlib.sha256(data).hexdigest()
+    files = [file for record in records.values() for file in record.files[job.id]]
+    facts = {"folder": folder, "digest": export_digest(written), "files": digests, "about": said}
+    run.finish([(job, files, facts)], started, [job.id])

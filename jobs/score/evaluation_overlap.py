@@ -1,0 +1,107 @@
+"""The nearest evaluation image of each pair."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from filters.signals.evaluation_overlap import Nearest, Pictures
+from jobs.score.corpus_tables import Made, signal_frame, written
+from jobs.score.evaluation_index import Kept, kept, opened
+from jobs.spark.frames import frame
+from jobs.workflow.plan import Job
+from jobs.workflow.runner import Run
+from pipeline.errors import StageFailed
+from pipeline.ledger.data_files import DataFile
+from pipeline.ledger.schemas import TABLES, signal_table
+from pipeline.shards.tar_format import BLOCK
+from pipeline.storage.store import Store
+
+_PLACE = ("uid", "shard", "offset", "jpg_bytes")
+
+
+def stored_images(store: Store, rows: pa.Table) -> Pictures:
+    """Return what reads the images of rows (uid, shard, offset, jpg_bytes), each alone, by its range of the shard."""
+
+    def give(numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
+        wanted = rows.select(_PLACE).take(pa.array(numbers)).to_pylist()
+        for shard, members in groupby(wanted, key=itemgetter("shard")):
+            with store.open(shard) as stream:
+                for row in members:
+                    stream.seek(row["offset"] + BLOCK)
+                    yield _decoded(stream.read(row["jpg_bytes"]), f"{shard}: {row['uid']}")
+
+    return give
+
+
+def _decoded(jpg: bytes, where: str) -> npt.NDArray[np.uint8]:
+    try:
+        image = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # no bytes at all
+        image = None
+    if image is None:
+        raise StageFailed(f"{where}: expected the JPEG that was stored, found {len(jpg)} bytes that are none")
+    return np.asarray(image, np.uint8)
+
+
+def searched(
+    signal: Nearest, store: Store, indexes: Sequence[Kept], batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the signal's rows of batches of (uid, source, pdq, image_embedding) and where the images lie."""
+    for batch in batches:
+        if batch.num_rows:
+            rows = pa.Table.from_batches([batch])
+            opened_here = [opened(store, index) for index in indexes]
+            yield from signal.compute(rows, opened_here, stored_images(store, rows)).to_batches()
+
+
+def _pairs(run: Run, signal: Nearest) -> DataFrame:
+    """Return every stored pair, with its fingerprint and embedding where it has them; by shard, if images are read."""
+    samples = frame(
+        run.spark,
+        run.ledger,
+        "samples",
+        TABLES["samples"],
+        ["uid", "source", *_PLACE[1:]],
+        [one.id for one in run.plan.ingests()],
+    )
+    prints = signal_frame(run, signal.pdq, ["uid", "pdq"])
+    rows = samples.join(prints, "uid", "left").join(
+        signal_frame(run, signal.clip, ["uid", "image_embedding"]), "uid", "left"
+    )
+    if signal.align:
+        parts = int(run.spark.conf.get("spark.sql.shuffle.partitions"))
+        rows = rows.repartition(parts, "shard").sortWithinPartitions("shard", "offset")
+    return rows
+
+
+def score(run: Run, job: Job, signal: Nearest) -> Made:
+    """Compute the signal; raise StageFailed where an index is not as it was built, or a pair would be lost."""
+    needed = run.plan.indexes(job.name)
+    indexes = kept(run, needed)
+    search = partial(searched, signal, run.store, indexes)
+    found = _pairs(run, signal).mapInArrow(search, from_arrow_schema(run.schema(signal_table(job.name))))
+    files = written(run, job, found)
+    stored = sum(row.rows.get("samples", 0) for one in run.plan.ingests() if (row := run.ledger.finished(one.id)))
+    if (rows := sum(file.rows for file in files)) != stored:
+        raise StageFailed(f"signals.{job.name}: found {rows} rows, expected the {stored} pairs that are stored")
+    return files, {"indexes": [index.folder for index in indexes], "nulls": _nulls(run.store, files)}
+
+
+def _nulls(store: Store, files: Sequence[DataFile]) -> dict[str, int]:
+    """Return how many pairs have no distance, no cosine, no alignment: for want of a print, a vector, a candidate."""
+    counts: dict[str, Any] = dict.fromkeys(("pdq_distance", "cosine", "aligned"), 0)
+    for file in files:
+        with store.arrow(f"tables/{file.table}/{file.path}") as stream:
+            rows = pq.read_table(stream, columns=list(counts))
+        counts = {name: count + rows[name].null_count for name, count in counts.items()}
+    return counts

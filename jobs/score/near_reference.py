@@ -1,0 +1,66 @@
+"""Near a reference: the set's images are embedded and clustered once, then each file of embeddings is compared."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters.signals.clusters import Centres
+from filters.signals.near_reference import Reference, ReferenceImages, reference_columns
+from jobs.score.clusters import opened_centres, read_embeddings, table_files
+from jobs.score.corpus_tables import Made
+from jobs.spark.staging import once, write_batches
+from jobs.spark.tasks import run_units
+from jobs.workflow.plan import Job, model_reference
+from jobs.workflow.runner import Run
+from pipeline.errors import StageFailed
+from pipeline.evaluation.datasets import open_set
+from pipeline.evaluation.zero_shot import embed_set
+from pipeline.ledger.schemas import signal_table
+from pipeline.ledger.work_units import Output
+from pipeline.models.clip import load
+from pipeline.storage.store import Store
+
+SCHEMA = pa.schema([("key", pa.string()), ("cluster", pa.int32()), ("embedding", pa.binary())])
+
+
+def _embed(run: Run, job: Job, signal: Reference, folder: str, path: str) -> dict[str, Any]:
+    """Embed the set's images, give each to its cluster, and stage them."""
+    run.task("embedding reference images", "sets")(0, 1)
+    model = load(model_reference(run.store, job.local["model"]))
+    keys, vectors = embed_set(open_set(job.name, Path(signal.images)), model)
+    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        raise StageFailed(f"{job.name}: images: {signal.images}: an embedding has no direction (NaN or zero)")
+    images = ReferenceImages.of(keys, vectors, Centres.open(run.store.local_folder(folder)))
+    embeddings = pa.array([row.tobytes() for row in images.embeddings], pa.binary())
+    table = pa.table([images.keys, pa.array(images.clusters), embeddings], schema=SCHEMA)
+    write_batches(run.store, path, SCHEMA, table.to_batches())
+    return {"reference_images": len(keys), "reference_clusters": len(np.unique(images.clusters))}
+
+
+def _find(store: Store, job: str, name: str, folder: str, images: str, path: str) -> Output:
+    """Return the signal's rows of one file of embeddings."""
+    with store.arrow(images) as stream:
+        held = pq.read_table(stream).combine_chunks()
+    embeddings = np.frombuffer(b"".join(held["embedding"].to_pylist()), "<f2").reshape(held.num_rows, -1)
+    reference = ReferenceImages(held["cluster"].to_numpy(), embeddings, held["key"].combine_chunks())
+    rows, there, vectors = read_embeddings(store, path)
+    columns = reference_columns(reference, Centres.open(store.local_folder(folder)), vectors, there)
+    near = int(columns["near_reference"].to_pandas().eq(True).sum())
+    table = pa.table([*rows.columns, *columns.columns], names=[*rows.column_names, *columns.column_names])
+    return Output({job: {signal_table(name): table}}, {"near": near})
+
+
+def score(run: Run, job: Job, signal: Reference) -> Made:
+    """Compute the signal."""
+    folder, images = opened_centres(run, signal.clusters), f"staging/{job.id}/images.parquet"
+    embed = partial(_embed, run, job, signal, folder, images)
+    facts = once(run.store, job.id, "embedded", embed)
+    units = [(f"found-{path}", path) for path in table_files(run, signal.clip)]
+    work = partial(_find, run.store, job.id, job.name, folder, images)
+    done = run_units(run.spark, run.store, job.id, units, work, run.task("finding reference images", "files"))
+    files = [file for record in done.values() for file in record.files[job.id]]
+    return files, facts | {"near": sum(record.facts["near"] for record in done.values())}

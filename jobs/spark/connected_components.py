@@ -1,0 +1,95 @@
+"""Connected components of a graph of strings, in Spark or in the driver: both give the same rows.
+
+In Spark by alternating large-star and small-star (Kiveris et al. 2014, "Connected Components in MapReduce and Beyond",
+algorithms 1 and 2): each step keeps the components, and ends in stars whose centre is a component's smallest string,
+after about the square of the logarithm of the largest component's size. The edges between two steps are staged, which
+cuts Spark's plan and lets a run that was killed go on from the last step.
+"""
+
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from filters.search.connected_components import components
+from jobs.spark.frames import opened
+from jobs.spark.staging import Staged, once, read, stage, write_batches
+from pipeline.errors import StageFailed
+from pipeline.storage.store import Store
+
+EDGES = pa.schema([("left", pa.string()), ("right", pa.string())])
+
+
+GROUPS = pa.schema([("member", pa.string()), ("group", pa.string())])
+
+
+IN_DRIVER = 4_000_000
+"""Edges up to which the driver joins them: with their strings they take it less than 1 GB."""
+
+
+MOST_STEPS = 100
+
+
+def _neighbours(edges: DataFrame) -> DataFrame:
+    """Return both directions of each edge, with the smaller of `left` and its smallest neighbour as `least`."""
+    both = edges.union(edges.select(F.col("right"), F.col("left")))
+    least = both.groupBy("left").agg(F.min("right").alias("least"))
+    return both.join(least, "left").withColumn("least", F.least("left", "least"))
+
+
+def large_star(edges: DataFrame) -> DataFrame:
+    """Return edges that link each node's larger neighbours to its smallest neighbour, or to itself if it is less."""
+    larger = _neighbours(edges).filter("right > left")
+    return larger.select(F.col("right").alias("left"), F.col("least").alias("right")).distinct()
+
+
+def small_star(edges: DataFrame) -> DataFrame:
+    """Return edges that link each node and its smaller neighbours to the smallest of these."""
+    down = edges.select(F.greatest("left", "right").alias("left"), F.least("left", "right").alias("right"))
+    least = down.groupBy("left").agg(F.min("right").alias("least"))
+    joined = down.join(least, "left")
+    others = joined.filter("right != least").select(F.col("right").alias("left"), F.col("least").alias("right"))
+    return others.union(least.select(F.col("left"), F.col("least").alias("right"))).distinct()
+
+
+def are_stars(edges: DataFrame) -> bool:
+    """Tell whether every node has one edge to a smaller one, or only edges from larger ones."""
+    ends = edges.select(F.col("left").alias("node"), F.lit(1).alias("out"), F.lit(0).alias("into"))
+    ends = ends.union(edges.select(F.col("right"), F.lit(0), F.lit(1)))
+    counts = ends.groupBy("node").agg(F.sum("out").alias("out"), F.sum("into").alias("into"))
+    return not counts.filter("out > 1 or (out = 1 and into > 0)").limit(1).count()
+
+
+def _checked(edges: DataFrame) -> dict[str, Any]:
+    return {"stars": are_stars(edges)}
+
+
+def in_spark(spark: SparkSession, store: Store, group: str, edges: DataFrame) -> DataFrame:
+    """Return (member, group) of each node of `edges` (left, right) but for those that are their group's name.
+
+    Its steps are staged in `group`. Raises StageFailed where it does not end.
+    """
+    for step in range(MOST_STEPS):
+        staged = stage(small_star(large_star(edges)), store, group, f"stars-{step:03d}")
+        edges = opened(spark, store, staged.files, EDGES)
+        if once(store, group, f"stars-{step:03d}-checked", partial(_checked, edges))["stars"]:
+            return edges.select(F.col("left").alias("member"), F.col("right").alias("group"))
+    raise StageFailed(f"{store.root}: connected components: expected stars after {MOST_STEPS} steps")
+
+
+def in_driver(spark: SparkSession, store: Store, group: str, edges: Staged) -> DataFrame:
+    """Return what `in_spark` returns."""
+    table = read(store, edges.files, EDGES)
+    found = components(table["left"], table["right"])
+    path = f"staging/{group}/components.parquet"
+    write_batches(store, path, GROUPS, found.to_batches())
+    return opened(spark, store, [path], GROUPS).filter("member != group")
+
+
+def connected(spark: SparkSession, store: Store, group: str, edges: Staged) -> tuple[DataFrame, str]:
+    """Return (member, group) of the nodes of staged edges as `in_spark` does, and where they were joined."""
+    if edges.rows <= IN_DRIVER:
+        return in_driver(spark, store, group, edges), "driver"
+    return in_spark(spark, store, group, opened(spark, store, edges.files, EDGES)), "spark"

@@ -1,0 +1,94 @@
+"""Rows that a corpus signal keeps between its steps: Parquet files under `staging/<job>/`, gone when it is done."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark import TaskContext
+from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from pipeline.ledger.work_units import Record, record_path
+from pipeline.storage.store import Store
+
+GROUP_ROWS = 1 << 16
+"""Rows of one row group, the least that is read at once."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Files of one table, each with rows, in the order of the partitions that wrote them; and the rows of all."""
+
+    files: tuple[str, ...]
+    rows: int
+
+
+def fresh_path(group: str, name: str, suffix: str) -> str:
+    """Return a path in the staging of `group` that no other attempt of any task has."""
+    return f"staging/{group}/{name}/{uuid.uuid4().hex}.{suffix}"
+
+
+def write_batches(store: Store, path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Write batches as one Parquet file as they come, holding one row group of them; return the number of rows."""
+    held: list[pa.RecordBatch] = []
+    rows = waiting = 0
+    with store.create(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for batch in batches:
+            held.append(batch)
+            rows, waiting = rows + batch.num_rows, waiting + batch.num_rows
+            if waiting >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(held, schema))
+                held, waiting = [], 0
+        if held:
+            writer.write_table(pa.Table.from_batches(held, schema))
+    return rows
+
+
+def _write(
+    store: Store, group: str, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    # Spark marks literals as never null; the schema says what is stored
+    full = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches if batch.num_rows)
+    path = fresh_path(group, name, "parquet")
+    rows = write_batches(store, path, schema, full)
+    made = {"partition": TaskContext.get().partitionId(), "path": path, "rows": rows}
+    yield pa.RecordBatch.from_pydict({"file": [json.dumps(made)]})
+
+
+def once(store: Store, group: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the facts of the step `name` of `group`: from its record where it is done, else what `make` returns."""
+    path = record_path(group, name)
+    if store.exists(path):
+        return Record.from_json(store.read(path)).facts
+    facts = make()
+    store.write(path, Record(name, {}, facts).to_json().encode())
+    return facts
+
+
+def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
+    """Write a DataFrame as the step `name` of `group`, a file for each partition, unless it was written before."""
+
+    def make() -> dict[str, Any]:
+        plain = to_arrow_schema(frame.schema)
+        schema = pa.schema([pa.field(field.name, field.type) for field in plain])
+        told = frame.mapInArrow(partial(_write, store, group, name, schema), "file string").collect()
+        made = sorted((json.loads(row["file"]) for row in told), key=lambda file: int(file["partition"]))
+        return {"files": [file["path"] for file in made if file["rows"]], "rows": sum(file["rows"] for file in made)}
+
+    facts = once(store, group, name, make)
+    return Staged(tuple(facts["files"]), int(facts["rows"]))
+
+
+def read(store: Store, files: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return staged files, or only some of their columns, as one table."""
+    wanted = pa.schema([schema.field(name) for name in columns or schema.names])
+    parts = []
+    for path in files:
+        with store.arrow(path) as stream:
+            parts.append(pq.read_table(stream, columns=wanted.names).cast(wanted))
+    return pa.concat_tables(parts) if parts else wanted.empty_table()

@@ -1,0 +1,1 @@
+"""The workflow: an experiment, its plan of jobs, and the runner."""

@@ -1,0 +1,115 @@
+"""A rehearsal: decisions and a mixture derived as they would be, from what is there, and then forgotten.
+
+Its jobs run as any others do, under ids of their own, but nothing is committed: what they write is seen through a
+ledger that lays it over the store's, and removed at the end. What a killed one leaves no job owns, and
+`cuvee verify --prune` removes it.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+from jobs.workflow.experiment import Experiment
+from jobs.workflow.plan import Job
+from jobs.workflow.progress import Display
+from jobs.workflow.runner import Run
+from pipeline.errors import InputError
+from pipeline.ledger.data_files import DataFile
+from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.storage.store import Store
+
+REHEARSED = ("decide", "blend")
+
+
+TABLES_OF = {"decide": "decisions", "blend": "mixtures"}
+
+
+class OverLedger(Ledger):
+    """A ledger with files and jobs on top that were never committed."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._over: dict[str, JobRow] = {}
+        self._files: list[tuple[str, str, str]] = []
+
+    def lay(self, row: JobRow, files: Sequence[DataFile]) -> None:
+        """Show a job as finished, with its files."""
+        self._over[row.job] = row
+        self._files += [(file.table, row.job, f"tables/{file.table}/{file.path}") for file in files]
+
+    def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
+        """Return the files of the store's newest version and those on top."""
+        wanted = None if jobs is None else set(jobs)
+        over = [(job, path) for name, job, path in self._files if name == table and (wanted is None or job in wanted)]
+        return sorted(super().snapshot(table, wanted) + over)
+
+    def finished(self, job: str) -> JobRow | None:
+        """Return a job's row, on top or in the store."""
+        return self._over.get(job) or super().finished(job)
+
+
+class Rehearsal(Run):
+    """A run that commits nothing; use it with `with`."""
+
+    def __init__(self, experiment: Experiment, display: Display) -> None:
+        super().__init__(experiment, display)
+        self.over = self.ledger = OverLedger(self.store)
+        self._mark = f"rehearsal {uuid.uuid4().hex}"
+        self._jobs: dict[str, Job] = {}
+
+    def __enter__(self) -> "Rehearsal":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for job in self._jobs.values():
+            self.store.remove(f"tables/{TABLES_OF[job.stage]}/job={job.id}")
+            self.store.remove(f"staging/{job.id}")
+        self.close()
+
+    def finish(
+        self,
+        made: Sequence[tuple[Job, Sequence[DataFile], dict[str, Any]]],
+        started: datetime,
+        staging: Sequence[str] = (),
+    ) -> None:
+        """Lay jobs over the ledger."""
+        now = datetime.now(UTC)
+        for job, files, facts in made:
+            rows = {file.table: sum(one.rows for one in files if one.table == file.table) for file in files}
+            needs = sorted(other.id for other in job.needs)
+            told = (job.config, needs, job.code, dict[str, str](), facts)
+            self.over.lay(JobRow(job.id, job.stage, job.name, started, now, rows, *told), files)
+
+    def mixture(self, name: str) -> Job:
+        """Derive a mixture, and the decisions that it stands on, from the signals that are there; return its job.
+
+        Raises InputError where a signal, or anything else before the decisions, is not there.
+        """
+        wanted = self.plan.blend(name)
+        if missing := sorted(set(self._missing(wanted))):
+            raise InputError(
+                f"{self.experiment.path}: mixtures.{name}: replay computes nothing but decisions, and these are not "
+                f"there with these settings: {', '.join(missing)}; `cuvee score` makes them"
+            )
+        job = self._rehearsed(wanted)
+        for one in self._jobs.values():
+            import_module(f"jobs.{one.stage}").execute(self, [one])
+        return job
+
+    def _missing(self, job: Job) -> Iterable[str]:
+        if job.stage in REHEARSED:
+            for other in job.needs:
+                yield from self._missing(other)
+        elif self.ledger.finished(job.id) is None:
+            yield f"{job.stage} {job.name}"
+
+    def _rehearsed(self, job: Job) -> Job:
+        """Return a job under an id that no run has, and those that it needs; they are kept in their order."""
+        if job.stage not in REHEARSED:
+            return job
+        if job.id not in self._jobs:
+            needs = tuple(self._rehearsed(other) for other in job.needs)
+            self._jobs[job.id] = Job(job.stage, job.name, job.config, needs, self._mark, job.local)
+        return self._jobs[job.id]

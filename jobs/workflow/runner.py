@@ -1,0 +1,226 @@
+"""Runs a plan: job after job, each once, resuming where an earlier run ended."""
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.workflow.experiment import Experiment
+from jobs.workflow.plan import Job, Plan
+from jobs.workflow.progress import Display, Task
+from jobs.workflow.stages import PRELOADED, STAGES, run_stage
+from pipeline.core.code_version import archive_digest
+from pipeline.errors import SomeFailed, StageFailed
+from pipeline.ledger.data_files import DataFile
+from pipeline.ledger.journal import refuse_unfinished
+from pipeline.ledger.schemas import TABLES
+from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.operations.openlineage import record
+from pipeline.operations.prometheus import Monitor
+from pipeline.provenance.funnel import failed_for_now
+from pipeline.storage.store_lock import held
+
+SHAPING = (
+    "pyspark",
+    "webdataset",
+    "img2dataset",
+    "open_clip_torch",
+    "pyarrow",
+    "faiss-cpu",
+    "torch",
+    "deltalake",
+    "pdqhash",
+)
+"""Packages whose versions shape results; they are kept with every job."""
+
+
+def versions() -> dict[str, str]:
+    """Return what is kept of the packages with every job; of Cuvée, where it runs from a zip, the zip's SHA-256.
+
+    Which code a result stands on is in its job's own `code`, by which a run resumes, from wherever it is launched.
+    """
+    archive = archive_digest()
+    return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
+
+
+class Run:
+    """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
+
+    def __init__(
+        self, experiment: Experiment, display: Display, retry_failed: bool = False, monitor: Monitor | None = None
+    ) -> None:
+        self.experiment = experiment
+        self.store = experiment.store
+        self.ledger = Ledger(self.store)
+        self.plan = Plan(experiment, self.ledger, self._failed if retry_failed else None)
+        self.display = display
+        self.todo: Sequence[Job] = ()
+        self.hosts: dict[str, str] = dict(experiment.file.ingest.hosts)
+        self.monitor = monitor or Monitor(experiment.file.metrics, experiment.name)
+        self._exit = ExitStack()
+        self._tombstones = self.ledger.version("tombstones")
+
+    def _failed(self, jobs: list[str]) -> bool:
+        return bool(failed_for_now(self.ledger, jobs))
+
+    @cached_property
+    def spark(self) -> Any:
+        """The Spark session, started at the first use."""
+        from jobs.spark.session import start
+
+        self.display.say("  starting Spark")
+        preload = dict.fromkeys(name for job in self.todo for name in PRELOADED.get(job.stage, ()))
+        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", list(preload))
+        self._exit.callback(session.stop)
+        return session
+
+    def task(self, label: str, unit: str) -> Task:
+        """Return a progress task."""
+        return self.display.task(label, unit)
+
+    def close(self) -> None:
+        """Stop Spark if it was started."""
+        self._exit.close()
+
+    def schema(self, table: str) -> pa.Schema:
+        """Return a table's schema; a signal's is uid, source and its columns."""
+        if table in TABLES:
+            return TABLES[table]
+        columns = self.experiment.signals[table.removeprefix("signals_")].columns()
+        return pa.schema([pa.field("uid", pa.string()), pa.field("source", pa.string()), *columns])
+
+    def finish(
+        self,
+        made: Sequence[tuple[Job, Sequence[DataFile], dict[str, Any]]],
+        started: datetime,
+        staging: Sequence[str] = (),
+    ) -> None:
+        """Commit jobs' files, a Delta commit for each table, and then their rows in `jobs`, all in one commit.
+
+        `staging` names the passes whose completion records are no longer needed after that. Raises StageFailed, and
+        removes what was made, where a takedown came in between: it may be about a pair that the jobs have read.
+        """
+        if self.ledger.version("tombstones") != self._tombstones:
+            written = [f"tables/{file.table}/{file.path}" for _, files, _ in made for file in files]
+            for path in (*(f"staging/{group}" for group in staging), *written):
+                self.store.remove(path)
+            raise StageFailed(f"{self.store.root}: a takedown came in between; run again")
+        rows = []
+        for job, files, facts in made:
+            tables: dict[str, list[DataFile]] = {}
+            for file in files:
+                tables.setdefault(file.table, []).append(file)
+            for table, parts in sorted(tables.items()):
+                self.ledger.commit(job.id, table, self.schema(table), parts)
+            counts = {table: sum(part.rows for part in parts) for table, parts in tables.items()}
+            rows.append(_row(job, started, counts, facts))
+        self.ledger.finish(rows)
+        for row in rows:
+            named = {job.id: f"{job.stage}.{job.name}" for one, _, _ in made for job in one.needs}
+            inputs = [named.get(other, other) for other in row.inputs]
+            record(self.store, row, inputs)
+        self.monitor.jobs(self.store, [(row, files) for row, (_, files, _) in zip(rows, made, strict=True)])
+        for group in staging:
+            self.store.remove(f"staging/{group}")
+
+
+def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, Any]) -> JobRow:
+    return JobRow(
+        job=job.id,
+        stage=job.stage,
+        name=job.name,
+        started=started,
+        finished=datetime.now(UTC),
+        rows=counts,
+        config=job.config,
+        inputs=sorted(other.id for other in job.needs),
+        code=job.code,
+        versions=versions(),
+        facts=facts,
+    )
+
+
+def _batches(run: Run, jobs: Sequence[Job], lost: Collection[str]) -> Iterator[tuple[str, list[Job]]]:
+    """Yield (stage, jobs that can run now): the earliest stage that has any goes first; until all are finished, but for
+    those of which the id is in `lost` and those that need one.
+    """
+    while pending := [job for job in jobs if run.ledger.finished(job.id) is None]:
+        unfinished = {job.id for job in pending}
+        ready = [
+            job for job in pending if job.id not in lost and not any(other.id in unfinished for other in job.needs)
+        ]
+        if not ready:
+            return
+        stage = min((job.stage for job in ready), key=STAGES.index)
+        yield stage, [job for job in ready if job.stage == stage]
+
+
+@contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Turn what Spark wraps into one line that names the stage; the whole account goes to the log, at level DEBUG."""
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except PySparkException as error:
+        from jobs.spark.tasks import cause
+
+        logging.getLogger(__name__).debug("%s failed", stage, exc_info=True)
+        raise StageFailed(f"{stage}: {cause(error)}") from error
+
+
+def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False, wait: float = 0.0) -> Run:
+    """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing.
+
+    With `retry_failed`, what was fetched before and failed for reasons that pass is tried again. Another command that
+    works on the store is waited for, so many seconds.
+    """
+    monitor = Monitor(experiment.file.metrics, experiment.name)
+    with monitor.run(until):
+        experiment.store.check_writable()
+        with held(experiment.store, wait):
+            refuse_unfinished(experiment.store)
+            return _executed(experiment, until, display, retry_failed, monitor)
+
+
+def _executed(experiment: Experiment, until: str, display: Display, retry_failed: bool, monitor: Monitor) -> Run:
+    run = Run(experiment, display, retry_failed, monitor)
+    try:
+        if experiment.file.web is not None:
+            from jobs.workflow.demo_web import publish
+
+            publish(experiment.file.web, display)
+        jobs = run.plan.until(until)
+        run.todo = [job for job in jobs if run.ledger.finished(job.id) is None]
+        had = len(jobs) - len(run.todo)
+        if had == len(jobs):
+            again = ", and no failure is one that another attempt may change" if retry_failed else ""
+            display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")
+        elif had:
+            display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
+        failed, lost = list[tuple[str, str]](), set[str]()
+        for stage, ready in _batches(run, jobs, lost):
+            names = ", ".join(sorted({job.name for job in ready}))
+            about = names if len(names) <= 100 else f"{len(ready)} jobs"
+            monitor.stage = stage
+            try:
+                with display.stage(stage, about), _named(stage):
+                    run_stage(stage)(run, ready)
+            except SomeFailed as error:
+                failed.append((stage, str(error)))
+                display.say(f"  {error}; what does not need them goes on")
+                lost |= {job.id for job in ready if run.ledger.finished(job.id) is None}
+                continue
+            if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
+                raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")
+        if failed:
+            monitor.stage = failed[0][0]  # the first that failed, though later ones went on
+            raise StageFailed("; ".join(said for _, said in failed))
+    finally:
+        run.close()
+    return run

@@ -1,0 +1,1 @@
+"""What the evaluated models show: trends, ranking, error analysis, contamination."""

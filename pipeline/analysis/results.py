@@ -1,0 +1,303 @@
+"""The types of what the analyses find, as the report's JSON has them: robustness, calibration, classes, mistakes.
+
+Accuracies and confidences are fractions between 0 and 1. Of the error analysis, the model is the mixture's of the
+largest size and the first seed; `model` is its training's name.
+"""
+
+from typing import TypedDict
+
+
+class ReliabilityBin(TypedDict):
+    """The images whose confidence is above `low` and at most `high`: their number and their share of all.
+
+    `accuracy` and their mean `confidence` are None where there are none.
+    """
+
+    low: float
+    high: float
+    images: int
+    share: float
+    accuracy: float | None
+    confidence: float | None
+
+
+class Calibration(TypedDict):
+    """A model's reliability diagram on the reference or a natural shift, as `pipeline.evaluation.metrics.reliability`
+    has it.
+
+    `ece` (0 to 1), `nll` (nats) and `brier` (0 to 2) are those of the table `evaluations`.
+    """
+
+    set: str
+    mixture: str
+    model: str
+    images: int
+    ece: float
+    nll: float
+    brier: float
+    bins: list[ReliabilityBin]
+
+
+class ClassAccuracies(TypedDict):
+    """A model's accuracy on each class of `ClassDrops.classes`, in that order, on the reference and on the shift."""
+
+    mixture: str
+    model: str
+    reference: list[float]
+    shift: list[float]
+
+
+class ClassDrops(TypedDict):
+    """The classes that have images on the reference and on a natural shift, and the models' accuracies on each.
+
+    `reference_images` and `shift_images` count the images of each class; `left_out` names the shift's other classes.
+    """
+
+    set: str
+    classes: list[str]
+    left_out: list[str]
+    reference_images: list[int]
+    shift_images: list[int]
+    mixtures: list[ClassAccuracies]
+
+
+class Mistake(TypedDict):
+    """A wrongly answered image: its key in the set, its class and the predicted one.
+
+    `thumbnail` is a JPEG data URL, None where the image was refused; then `refused` says why.
+    """
+
+    key: str
+    label: str
+    predicted: str
+    thumbnail: str | None
+    refused: str
+
+
+class Mistakes(TypedDict):
+    """How many of a natural shift's images a model answers wrongly, and some of them to look at, chosen by hash."""
+
+    set: str
+    mixture: str
+    model: str
+    images: int
+    wrong: int
+    examples: list[Mistake]
+
+
+class RobustnessPoint(TypedDict):
+    """One mixture's accuracy on the reference and a shift, and its effective robustness (fractions)."""
+
+    mixture: str
+    reference: float
+    shift: float
+    effective: float | None
+
+
+class Robustness(TypedDict):
+    """One shift: the line fitted through its points after the probit transform of both accuracies."""
+
+    set: str
+    slope: float | None
+    intercept: float | None
+    r2: float | None
+    points: list[RobustnessPoint]
+
+
+class Estimate(TypedDict):
+    """A number with its 95 % bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class TrendModel(TypedDict):
+    """One trained model on the reference and a shift (fractions); `size` counts training pairs.
+
+    `effective` is its effective robustness from the baseline's line, None where there is no line.
+    """
+
+    model: str
+    mixture: str
+    size: int
+    seed: int
+    reference: float
+    shift: float
+    effective: Estimate | None
+
+
+class Baseline(TypedDict):
+    """The line that effective robustness is measured from, on probit axes, and the models that it was fitted on."""
+
+    fitted_on: list[str]
+    slope: float
+    intercept: float
+    r2: float
+    draws: int
+
+
+class BandPoint(TypedDict):
+    """A mixture's line and the ends of its 95 % band at one accuracy on the reference (fractions)."""
+
+    reference: float
+    line: float
+    low: float
+    high: float
+
+
+class TrendGroup(TypedDict):
+    """One mixture's line over its ladder of sizes; slope and intercept are of probit axes."""
+
+    mixture: str
+    models: int
+    slope: Estimate
+    intercept: Estimate
+    band: list[BandPoint]
+
+
+class Trend(TypedDict):
+    """All models on one shift, natural or synthetic. `without` names mixtures that have no line of their own; `why`
+    says why there is no baseline. `moved` counts accuracies of 0 or 1 that were moved inside by half an image.
+    """
+
+    set: str
+    kind: str
+    axis: str
+    moved: int
+    baseline: Baseline | None
+    why: str
+    models: list[TrendModel]
+    groups: list[TrendGroup]
+    without: list[str]
+
+
+class Ladder(TypedDict):
+    """Accuracy on a set of a mixture in one size: the mean over its seeds, the least and the greatest (fractions)."""
+
+    set: str
+    mixture: str
+    size: int
+    seeds: int
+    mean: float
+    least: float
+    most: float
+
+
+class Standing(TypedDict):
+    """A mixture on a set: the mean accuracy of its models of the largest size, and how far it is behind the first.
+
+    `behind` is the first's mean less this one's (fraction), None for the first itself. `effective` is the mean
+    effective robustness of all its models from the baseline's line; None on the reference, or where there is no line.
+    `kind` is "reference", "natural" or "synthetic".
+    """
+
+    set: str
+    kind: str
+    mixture: str
+    size: int
+    seeds: int
+    accuracy: Estimate
+    behind: Estimate | None
+    effective: Estimate | None
+
+
+class Filtered(TypedDict):
+    """What a filter did on one shift: `mixture` is `plain` with it, and both were trained.
+
+    `reference` and `accuracy` are the mixture's mean accuracy less the other's, on the reference and under the shift.
+    `moved` is its models' mean distance from the other's line (fraction), of which `extrapolated` lie beyond that
+    line's range on the reference.
+    """
+
+    set: str
+    kind: str
+    mixture: str
+    plain: str
+    reference: Estimate
+    accuracy: Estimate
+    moved: Estimate | None
+    extrapolated: int
+
+
+class Mixed(TypedDict):
+    """Output mixing: the ensemble of the sources' models, from the same line as the mixture; `gain` is how far it lies
+    above the mixture (fractions).
+    """
+
+    effective: Estimate
+    verdict: str
+    gain: Estimate
+
+
+class Forecast(TypedDict):
+    """The mixture's line as its sources' lines and shares foretell it: `weights` by source, and by how much the
+    mixture's models missed it (fraction). `within` says whether the noise of images and seeds alone explains the miss;
+    `why` says why there is no forecast.
+    """
+
+    why: str
+    weights: dict[str, Estimate]
+    miss: Estimate | None
+    within: bool | None
+
+
+class Dilution(TypedDict):
+    """What became of a mixture's robustness on one shift, as `pipeline.robustness.dilution` says it.
+
+    `sources` are mixtures of one source each, `best` the one of them whose line is the mixture's measure; `effective`
+    is the mixture's mean distance from that line (fraction).
+    """
+
+    set: str
+    kind: str
+    mixture: str
+    sources: list[str]
+    best: str
+    effective: Estimate
+    verdict: str
+    extrapolated: int
+    margin: Estimate | None
+    span: str
+    ensemble: Mixed | None
+    forecast: Forecast
+
+
+class Contamination(TypedDict):
+    """What a mixture and an evaluation set have in common, by the thresholds of the filter against it.
+
+    Of the mixture's `pairs`, `copies` resemble one of the set's `images`, of which `copied_images` are resembled.
+    `accuracy` is that of the mixture's models (the mean over its seeds), and without those images (None: there are no
+    others).
+    """
+
+    mixture: str
+    set: str
+    pairs: int
+    copies: int
+    images: int
+    copied_images: int
+    accuracy: float
+    accuracy_without: float | None
+
+
+class Cost(TypedDict):
+    """What the trainings of a mixture cost: how many there were, their samples, and wall seconds, each on its own."""
+
+    mixture: str
+    trainings: int
+    samples: int
+    seconds: float
+
+
+class Tuned(TypedDict):
+    """What the search for a mixture's recipe found: `values` by key, its loss on pairs that were held out and that of
+    the recipe as it is written (None where it diverged), of so many trials.
+    """
+
+    mixture: str
+    trials: int
+    diverged: int
+    values: dict[str, float]
+    loss: float
+    written: float | None

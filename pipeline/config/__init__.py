@@ -1,0 +1,1 @@
+"""The experiment file: frozen sections, checked when they are built."""

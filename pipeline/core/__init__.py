@@ -1,0 +1,1 @@
+"""Foundations: uids, digests, code versions, seeded sampling, processes, hardware."""

@@ -1,0 +1,63 @@
+"""Credentials in URLs: which URLs hold one, and what is kept of such a URL."""
+
+import re
+from urllib.parse import parse_qsl
+
+_SECRET_QUERY_KEYS = frozenset(
+    [
+        "signature",
+        "sig",
+        "x-amz-signature",
+        "x-amz-credential",
+        "x-amz-security-token",
+        "x-goog-signature",
+        "x-goog-credential",
+        "awsaccesskeyid",
+        "access_token",
+        "token",
+        "auth",
+        "apikey",
+        "api_key",
+        "key-pair-id",
+        "policy",
+        "password",
+        "secret",
+        "sv",
+        "se",
+        "sp",
+    ]
+)
+
+
+_URL_PARTS = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
+"""RFC 3986, appendix B: scheme, authority, path, query of any text; `urlsplit` raises for some that hold a secret."""
+
+
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+
+
+def _url_parts(url: str) -> tuple[str, str, str, str]:
+    found = _URL_PARTS.fullmatch(url)
+    return tuple(part or "" for part in found.groups()) if found else ("", "", "", "")  # type: ignore[return-value]
+
+
+def holds_secret(url: str) -> bool:
+    """Tell whether `url` carries a credential: user:password@, or a query field by which signed URLs are known.
+
+    Such a URL is never written to a ledger, log or report; `without_secret` is what is kept in its place.
+    """
+    _, authority, _, query = _url_parts(url)
+    if "@" in authority:
+        return True
+    return any(key.lower() in _SECRET_QUERY_KEYS for key, _ in parse_qsl(query, keep_blank_values=True))
+
+
+def without_secret(url: str) -> str:
+    """Return `url` without user, password, query and fragment."""
+    scheme, authority, path, _ = _url_parts(url)
+    return f"{scheme}://{authority.rpartition('@')[2]}{path}"
+
+
+def redacted(text: str) -> str:
+    """Return `text` with every URL in it that holds a secret replaced by what `without_secret` leaves of it."""
+    return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)

@@ -1,0 +1,1 @@
+"""Evaluation of models: zero-shot, probes, retrieval, corruptions, metrics, predictions."""

@@ -1,0 +1,1 @@
+"""Training tars of a mixture, and the documents beside them."""

@@ -1,0 +1,63 @@
+"""What an exception of a request stands for: whose fault it was, and whether it passes."""
+
+import errno
+import socket
+import ssl
+
+import aiohttp
+
+from pipeline.fetch.addresses import AddressRefused
+from pipeline.fetch.urls import UrlRefused
+from pipeline.outcomes import Attempt
+
+KEEP_ALIVE = 4.0
+"""Seconds that an idle connection is kept: less than servers keep theirs (Apache and Node: 5), so that few requests
+meet a closing one, and few enough that the idle ones do not use up this process's files."""
+
+
+_NO_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+
+
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+"""This machine has no room for another connection."""
+
+
+def named(error: Exception) -> Attempt:
+    """Return the outcome that an exception of a request stands for."""
+    causes = _causes(error)
+    for cause in causes:
+        if isinstance(cause, AddressRefused):
+            return Attempt("address_refused", detail=str(cause))
+        if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) and cause.errno in _OURS:
+            # once the idle connections are closed, there is room
+            return Attempt("out_of_files", detail=f"{cause.errno} {cause.strerror}", retry_after=KEEP_ALIVE)
+    if isinstance(error, TimeoutError):
+        return Attempt("timeout", detail="no whole answer in time")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError):
+        return Attempt("bad_certificate", detail=str(getattr(error, "certificate_error", error)))
+    if isinstance(error, UrlRefused):
+        return Attempt("url_refused", detail=str(error))
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | ValueError):
+        return Attempt("url_refused", detail=type(error).__name__)  # its message is the URL
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return _unresolved(error.os_error)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return Attempt("connection", detail=type(causes[-1] if len(causes) > 1 else error).__name__)
+    return Attempt("unforeseen", detail=f"{type(error).__name__}: {error}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and what caused it, the nearest first."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or getattr(cause, "os_error", None)
+    return found
+
+
+def _unresolved(error: OSError) -> Attempt:
+    """Return the outcome of a name without an address; name servers that do not answer say nothing of the name."""
+    if isinstance(error, socket.gaierror) and error.errno not in _NO_NAME:
+        return Attempt("connection", detail=f"name servers: {error.strerror}")
+    return Attempt("unknown_host", detail="the name does not resolve")

@@ -1,0 +1,1 @@
+"""Images: what is stored of a body, perceptual hashes, thumbnails."""

@@ -1,0 +1,1 @@
+"""From a shard's published rows to its tar."""

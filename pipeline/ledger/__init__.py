@@ -1,0 +1,1 @@
+"""The ledger: Delta tables, their schemas, their data files, and the graph of jobs."""

@@ -1,0 +1,31 @@
+"""."""
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class Keys:
+    """Values to look for in a column: few by Arrow, which builds its table anew for each batch, many by Python."""
+
+    FEW = 4096
+    """Values up to which Arrow is quicker, beside as many as the column has: its table is then the lesser part."""
+
+    def __init__(self, values: Collection[str]) -> None:
+        self.values = frozenset(values)
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    @cached_property
+    def _array(self) -> pa.Array:
+        return pa.array(sorted(self.values), pa.string())
+
+    def within(self, column: Any) -> pa.Array:
+        """Return which entries of a string column are among the values, as booleans."""
+        if len(self.values) <= self.FEW + len(column):
+            return pc.is_in(column, self._array)
+        return pa.array([value in self.values for value in column.to_pylist()], pa.bool_())

@@ -1,0 +1,74 @@
+"""Units of work that survive a kill: each leaves a completion record, written last, and is skipped where it lies.
+
+A job is split into units (a shard, a tar, a partition). A task runs a unit and writes its rows as Parquet files
+and then its record, `staging/<job>/<unit>.json`, which names them. When all units of a job have a record, the
+driver commits the files. A run that was killed finds the records and does only what is missing; the files of a
+unit without a record are in no snapshot and are found by `cuvee verify`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.ledger.data_files import DataFile, write_rows
+from pipeline.storage.store import Store
+
+_SAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a unit made: for each job it served, the rows of each table; and facts for its record (counts, say)."""
+
+    rows: Mapping[str, Mapping[str, pa.Table]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A unit's completion record: the files it wrote for each job, and its facts."""
+
+    unit: str
+    files: dict[str, list[DataFile]]
+    facts: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Record":
+        """Return the record that `to_json` wrote."""
+        plain = json.loads(text)
+        files = {job: [DataFile(**file) for file in files] for job, files in plain["files"].items()}
+        return cls(plain["unit"], files, plain["facts"])
+
+
+def record_path(group: str, unit: str) -> str:
+    """Return where the completion record of `unit` lies; `group` is the id of the pass that it is part of."""
+    return f"staging/{group}/{_SAFE.sub('_', unit)}.json"
+
+
+def run_unit(store: Store, group: str, unit: str, work: Callable[[], Output]) -> Record:
+    """Run one unit unless its record is there; write its rows, then its record. Called in tasks."""
+    path = record_path(group, unit)
+    if store.exists(path):
+        return Record.from_json(store.read(path))
+    output = work()
+    files = {
+        job: [write_rows(store, job, table, rows) for table, rows in tables.items()]
+        for job, tables in output.rows.items()
+    }
+    record = Record(unit, files, output.facts)
+    store.write(path, record.to_json().encode())
+    return record
+
+
+def finished_units(store: Store, group: str) -> dict[str, Record]:
+    """Return the records of the units that are done, by unit."""
+    records = [Record.from_json(store.read(path)) for path in store.files(f"staging/{group}") if path.endswith(".json")]
+    return {record.unit: record for record in records}

@@ -1,0 +1,1 @@
+"""What a mixture is made of: parts, quotas, and differences between two mixtures."""

@@ -1,0 +1,1 @@
+"""What operators look at: OpenLineage events, Prometheus metrics, the cost model."""

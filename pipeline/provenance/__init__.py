@@ -1,0 +1,1 @@
+"""Where every pair came from and went: funnel, trace, verification."""

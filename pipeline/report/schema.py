@@ -1,0 +1,197 @@
+"""The report's numbers, as they lie in the JSON beside the page.
+
+Any list may be empty: a report can be written after every stage, and then says what is not there yet.
+Accuracies are fractions between 0 and 1, times are seconds, sizes are bytes, everything else is a count.
+`shape_robustness` holds what is said of robustness, `shape_closeup` what is said of one model of each mixture.
+"""
+
+from typing import TypedDict
+
+from pipeline.analysis.results import (
+    Calibration,
+    ClassDrops,
+    Contamination,
+    Cost,
+    Dilution,
+    Filtered,
+    Ladder,
+    Mistakes,
+    Robustness,
+    Standing,
+    Trend,
+    Tuned,
+)
+
+#: One stage of one source's funnel: `stage` is "ingest" or "filter:<name>", `dropped` counts pairs by reason.
+Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
+
+
+class SourceFunnel(TypedDict):
+    """What became of one source's published rows, stage after stage."""
+
+    source: str
+    published: int
+    stages: list[Stage]
+
+
+class FilterRule(TypedDict):
+    """One filter as the experiment wrote it, and what it did over all sources."""
+
+    name: str
+    rule: str
+    kept: int
+    dropped: int
+
+
+class Resemblance(TypedDict):
+    """The picture a pair was found to resemble: `what` says which, `thumbnail` is a JPEG data URL, None where ingest
+    would refuse the image.
+    """
+
+    what: str
+    thumbnail: str | None
+
+
+class Example(TypedDict):
+    """One pair to look at. `thumbnail` is a JPEG data URL; `scores` are its signals by name."""
+
+    uid: str
+    source: str
+    caption: str
+    kept: bool
+    reason: str
+    scores: dict[str, float | str | None]
+    thumbnail: str
+    resembles: Resemblance | None
+
+
+class Training(TypedDict):
+    """The training of one mixture: `seconds` of wall clock, `samples_seen` with repeats."""
+
+    id: str
+    samples_seen: int
+    seconds: float
+    checkpoint_sha256: str
+    model: str
+    outcome: str
+
+
+class Mixture(TypedDict):
+    """One mixture: `pairs` counts repeats, `distinct` does not; `by_source` sums to `pairs`."""
+
+    name: str
+    pairs: int
+    distinct: int
+    by_source: dict[str, int]
+    export_digest: str
+    training: Training | None
+
+
+class EvaluationSet(TypedDict):
+    """One evaluation set; `chance` is the accuracy of guessing (fraction)."""
+
+    name: str
+    images: int
+    classes: int
+    chance: float
+
+
+class Result(TypedDict):
+    """Zero-shot accuracy of one mixture on one set, with its 95 % Clopper-Pearson interval (fractions)."""
+
+    mixture: str
+    set: str
+    n: int
+    correct: int
+    top1: float
+    low: float
+    high: float
+
+
+class Evaluation(TypedDict):
+    """All accuracies; `reference` names the set the others are shifts of."""
+
+    reference: str
+    sets: list[EvaluationSet]
+    results: list[Result]
+
+
+class SelfCheck(TypedDict):
+    """One comparison with the planted truth."""
+
+    what: str
+    found: str
+    expected: str
+    ok: bool
+
+
+class Job(TypedDict):
+    """One job: its id (64 hex digits), wall-clock seconds and the rows it appended to each table."""
+
+    stage: str
+    job: str
+    seconds: float
+    rows: dict[str, int]
+    finished: str
+
+
+class SourceFile(TypedDict):
+    """One published metadata file; `bytes` is its size."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
+class SourceOrigin(TypedDict):
+    """Where one source came from and under which licence."""
+
+    source: str
+    files: list[SourceFile]
+    licence: str
+
+
+class EvaluationDigest(TypedDict):
+    """The digest of one evaluation set."""
+
+    name: str
+    sha256: str
+
+
+class Provenance(TypedDict):
+    """What the numbers rest on: jobs, package versions, file digests, Delta table versions."""
+
+    jobs: list[Job]
+    versions: dict[str, str]
+    sources: list[SourceOrigin]
+    evaluation_sets: list[EvaluationDigest]
+    tables: dict[str, int]
+
+
+class Report(TypedDict):
+    """Everything the page shows. `made_at` is ISO 8601; `answer` holds a few computed sentences."""
+
+    experiment: str
+    title: str
+    made_at: str
+    question: str
+    answer: list[str]
+    funnel: list[SourceFunnel]
+    filters: list[FilterRule]
+    examples: list[Example]
+    mixtures: list[Mixture]
+    evaluation: Evaluation
+    robustness: list[Robustness]
+    standings: list[Standing]
+    filtered: list[Filtered]
+    trends: list[Trend]
+    ladder: list[Ladder]
+    dilution: list[Dilution]
+    contamination: list[Contamination]
+    tuning: list[Tuned]
+    cost: list[Cost]
+    calibration: list[Calibration]
+    classes: list[ClassDrops]
+    mistakes: list[Mistakes]
+    self_check: list[SelfCheck]
+    provenance: Provenance

@@ -1,0 +1,1 @@
+"""WebDataset tars: written, read, and rewritten without some of their pairs."""

@@ -1,0 +1,33 @@
+"""Digests of the files that a job reads, which are part of its id."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.digests import stream_sha256
+from pipeline.errors import InputError
+from pipeline.storage.object_store import failures, opened, told
+
+
+def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return name, SHA-256 and size in bytes of each file (path to name); where it lies shapes nothing."""
+    found = []
+    for path, name in paths.items():
+        try:
+            with opened(path) as stream:
+                sha256, size = stream_sha256(stream)
+        except failures() as error:
+            raise InputError(f"{path}: cannot be read: {told(error)}") from None
+        found.append({"file": name, "sha256": sha256, "bytes": size})
+    return found
+
+
+def folder_digest(folder: Path) -> str:
+    """Return SHA-256 over the names and digests of the files in a folder."""
+    lines = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as stream:
+                lines.append(f"{path.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,195 @@
+"""Files that lie elsewhere: S3 as the standard AWS environment describes it, its errors as one line, listings, ranges.
+
+Endpoint, region, credentials and profiles are found by botocore (AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION,
+AWS_ACCESS_KEY_ID, AWS_PROFILE, roles …) and said alike to s3fs and to deltalake, which by itself would read some of
+them and others not: a profile's endpoint, or AWS_EC2_METADATA_DISABLED. Nothing of this is kept in a store or pickled
+to tasks: each process asks its own environment.
+"""
+
+import glob
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from pipeline.errors import InputError
+
+SCHEMES = ("s3", "s3a")
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says. `endpoint` is empty where it is Amazon's own."""
+
+    endpoint: str
+    region: str
+    session: Any = field(repr=False)
+
+
+def settings() -> Settings:
+    """Return what this process's environment says now."""
+    return _resolved(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+
+
+@cache
+def _resolved(environment: tuple[tuple[str, str], ...]) -> Settings:
+    import botocore.session
+
+    session = botocore.session.get_session()
+    region = dict(environment).get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
+    endpoint = session.create_client("s3", region_name=region).meta.endpoint_url
+    amazon = (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return Settings("" if amazon else endpoint, region, session)
+
+
+def is_s3(url: str) -> bool:
+    """Tell whether a URL is one of S3."""
+    return url.partition("://")[0] in SCHEMES
+
+
+def fs_options(url: str) -> dict[str, Any]:
+    """Return fsspec's options for a URL, none of them secret: s3fs finds the credentials by botocore itself.
+
+    Listings are never cached: what other processes write must be seen.
+    """
+    if not is_s3(url):
+        return {}
+    found = settings()
+    options: dict[str, Any] = {"use_listings_cache": False, "client_kwargs": {"region_name": found.region}}
+    return options | ({"endpoint_url": found.endpoint} if found.endpoint else {})
+
+
+def opened(path: str) -> Any:
+    """Return a file of a source to be opened for reading bytes, by `with` or by its `open()`, wherever it lies."""
+    return fsspec.open(path, "rb", **fs_options(path))
+
+
+def delta_options(url: str) -> dict[str, str] | None:
+    """Return deltalake's options for a URL, None where it needs none; raise botocore's error without credentials.
+
+    A commit is a conditional put (If-None-Match), so of two writers of a version one is refused and tries the next.
+    Both names of the endpoint are given, as deltalake would take the other one from the environment.
+    """
+    if not is_s3(url):
+        return None
+    from botocore.exceptions import NoCredentialsError
+
+    found = settings()
+    credentials = found.session.get_credentials()
+    if credentials is None:
+        raise NoCredentialsError
+    frozen = credentials.get_frozen_credentials()
+    options = {
+        "aws_access_key_id": frozen.access_key,
+        "aws_secret_access_key": frozen.secret_key,
+        "aws_region": found.region,
+        "aws_conditional_put": "etag",
+    }
+    if frozen.token:
+        options["aws_session_token"] = frozen.token
+    if found.endpoint:
+        options |= {"aws_endpoint_url": found.endpoint, "aws_endpoint_url_s3": found.endpoint}
+        if found.endpoint.startswith("http://"):
+            options["allow_http"] = "true"
+    return options
+
+
+def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return the errors that a file system raises, and `more`; botocore's are no OSErrors."""
+    botocore: Any = sys.modules.get("botocore.exceptions")
+    found = (botocore.BotoCoreError, botocore.ClientError) if botocore else ()
+    return (OSError, *found, *more)
+
+
+def told(error: Exception) -> str:
+    """Return what an error says on one line: S3's own words out of deltalake's coloured tree, no user of a URL."""
+    text = _ANSI.sub("", str(error))
+    code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
+    if code and message:
+        text = f"{message[1]} ({code[1]})"
+    elif isinstance(error, OSError) and error.strerror and not text.startswith("Kernel error"):
+        text = error.strerror
+    elif "↳" in text:  # the outermost and the innermost of the nested causes
+        causes = [line.strip(" ↳") for line in text.splitlines() if line.strip(" ↳")]
+        text = f"{causes[0]}: {causes[-1]}"
+    return _USERINFO.sub("…@", " ".join(text.split())) or type(error).__name__
+
+
+def matching(pattern: str) -> list[str]:
+    """Return the files that a glob matches, sorted: of this machine, or URLs where it is one; none where none does.
+
+    Raises InputError where an object store cannot be listed. A URL of the web is taken as it is: nothing lists it.
+    """
+    if "://" not in pattern:
+        return sorted(glob.glob(pattern))
+    if pattern.startswith(("http://", "https://")):
+        return [pattern]
+    try:
+        fs, path = fsspec.core.url_to_fs(pattern, **fs_options(pattern))
+        found = fs.glob(path, detail=True)
+    except FileNotFoundError:
+        return []
+    except failures() as error:
+        raise InputError(f"{pattern}: cannot be listed ({told(error)})") from None
+    return sorted(str(fs.unstrip_protocol(name)) for name, about in found.items() if about["type"] == "file")
+
+
+class Ranges(io.RawIOBase):
+    """An object that is read by ranges: short ones where the reader jumps about, long ones where it reads on.
+
+    `fetch` returns the bytes from a start to an end. s3fs's own file fetches 50 MB behind every jump.
+    """
+
+    LEAST, MOST = 256 << 10, 8 << 20
+
+    def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
+        self._size, self._fetch = size, fetch
+        self._position, self._end, self._step = 0, -1, self.LEAST
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; return the new position."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readall(self) -> bytes:
+        """Return all that is left, asked for at once."""
+        data = self._fetch(self._position, self._size) if self._position < self._size else b""
+        self._position = self._end = self._position + len(data)
+        return data
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at most as many bytes as the buffer holds; return how many, 0 at the end."""
+        self._step = min(4 * self._step, self.MOST) if self._position == self._end else self.LEAST
+        end = min(self._position + min(len(buffer), self._step), self._size)
+        if end <= self._position:
+            return 0
+        data = self._fetch(self._position, end)
+        buffer[: len(data)] = data
+        self._position = self._end = self._position + len(data)
+        return len(data)

@@ -1,0 +1,216 @@
+"""Who works on a store: one command at a time that writes, and the others wait or are told who it is.
+
+Each asks by a file of its own, `locks/<name>.json`, and looks who else has one; alone, it holds the store. As names are
+never used twice, and as everybody looks after having written, no two can both find themselves alone, on any file
+system or object store that lists what was written; nothing is taken over in place. Of several that ask at once, the
+first by name stays and the others withdraw.
+
+A file whose process is gone is removed: known at once where that was a process of this machine, and else by its
+beat, which stands still. The lock keeps schedules apart and says whom to wait for; it is not what keeps tables whole
+(commits do), so a machine that slept through its beat does no harm there.
+"""
+
+import json
+import os
+import random
+import shlex
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.core.redaction import redacted
+from pipeline.errors import StageFailed
+from pipeline.storage.store import Store
+
+FOLDER = "locks"
+
+
+BEAT = 60.0
+"""Seconds between two beats of a holder."""
+
+
+LEASE = 900.0
+"""Seconds without a beat after which a process of another machine is held to be gone."""
+
+
+_LOOK = 0.2
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds or asks for a store. `place` tells machines (and their boots and containers) apart, `start`
+    two processes of one id; `beat` is in seconds since 1970.
+    """
+
+    name: str
+    host: str
+    place: str
+    pid: int
+    start: str
+    since: str
+    command: str
+    beat: float
+    held: bool = False
+
+    def gone(self) -> bool:
+        """Tell whether the process is known to have ended, or has not been heard of for long."""
+        silent = time.time() - self.beat > LEASE
+        if self.place != _place():
+            return silent
+        start = _start_of(self.pid)
+        return silent if start is None else start != self.start
+
+    def told(self) -> str:
+        """Return who it is, for a person."""
+        return f"process {self.pid} on {self.host} since {self.since}: {self.command}"
+
+
+def _place() -> str:
+    """Return what tells this machine, its boot and its container from others; process ids mean something within it."""
+    boot, container = "", ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        container = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {container}"
+
+
+def _start_of(pid: int) -> str | None:
+    """Return when a process began, in the kernel's ticks; "" where it has ended, reaped or not; None where it is there
+    and nothing is told of it, as of another user's where /proc is mounted so.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if said[0] in "ZX" else said[19]
+
+
+def _path(name: str) -> str:
+    return f"{FOLDER}/{name}.json"
+
+
+def _write(store: Store, holder: Holder) -> None:
+    for left in reversed(range(5)):
+        try:
+            store.write(_path(holder.name), json.dumps(asdict(holder)).encode())
+        except FileNotFoundError:  # another removed the folder, which was empty, just then
+            if not left:
+                raise
+        else:
+            return
+
+
+def others(store: Store, name: str = "") -> list[Holder]:
+    """Return who else holds or asks for the store, those aside that are gone, whose files are removed."""
+    found = []
+    for path in store.files(FOLDER):
+        if not path.endswith(".json") or path == _path(name):
+            continue
+        try:
+            one = Holder(**json.loads(store.read(path)))
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError):
+            raise StageFailed(f"{store.uri(path)}: expected who holds the store, found something else") from None
+        if one.gone():
+            _remove(store, path)
+        else:
+            found.append(one)
+    return sorted(found, key=lambda one: one.name)
+
+
+@contextmanager
+def held(store: Store, wait: float = 0.0) -> Iterator[None]:
+    """Hold the store. Raises StageFailed, with who has it, where another does and goes on for `wait` seconds."""
+    new = store.local and not os.path.exists(store.path(""))
+    own = _asked(store, time.monotonic() + wait)
+    stop = threading.Event()
+    beating = threading.Thread(target=_beat, args=(store, own, stop), name=f"beat of {own.name}", daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beating.join()
+        _withdraw(store, own.name, new)
+
+
+def _asked(store: Store, deadline: float) -> Holder:
+    """Return this process as the store's holder, once it is."""
+    said, now = " ".join(map(_shown, sys.argv)), datetime.now(UTC)
+    own = Holder(
+        name=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        place=_place(),
+        pid=os.getpid(),
+        start=_start_of(os.getpid()) or "",
+        since=now.isoformat(" ", "seconds"),
+        command=redacted(said)[:200],
+        beat=now.timestamp(),
+    )
+    told = False
+    while True:
+        own = replace(own, name=uuid.uuid4().hex, beat=time.time())
+        _write(store, own)
+        try:
+            there = others(store, own.name)
+            while there and not any(one.held for one in there) and own.name < there[0].name:
+                time.sleep(_LOOK)  # they see this one, and withdraw
+                there = others(store, own.name)
+            if not there:
+                own = replace(own, held=True)
+                _write(store, own)
+                return own
+        except BaseException:
+            _withdraw(store, own.name)
+            raise
+        _withdraw(store, own.name)
+        holding = [one for one in there if one.held]
+        if holding and time.monotonic() >= deadline:
+            raise StageFailed(f"{store.root}: held by {holding[0].told()}; to wait for it: --wait SECONDS")
+        if holding and not told:
+            sys.stderr.write(f"cuvee: {store.root}: waiting for {holding[0].told()}\n")
+            told = True
+        time.sleep(_LOOK * random.uniform(1, 2))  # noqa: S311
+
+
+def _shown(argument: str) -> str:
+    return Path(argument).name if argument == sys.argv[0] else shlex.quote(argument)
+
+
+def _beat(store: Store, own: Holder, stop: threading.Event) -> None:
+    while not stop.wait(BEAT):
+        with suppress(StageFailed, OSError):  # the next one may get through
+            if not store.exists(_path(own.name)):
+                return  # taken for gone: a file that came back would hold up whoever has the store now
+            _write(store, replace(own, beat=time.time()))
+            if any(one.held for one in others(store, own.name)):  # removed between the look and the writing
+                _remove(store, _path(own.name))
+                return
+
+
+def _withdraw(store: Store, name: str, root: bool = False) -> None:
+    """Remove a file, and where the store is a folder, what would be left of it: its folder; with `root`, the store."""
+    _remove(store, _path(name))
+    if store.local:
+        for folder in (FOLDER, "") if root else (FOLDER,):
+            with suppress(OSError):  # something is in it
+                os.rmdir(store.path(folder))
+
+
+def _remove(store: Store, path: str) -> None:
+    with suppress(FileNotFoundError):  # another was quicker
+        store.remove(path)

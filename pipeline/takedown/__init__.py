@@ -1,0 +1,1 @@
+"""Pairs taken out of a store for good."""

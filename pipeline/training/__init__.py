@@ -1,0 +1,1 @@
+"""Trainings: recipe, launcher, entry point, hyperparameter search."""

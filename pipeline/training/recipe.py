@@ -1,0 +1,153 @@
+"""What a training is asked to do, and the arguments by which `open_clip_train` is told so."""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.hardware import device_here, precision_here
+from pipeline.errors import InputError
+
+_OWN_FLAGS = frozenset(
+    [
+        "train-data",
+        "train-data-upsampling-factors",
+        "train-num-samples",
+        "dataset-type",
+        "model",
+        "batch-size",
+        "lr",
+        "wd",
+        "warmup",
+        "precision",
+        "seed",
+        "workers",
+        "epochs",
+        "device",
+        "logs",
+        "name",
+        "resume",
+        "pretrained",
+        "report-to",
+        "save-frequency",
+        "save-most-recent",
+        "dist-url",
+        "dist-backend",
+        "horovod",
+        "no-set-device-rank",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training is asked to do; `flags` are passed to open_clip_train as they are.
+
+    `samples_seen` are spread over `epochs` of one length, open_clip's own, after each of which it can go on.
+    `batch_size` is over all `processes`, `threads` are each process's. `device` and `precision` may be `auto`.
+    """
+
+    samples_seen: int
+    batch_size: int
+    lr: float
+    wd: float
+    warmup: int
+    precision: str
+    seed: int
+    threads: int
+    flags: Mapping[str, str | int | float | bool]
+    epochs: int = 1
+    device: str = "cpu"
+    processes: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch: as few as see `samples_seen` in full batches and epochs of one length."""
+        return -(-self.samples_seen // (self.batch_size * self.epochs))
+
+    @property
+    def samples(self) -> int:
+        """Samples that the whole run sees, `samples_seen` or a little more."""
+        return self.epochs * self.steps * self.batch_size
+
+
+def samples_of_passes(passes: int, pairs: int, batch_size: int) -> int:
+    """Return the samples of so many passes over an export: each gives its whole batches, as its loader does."""
+    return passes * (pairs // batch_size) * batch_size
+
+
+def check_flags(flags: Mapping[str, Any], where: str) -> None:
+    """Raise InputError for a flag that open_clip_train does not know or that the recipe sets itself."""
+    from open_clip_train.params import parse_args
+
+    for key, value in flags.items():
+        name = key.replace("_", "-")
+        if name in _OWN_FLAGS:
+            raise InputError(f"{where}.{key}: expected to be set by the recipe's own key, found among flags")
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):  # argparse prints its whole usage
+                parse_args(_flag(name, value))
+        except SystemExit:
+            cause = said.getvalue().strip().rpartition("error: ")[2]
+            raise InputError(f"{where}.{key}: {value!r}: open_clip_train refuses it: {cause}") from None
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if value is True:
+        return [f"--{name}"]
+    return [] if value is False else [f"--{name}", *str(value).split()]
+
+
+def weights(export: Path) -> dict[str, str]:
+    """Return the arguments by which tars are drawn by the manifest's factors; none where a pass reads each tar once."""
+    said = json.loads((export / "manifest.json").read_text("utf-8"))
+    if "upsampling_factors" not in said:
+        return {}
+    data = "::".join(f"{export}/{pattern}" for pattern in said["train_data"].split("::"))
+    return {"train-data": data, "train-data-upsampling-factors": said["upsampling_factors"]}
+
+
+def arguments(
+    recipe: Recipe,
+    tars: list[Path],
+    model: Path,
+    logs: Path,
+    weighted: Mapping[str, str] | None = None,
+    resume: Path | None = None,
+) -> list[str]:
+    """Return the arguments of `open_clip_train`; with `weighted` of an export, tars are drawn with replacement.
+
+    It keeps its state after each epoch in one file, which it replaces when the new one is whole; `resume` is that file.
+    """
+    device = device_here(recipe.device)
+    given = {
+        "train-data": "::".join(map(str, tars)),
+        "train-num-samples": recipe.steps * recipe.batch_size,
+        "dataset-type": "webdataset",
+        "model": f"local-dir:{model}",
+        "batch-size": recipe.batch_size // recipe.processes,
+        "lr": recipe.lr,
+        "wd": recipe.wd,
+        "warmup": recipe.warmup,
+        "precision": precision_here(recipe.precision, device),
+        "seed": recipe.seed,
+        "workers": 1,
+        "epochs": recipe.epochs,
+        "save-frequency": 0,
+        "device": device,
+        "logs": logs,
+        "name": "run",
+        "log-every-n-steps": max(1, recipe.epochs * recipe.steps // 50),
+    }
+    given |= weighted or {}
+    if resume:
+        given["resume"] = resume
+    if "log-every-n-steps" in {key.replace("_", "-") for key in recipe.flags}:
+        del given["log-every-n-steps"]
+    flags = [part for key, value in recipe.flags.items() for part in _flag(key.replace("_", "-"), value)]
+    flags += ["--dataset-resampled"] if weighted else []
+    return [part for key, value in given.items() for part in (f"--{key}", str(value))] + ["--save-most-recent", *flags]

@@ -1,0 +1,1 @@
+"""Trainings as Slurm job arrays."""

@@ -1,0 +1,147 @@
+"""Cells of published tables: as plain JSON values, as text, scores, hashes and face boxes."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import date, time
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.records import Box
+
+HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "pdq": 64}
+"""The hashes that a row may state of its image, with their lengths in hex digits."""
+
+
+MAX_UNREADABLE = 80
+"""How much is kept of a score that is no number, in characters."""
+
+
+_WHOLE = 2.0**63
+
+
+class BadCell(ValueError):
+    """A cell without which its row must not be used is not what it should be."""
+
+    def __init__(self, expected: str, found: Any) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.found = found if isinstance(found, str) else repr(found)
+
+
+def plain(value: Any) -> Any:
+    """Return a cell as a plain JSON value.
+
+    Text that is not UTF-8 gets U+FFFD; NaN and infinity are None, as JSON knows none; a decimal is a number; a time is
+    text as in ISO 8601.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, Decimal):
+        return plain(int(value) if value.is_finite() and value == value.to_integral_value() else float(value))
+    if isinstance(value, Mapping):
+        return {text(plain(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+def text(value: Any) -> str:
+    """Return a plain cell as text, "" for None; raise BadCell for a list or a struct.
+
+    Whole floats lose their ".0": pandas makes floats of an integer column that has nulls, ids among them.
+    """
+    if isinstance(value, list | dict):
+        raise BadCell("text or a number in a cell", value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
+        return str(int(value))
+    return "" if value is None else str(value)
+
+
+def number(value: Any) -> float | None:
+    """Return a plain cell as a finite number, None for an empty cell, NaN or infinity; raise ValueError for others."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
+        raise ValueError(f"expected a number, found {value!r}")  # Python alone reads 1_000 as one
+    try:
+        found = float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return None
+    return found if math.isfinite(found) else None
+
+
+def scored(cells: Mapping[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """Return the scores among plain cells: float64 as numbers, others as text; empty ones are left out.
+
+    A number that cannot be read is left out too: its first 80 characters stand under its name and "_unreadable".
+    """
+    found: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        value = cells.get(name)
+        try:
+            score = number(value) if pa.types.is_floating(kind) else text(value)
+        except ValueError:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            found[f"{name}_unreadable"] = shown[:MAX_UNREADABLE]
+            continue
+        if score is not None and score != "":
+            found[name] = score
+    return found
+
+
+def image_hashes(cells: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes among plain cells by their kind, as lower-case hex; empty cells are left out.
+
+    Raises BadCell where one is no hash: without it, an image that was exchanged would pass for the published one.
+    """
+    found = {}
+    for kind, digits in HEX_DIGITS.items():
+        if not (value := text(cells.get(kind)).strip().lower()):
+            continue
+        if len(value) != digits or set(value) - set("0123456789abcdef"):
+            raise BadCell(f"{kind} as {digits} hex digits", value)
+        found[kind] = value
+    return found
+
+
+def face_boxes(value: Any) -> tuple[Box, ...]:
+    """Return boxes [left, top, right, bottom], fractions of width and height, clipped to 0..1; JSON text is read.
+
+    Raises BadCell where a box is none: a face that cannot be located cannot be blurred, so its image must not be used.
+    A box that lies outside the image altogether is left out.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            raise BadCell("face boxes as JSON", value) from None
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise BadCell("a list of face boxes", value)
+    clipped = [_box(item) for item in value]
+    return tuple(box for box in clipped if box[0] < box[2] and box[1] < box[3])
+
+
+def _box(value: Any) -> Box:
+    numbers = [x for x in value if _finite(x)] if isinstance(value, list) and len(value) == 4 else []
+    if len(numbers) != 4:
+        raise BadCell("a face box of 4 finite numbers", value)
+    left, top, right, bottom = numbers
+    if not (left < right and top < bottom):
+        raise BadCell("a face box [left, top, right, bottom]", value)
+    left, top, right, bottom = (float(min(1, max(0, x))) for x in numbers)
+    return left, top, right, bottom
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)

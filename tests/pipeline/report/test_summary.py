@@ -1,0 +1,98 @@
+"""The answer's sentences: mixtures over their seeds, what is undecided said so, models at chance named or counted."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.analysis.ranking import compare
+from pipeline.analysis.results import Filtered, Standing
+from pipeline.analysis.trends import Answered, Shift
+from pipeline.report.schema import Evaluation, Result
+from pipeline.report.summary import NAMED, answer
+from tests.support.sample_report import grid
+
+SHIFTS = (Shift("photo", "reference", True), Shift("clipart", "natural"), Shift("sketch", "natural"))
+
+
+def evaluated(at_chance: int = 0, models: int = 20, shifts: tuple[str, ...] = ("sketch",)) -> Evaluation:
+    """Return so many models on a reference, all above chance there, the first of them not on the shift."""
+    results: list[Result] = []
+    for number in range(models):
+        for name in ("photo", *shifts):
+            top1 = 0.1 if name == "sketch" and number < at_chance else 0.5
+            one: Result = {
+                "mixture": f"m{number}",
+                "set": name,
+                "n": 100,
+                "correct": int(100 * top1),
+                "top1": top1,
+                "low": top1 - 0.05,
+                "high": top1 + 0.05,
+            }
+            results.append(one)
+    sets = [{"name": name, "images": 100, "classes": 10, "chance": 0.1} for name in ("photo", *shifts)]
+    return {"reference": "photo", "sets": sets, "results": results}  # type: ignore[typeddict-item]
+
+
+def told(
+    models: list[Answered], baseline: tuple[str, ...] = (), filters: tuple[tuple[str, str], ...] = ()
+) -> list[str]:
+    """Return the answer about made-up models."""
+    standings, filtered = list[Standing](), list[Filtered]()
+    for shift in SHIFTS:
+        rows, more = compare(models, "photo", shift, baseline, filters)
+        standings += rows
+        filtered += more if shift.name != "photo" else []
+    return answer(evaluated(shifts=("clipart", "sketch")), standings, filtered, [], baseline)
+
+
+@pytest.mark.parametrize(
+    ("at_chance", "said"),
+    [
+        (0, "Every model is above chance on every set by more than its 95 % interval."),
+        (2, "Not above chance by more than the 95 % interval: m0 on sketch, m1 on sketch."),
+        (NAMED + 1, f"Not above chance by more than the 95 % interval: {NAMED + 1} of 20 models on sketch."),
+    ],
+)
+def test_models_at_chance_are_named_or_counted(at_chance: int, said: str) -> None:
+    standings, _ = compare(grid(), "photo", SHIFTS[2])
+    assert said in answer(evaluated(at_chance), standings, [], [])
+
+
+def test_mixtures_are_compared_in_their_largest_sizes_over_their_seeds() -> None:
+    sentences = told(grid())
+    on_clipart = next(one for one in sentences if one.startswith("On the shift clipart"))
+    assert "yfcc is the most accurate (4,000 pairs, the mean of 3 seeds)" in on_clipart
+    assert "points [" in on_clipart
+    assert "undecided" not in on_clipart
+    on_sketch = next(one for one in sentences if one.startswith("On the shift sketch"))
+    assert on_sketch.endswith("; the interval holds 0, so the order of these two is undecided.")
+    assert not any("seed 0" in one or "another seed" in one for one in sentences)
+
+
+def test_robustness_is_measured_from_the_baseline_that_is_named() -> None:
+    [said] = [one for one in told(grid(), ("laion",)) if one.startswith("Measured from")]
+    assert said.startswith("Measured from the line of laion: yfcc is more robust on clipart, undecided on 1; ")
+    assert "laion is" not in said.replace("line of laion", "")
+    [said] = [one for one in told(grid()) if one.startswith("Measured from")]
+    assert said.startswith("Measured from the line through all models: laion is less robust on clipart")
+
+
+def test_a_filter_is_told_by_its_gain_and_by_the_line_of_what_it_was_put_on() -> None:
+    models = [replace(one, mixture="filtered") if one.mixture == "yfcc-laion-half" else one for one in grid()]
+    [said] = [one for one in told(models, filters=(("filtered", "laion"),)) if one.startswith("The filter")]
+    assert "changes laion's accuracy by " in said
+    assert " points [" in said
+    assert "it raises it on 1 of 2 shifts and lowers it on none; off laion's line it moves on clipart (above)." in said
+
+
+def test_single_models_have_the_exact_interval_and_no_line_of_their_own() -> None:
+    single = [one for one in grid() if one.size == 4000 and one.seed == 0]
+    rows, [row] = compare(single, "photo", SHIFTS[1], (), [("yfcc", "laion")])
+    assert row["moved"] is None
+    assert [one["seeds"] for one in rows] == [1, 1, 1]
+    assert rows[0]["behind"] is None
+    assert rows[0]["accuracy"]["low"] < rows[0]["accuracy"]["estimate"] < rows[0]["accuracy"]["high"]
+    sentences = told(single)
+    assert "pairs" not in " ".join(one for one in sentences if one.startswith("On the"))
+    assert "Each mixture was trained once: these intervals leave out what another seed would change." in sentences

@@ -1,0 +1,28 @@
+"""What a rule's parts must know of all pairs, measured on a view of a test's own; and Spark's settings for few rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from filters.rules.base import Rule
+from filters.rules.sql import considered, pool
+from filters.rules.statistics import Measured, measure, measured_first
+
+QUICK = {"spark.sql.shuffle.partitions": "1", "spark.sql.adaptive.enabled": "false"}
+
+
+def measured(spark: SparkSession, rule: Rule, view: str) -> Measured:
+    """Return what `filters.rules.statistics` finds for a rule in the rows of a view."""
+    found: dict[str, Any] = {}
+    for part in measured_first(rule):
+        [(signal, [column])] = part.own().items()
+        query = f"select uid, source, {signal}.{column} from {pool(part, view, found)} where {considered(part)}"
+        found[part.name] = measure(part, partial(_fold, spark.sql(query).toArrow()))
+    return found
+
+
+def _fold(rows: pa.Table, columns: Sequence[str], function: Callable[[Iterator[pa.Table]], Any]) -> Sequence[Any]:
+    return [function(iter([rows.select(columns)]))]
