@@ -20,8 +20,8 @@ from jobs.workflow.runner import Run
 from jobs.workflow.stages import CORPUS, INDEX, target
 from pipeline.core.digests import digest
 from pipeline.errors import StageFailed
-from pipeline.ledger.data_files import DataFile
-from pipeline.ledger.schemas import signal_table
+from pipeline.ledger.data_files import DataFile, filled
+from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.ledger.work_units import Output
 from pipeline.shards.tar_format import StoredPair, read_pairs
 from pipeline.storage.store import Store
@@ -109,7 +109,7 @@ def rows_of(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, An
     rows: list[dict[str, Any]] = []
     for path in paths:
         with store.arrow(path) as stream:
-            rows += pq.read_table(stream, filters=pc.field("shard") == shard).to_pylist()
+            rows += filled(pq.read_table(stream, filters=pc.field("shard") == shard), TABLES["samples"]).to_pylist()
     return rows
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from pipeline.ledger.data_files import filled
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 
@@ -43,18 +44,20 @@ def _read(
     store: Store,
     files: Sequence[str],
     count: int,
-    columns: Sequence[str],
+    schema: pa.Schema,
     where: Where,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    stored, wanted = list(dict.fromkeys([*columns, *where])), {name: pa.array(where[name]) for name in where}
+    wanted = {name: pa.array(where[name]) for name in where}
+    read = pa.schema([*schema, *(pa.field(name, wanted[name].type) for name in where if name not in schema.names)])
     for number in numbers(batches):
         for path in files[number::count]:
             with store.arrow(path) as stream:
-                for rows in pq.ParquetFile(stream).iter_batches(columns=stored, use_threads=False):
+                for batch in pq.ParquetFile(stream).iter_batches(columns=read.names, use_threads=False):
+                    rows = filled(batch, read)
                     for name, values in wanted.items():
                         rows = rows.filter(pc.is_in(rows[name], values))
-                    yield rows.select(columns)
+                    yield rows.select(schema.names)
 
 
 def opened(
@@ -62,7 +65,7 @@ def opened(
 ) -> DataFrame:
     """Return files of the store as a DataFrame of these columns, only the rows that `where` wants."""
     listed, count = chunks(spark, len(files))
-    read = partial(_read, store, files, count, schema.names, where or {})
+    read = partial(_read, store, files, count, schema, where or {})
     return listed.mapInArrow(read, from_arrow_schema(schema))
 
 

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from jobs.spark.frames import chunks, numbers
+from pipeline.ledger.data_files import filled
 from pipeline.ledger.uid_join import UID, joined, split
 from pipeline.storage.store import Store
 
@@ -36,19 +37,26 @@ class Side:
 
 
 def pieces(
-    store: Store, sides: Sequence[Side], parts: int, count: int, batches: Iterable[pa.RecordBatch]
+    store: Store,
+    sides: Sequence[Side],
+    schemas: Sequence[pa.Schema],
+    parts: int,
+    count: int,
+    batches: Iterable[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the PIECES of a task's chunks, of which there are `count`: each has a share of every table's files."""
     for first in numbers(batches):
         for number, side in enumerate(sides):
-            yield from _of_side(store, number, side, side.files[first::count], parts)
+            yield from _of_side(store, number, schemas[number], side.files[first::count], parts)
 
 
-def _of_side(store: Store, number: int, side: Side, files: Sequence[str], parts: int) -> Iterator[pa.RecordBatch]:
+def _of_side(
+    store: Store, number: int, schema: pa.Schema, files: Sequence[str], parts: int
+) -> Iterator[pa.RecordBatch]:
     held: list[pa.Table] = []
     for path in files:
         with store.arrow(path) as stream:
-            held.append(pq.ParquetFile(stream).read(["uid", *side.columns], use_threads=False))
+            held.append(filled(pq.ParquetFile(stream).read(schema.names, use_threads=False), schema))
         if sum(rows.num_rows for rows in held) >= SPLIT_ROWS:
             yield _pieces(number, held, parts)
             held = []
@@ -95,7 +103,7 @@ def side_by_side(
     fields += [pa.field(side.name, pa.struct(list(kinds[side.name]))) for side in sides]
     fields += [field for field, _ in more]
     listed, count = chunks(spark)
-    found = listed.mapInArrow(partial(pieces, store, everything, parts, count), from_arrow_schema(PIECES))
+    found = listed.mapInArrow(partial(pieces, store, everything, schemas, parts, count), from_arrow_schema(PIECES))
     names = [side.name for side in everything]
     lay = partial(_lay, names, schemas, [add for _, add in more])
     return found.repartitionById(parts, "part").mapInArrow(lay, from_arrow_schema(pa.schema(fields)))

@@ -192,8 +192,9 @@ def _write(store: Store, table: str, group: Sequence[Piece]) -> DataFile:
     with ThreadPoolExecutor(store.at_once) as pool:
         parts = list(pool.map(lambda piece: _read(store, f"tables/{table}/{piece.path}"), group))
     try:
-        rows = by_uid(pa.concat_tables(parts))
-    except pa.ArrowInvalid as error:
+        # an older file lacks the columns that came since
+        rows = by_uid(pa.concat_tables(parts, promote_options="default"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise StageFailed(f"{store.uri(f'tables/{table}')}: the files of one job differ ({told(error)})") from error
     if rows.num_rows != (said := sum(piece.rows for piece in group)):
         raise StageFailed(f"{store.uri(f'tables/{table}')}: read {rows.num_rows} rows, the ledger says {said}")

@@ -5,7 +5,7 @@ reading the others: by the least and the greatest uid of each file, which its co
 import json
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +30,9 @@ _HASHES = {"raw_sha256", "jpg_sha256"}
 
 _UNIQUE = {"uid", "url", "caption", "record_id", "offset", *_HASHES}
 """Columns whose values hardly repeat: a dictionary of them is as long as they are, and read first."""
+
+
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ def write_rows(store: Store, job: str, table: str, rows: pa.Table) -> DataFile:
     with store.create(full) as stream:
         pq.write_table(ordered, stream, row_group_size=GROUP, **encoded(ordered.schema))
     return DataFile(table, path, rows.num_rows, store.size(full), *span(ordered))
+
+
+def filled(rows: Rows, schema: pa.Schema) -> Rows:
+    """Return the columns of `schema` of some rows of a data file; a column that the file lacks is null.
+
+    An earlier version of cuvee wrote the file, which did not know the column.
+    """
+    names = set(rows.schema.names)
+    columns = [rows[field.name] if field.name in names else pa.nulls(len(rows), field.type) for field in schema]
+    kinds = [rows.schema.field(field.name) if field.name in names else field for field in schema]
+    made: Rows = type(rows).from_arrays(columns, schema=pa.schema(kinds))
+    return made
 
 
 def encoded(schema: pa.Schema) -> dict[str, Any]:

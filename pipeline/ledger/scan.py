@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.ledger.data_files import filled
 from pipeline.ledger.tables import Ledger, between
 
 BATCH = 1 << 16
@@ -36,9 +37,10 @@ def scan(ledger: Ledger, table: str, columns: Sequence[str]) -> Iterator[Scanned
 
 def scan_file(ledger: Ledger, job: str, path: str, columns: Sequence[str]) -> Iterator[Scanned]:
     """Yield these columns of one data file."""
+    schema = ledger.schema(path.split("/")[1], columns)
     with ledger.store.parquet(path) as file:
         for batch in file.iter_batches(BATCH, columns=list(columns), use_threads=False):
-            yield Scanned(job, path, batch.select(list(columns)))
+            yield Scanned(job, path, filled(batch, schema))
 
 
 def matching(
@@ -69,16 +71,21 @@ def rows_with(ledger: Ledger, table: str, columns: Sequence[str], values: Iterab
     if not wanted:
         return []
 
+    schema = ledger.schema(table)
+
     def look(file: tuple[str, str]) -> list[dict[str, Any]]:
         job, path = file
         with ledger.store.parquet(path) as opened:
-            return [{**row, "job": job} for row in _rows(opened, columns, wanted)]
+            return [{**row, "job": job} for row in _rows(opened, schema, columns, wanted)]
 
     with ThreadPoolExecutor(ledger.store.at_once) as pool:
         return [row for rows in pool.map(look, files) for row in rows]
 
 
-def _rows(file: pq.ParquetFile, columns: Sequence[str], wanted: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(
+    file: pq.ParquetFile, schema: pa.Schema, columns: Sequence[str], wanted: Sequence[str]
+) -> list[dict[str, Any]]:
+    columns = [name for name in columns if name in file.schema_arrow.names]  # a file of before the others has none
     places = [file.schema_arrow.get_field_index(name) for name in columns]
     found: list[dict[str, Any]] = []
     for group in range(file.num_row_groups):
@@ -91,7 +98,7 @@ def _rows(file: pq.ParquetFile, columns: Sequence[str], wanted: Sequence[str]) -
             here = _is_one_of(part[name], wanted)
             mask = here if mask is None else pc.or_kleene(mask, here)
         if pc.any(mask).as_py():
-            found += file.read_row_group(group, use_threads=False).filter(mask).to_pylist()
+            found += filled(file.read_row_group(group, use_threads=False).filter(mask), schema).to_pylist()
     return found
 
 

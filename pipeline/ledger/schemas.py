@@ -5,6 +5,14 @@ Delta knows neither float16 nor fixed-size lists, so an embedding is a `binary` 
 
 import pyarrow as pa
 
+SCHEMA_VERSION = 2
+"""The version of `TABLES`, raised when a column is added; it stands in the description of each Delta table.
+
+A table of an earlier version is read with nulls for the columns that it lacks, and has them added when it is written
+next. One of a later version is refused. Columns are added alone: none is renamed, and none changes its type.
+"""
+DESCRIPTION = "cuvee schema {}"
+
 S, I32, I64, F32, F64, B, BIN = (
     pa.string(),
     pa.int32(),

@@ -18,13 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import InputError, StageFailed
-from pipeline.ledger.data_files import DataFile
-from pipeline.ledger.schemas import TABLES
+from pipeline.ledger.data_files import DataFile, filled
+from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION, TABLES
 from pipeline.storage.object_store import failures, told
 from pipeline.storage.store import Store
 
@@ -91,16 +91,21 @@ class Ledger:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._stored: dict[str, pa.Schema] = {}  # of tables that were read, by which a signal's columns are known
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
         """Return the Delta table, or None where it has not been created yet; raise InputError where none can tell."""
         uri = self.store.uri(f"tables/{table}")
         try:
-            return DeltaTable(uri, version=version, storage_options=self.store.delta_options())
+            delta = DeltaTable(uri, version=version, storage_options=self.store.delta_options())
         except TableNotFoundError:
             return None
         except failures(DeltaError) as error:
             raise InputError(f"{uri}: the table cannot be opened ({told(error)})") from error
+        if (written := schema_version(delta)) > SCHEMA_VERSION:
+            said = f"written by a later version of cuvee: found schema {written}, expected {SCHEMA_VERSION} at most"
+            raise InputError(f"{uri}: {said}")
+        return delta
 
     def tables(self) -> list[str]:
         """Return the names of the tables that exist, sorted."""
@@ -147,35 +152,52 @@ class Ledger:
 
         `keep` makes of each file's rows what is kept in memory; it is called in several threads at once.
         """
-        kept = None if columns is None else [name for name in columns if name != "job"]
-        if kept is not None and table == "jobs":  # the one table in whose files the job is a column
-            kept.append("job")
+        files = self.snapshot(table, jobs)
+        schema = self.schema(table, columns)
 
-        def read(found: tuple[str, str]) -> pa.Table:
-            job, path = found
+        def read(file: tuple[str, str]) -> pa.Table:
+            job, path = file
             with self.store.arrow(path) as stream:
-                part = pq.ParquetFile(stream).read(kept, use_threads=False)  # a dataset's reader takes thrice as long
-            if missing := {*(kept or ())} - {*part.column_names}:
-                uri = self.store.uri(path)
-                raise InputError(f"{uri}: expected a column {min(missing)}, found none; of another version of cuvee?")
-            part = keep(part if kept is None else part.select(kept))
+                # a dataset's reader takes thrice as long
+                part = pq.ParquetFile(stream).read(schema.names, use_threads=False)
+            part = keep(filled(part, schema))
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             return part
 
         with ThreadPoolExecutor(self.store.at_once) as pool:
-            parts = list(pool.map(read, self.snapshot(table, jobs)))
-        if parts:
-            try:
-                return pa.concat_tables(parts)
-            except pa.ArrowInvalid:
-                odd = next(part for part in parts if part.schema != parts[0].schema)
-                said = f"found files of the columns {parts[0].column_names} and {odd.column_names}, expected the same"
-                uri = self.store.uri(f"tables/{table}")
-                raise InputError(f"{uri}: {said}; some are of another version of cuvee") from None
-        schema = TABLES.get(table, pa.schema([]))
-        fields = [field for field in schema if field.name != "job" and (kept is None or field.name in kept)]
-        return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()
+            parts = list(pool.map(read, files))
+        if not parts:
+            fields = [field for field in schema if field.name != "job"]
+            return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()
+        try:
+            return pa.concat_tables(parts)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            odd = next(part for part in parts if part.schema != parts[0].schema)
+            place = next(at for at, field in enumerate(odd.schema) if field != parts[0].schema.field(at))
+            kinds = f"{parts[0].schema.field(place).type} and {odd.schema.field(place).type}"
+            said = f"{odd.schema.names[place]}: found {kinds}, expected one type in all files"
+            raise InputError(f"{self.store.uri(f'tables/{table}')}: {said}") from None
+
+    def schema(self, table: str, columns: Sequence[str] | None = None) -> pa.Schema:
+        """Return the columns of a table's files, or these of them; `job` is one in the files of `jobs` alone.
+
+        Raises InputError where the table has no such column.
+        """
+        known = {field.name: field for field in TABLES.get(table, ())}
+        if (columns is None and not known) or not {*(columns or ())} <= known.keys() | {"job"}:
+            if table not in self._stored and (delta := self.open(table)) is not None:
+                self._stored[table] = pa.schema(delta.schema().to_arrow())
+            known |= {field.name: field for field in self._stored.get(table, ()) if field.name not in known}
+        if table != "jobs":
+            known.pop("job", None)
+        names = list(known) if columns is None else [name for name in columns if name != "job"]
+        if columns is not None and table == "jobs":
+            names.append("job")
+        if missing := [name for name in names if name not in known]:
+            uri = self.store.uri(f"tables/{table}")
+            raise InputError(f"{uri}: expected a column {missing[0]}, found {', '.join(known) or 'no table'}")
+        return pa.schema([known[name] for name in names])
 
     def commit(self, job: str, table: str, schema: pa.Schema, files: Sequence[DataFile]) -> bool:
         """Register `files` in one Delta commit that carries `job`; return False if it was committed before."""
@@ -219,7 +241,7 @@ class Ledger:
             _write(delta, delta.schema(), actions, [mark, *withdrawn], delta.metadata().partition_columns, why)
             return True
 
-        return self._committed(table, TABLES["jobs"], swap)
+        return self._committed(table, TABLES.get(table, pa.schema([])), swap)
 
     def _committed(self, table: str, schema: pa.Schema, append: Callable[[DeltaTable], bool], *create: Any) -> bool:
         """Return what `append` says of the newest version, asked again where another writer was quicker.
@@ -251,19 +273,27 @@ class Ledger:
         partition_by: list[str] | None = None,
         configuration: dict[str, str | None] | None = None,
     ) -> DeltaTable:
-        """Return the table, created where it is absent; raise CommitFailedError where another was quicker.
+        """Return the table, created where it is absent, with the columns of `schema`; raise CommitFailedError where
+        another was quicker.
 
         Without retries, as a second creation would become the second version, and fail the first one's appends.
         """
-        return self.open(table) or DeltaTable.create(
+        delta = self.open(table) or DeltaTable.create(
             self.store.uri(f"tables/{table}"),
             schema,
             mode="ignore",
             partition_by=partition_by,
             configuration=configuration,
+            description=DESCRIPTION.format(SCHEMA_VERSION),
             storage_options=self.store.delta_options(),
             commit_properties=CommitProperties(max_commit_retries=0),
         )
+        there = {field.name for field in delta.schema().fields}
+        if added := [field for field in Schema.from_arrow(schema).fields if field.name not in there]:
+            once = CommitProperties(max_commit_retries=0)
+            delta.alter.add_columns(added, commit_properties=once)
+            delta.alter.set_table_description(DESCRIPTION.format(SCHEMA_VERSION), commit_properties=once)
+        return delta
 
     @cached_property
     def _finished(self) -> dict[str, JobRow]:
@@ -300,6 +330,12 @@ class Ledger:
     def refresh(self) -> None:
         """Forget what was read of `jobs`."""
         self.__dict__.pop("_finished", None)
+
+
+def schema_version(delta: DeltaTable) -> int:
+    """Return the version of the schemas by which a table was created, or had columns added; 1 where none is said."""
+    word, _, number = (delta.metadata().description or "").rpartition(" ")
+    return int(number) if f"{word} {{}}" == DESCRIPTION and number.isdecimal() else 1
 
 
 def _partition(path: str) -> dict[str, str | None]:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import write_rows
-from pipeline.ledger.schemas import TABLES
-from pipeline.ledger.tables import JobRow, Ledger
+from pipeline.ledger.scan import scan
+from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION, TABLES
+from pipeline.ledger.tables import JobRow, Ledger, schema_version
 from pipeline.ledger.work_units import Output, finished_units, record_path, run_unit
 from pipeline.storage.store import Store
 from tests.support.road_experiment import ROOT
@@ -72,15 +73,56 @@ def failing(store: Store, relative: str) -> None:
         raise ZeroDivisionError
 
 
-def test_files_of_different_columns_are_refused_by_name(ledger: Ledger) -> None:
-    for job, columns in (("a", ["uid", "words"]), ("b", ["uid", "words", "urls"])):
-        rows = pa.table({name: ["1"] for name in columns})
-        ledger.commit(job, "signals_x", rows.schema, [write_rows(ledger.store, job, "signals_x", rows)])
-    assert ledger.read("signals_x", jobs=["b"]).num_rows == 1
-    with pytest.raises(InputError, match=r"signals_x: found files of the columns .*'words', 'job'\] and .*'urls'"):
-        ledger.read("signals_x")
-    with pytest.raises(InputError, match=r"tables/signals_x/job=.*parquet: expected a column .*, found none"):
+def appended(ledger: Ledger, job: str, table: str, rows: pa.Table, schema: pa.Schema | None = None) -> None:
+    ledger.commit(job, table, schema or rows.schema, [write_rows(ledger.store, job, table, rows)])
+
+
+@pytest.mark.parametrize("table", ["signals_x", "exports"])
+def test_a_column_that_is_added_is_null_in_older_rows_and_in_the_tables_schema(ledger: Ledger, table: str) -> None:
+    old = TABLES["exports"].field("mixture"), TABLES["exports"].field("tar")
+    appended(ledger, "a", table, pa.Table.from_pylist([{"mixture": "m", "tar": "1"}], pa.schema(old)))
+    new = pa.schema([*old, TABLES["exports"].field("pairs")])
+    appended(ledger, "b", table, pa.Table.from_pylist([{"mixture": "m", "tar": "2", "pairs": 5}], new))
+    rows = ledger.read(table, ["pairs", "tar"]).to_pylist()
+    assert rows == [{"pairs": None, "tar": "1", "job": "a"}, {"pairs": 5, "tar": "2", "job": "b"}]
+    assert [row["pairs"] for row in ledger.read(table).to_pylist()] == [None, 5]
+    assert [part.rows["pairs"].to_pylist() for part in scan(ledger, table, ["tar", "pairs"])] == [[None], [5]]
+    delta = ledger.open(table)
+    assert delta is not None
+    assert "pairs" in [field.name for field in delta.schema().fields]
+    assert schema_version(delta) == SCHEMA_VERSION
+
+
+def test_a_column_that_no_file_has_is_null_and_one_that_no_version_knows_an_error(ledger: Ledger) -> None:
+    appended(ledger, "a", "exports", pa.table({"mixture": ["m"]}))
+    assert ledger.read("exports", ["sha256", "bytes"]).to_pylist() == [{"sha256": None, "bytes": None, "job": "a"}]
+    assert ledger.read("exports").column_names == [*TABLES["exports"].names, "job"]
+    with pytest.raises(InputError, match=r"tables/exports: expected a column colour, found mixture, tar"):
+        ledger.read("exports", ["mixture", "colour"])
+    appended(ledger, "a", "signals_x", pa.table({"uid": ["1"], "words": [2]}))
+    with pytest.raises(InputError, match=r"signals_x: expected a column of another time, found uid, words"):
         ledger.read("signals_x", ["uid", "of another time"])
+
+
+def test_a_column_of_two_types_is_refused_by_name(ledger: Ledger) -> None:
+    appended(ledger, "a", "signals_x", pa.table({"uid": ["1"], "words": [1]}))
+    file = write_rows(ledger.store, "b", "signals_x", pa.table({"uid": ["2"], "words": ["two"]}))
+    ledger.commit("b", "signals_x", pa.table({"uid": ["1"], "words": [1]}).schema, [file])
+    with pytest.raises(InputError, match=r"signals_x: words: found int64 and string, expected one type"):
+        ledger.read("signals_x")
+
+
+def test_a_table_of_a_later_version_is_refused(ledger: Ledger) -> None:
+    appended(ledger, "a", "exports", pa.table({"mixture": ["m"]}))
+    delta = ledger.open("exports")
+    assert delta is not None
+    delta.alter.set_table_description(DESCRIPTION.format(SCHEMA_VERSION + 1))
+    later = (
+        rf"exports: written by a later version of cuvee: found schema {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}"
+    )
+    for use in (ledger.read, ledger.files, ledger.version):
+        with pytest.raises(InputError, match=later):
+            use("exports")
 
 
 def test_what_is_written_is_read_listed_and_removed(store: Store) -> None:
@@ -230,6 +272,9 @@ def test_a_job_that_is_committed_twice_is_committed_once(ledger: Ledger) -> None
 
 COMMITS = """
 import sys
+from pipeline.ledger.scan import scan
+from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION
+from pipeline.ledger.tables import schema_version
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed
