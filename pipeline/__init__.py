@@ -1,5 +1,5 @@
-"""The ground of Cuvée: identity, ledger, shards, models, mixtures, training, evaluation, report.
+"""The core library of Cuvée: identity, ledger, shards, models, mixtures, training, evaluation, report.
 
-Nothing here knows a published format, a filter or a job: `sources`, `filters` and `jobs` import this floor,
-and this floor imports none of them.
+Nothing here depends on a published format, a filter or a job: `sources`, `filters` and `jobs` import this layer,
+and this layer imports none of them.
 """

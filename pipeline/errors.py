@@ -1,13 +1,13 @@
-"""The errors a person sees, named by what follows from them.
+"""The errors that a user sees, named by their consequence.
 
     CuveeError
-    ├── InputError     what the user gave is wrong: nothing was written, exit 2
+    ├── InputError     the user's input is wrong: nothing was written, exit 2
     └── AnswerNo       the question was answered, and the answer is no: exit 1
         └── StageFailed    a stage could not finish; what it had finished is kept, and a new run resumes
-            └── SomeFailed     of its jobs some failed, each by itself; what needs none of them can go on
+            └── SomeFailed     some of its jobs failed independently; what needs none of them can continue
 
 Each message is one line that names the file, the key, what was found and what was expected. A traceback that
-reaches a person is a defect.
+reaches a user is a defect.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class CuveeError(Exception):
 
 
 class InputError(CuveeError):
-    """What the user gave is wrong; nothing was written."""
+    """The user's input is wrong; nothing was written."""
 
     exit_code = 2
 
@@ -31,16 +31,16 @@ class AnswerNo(CuveeError):
 
 
 class StageFailed(AnswerNo):
-    """A stage could not finish; a new run resumes behind what it had finished."""
+    """A stage could not finish; a new run resumes after what it had finished."""
 
 
 class SomeFailed(StageFailed):
-    """Of a stage's jobs some failed, each by itself, and all were tried; what needs none of them can go on."""
+    """Some of a stage's jobs failed independently, after all were tried; what needs none of them can continue."""
 
 
 def unknown(what: str, found: str, known: Iterable[str]) -> str:
     """Return "unknown <what> 'x': expected one of a, b, c", with the closest name first if there is one."""
     names = sorted(known)
-    near = get_close_matches(found, names, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    close_matches = get_close_matches(found, names, n=1)
+    hint = f" (did you mean '{close_matches[0]}'?)" if close_matches else ""
     return f"unknown {what} '{found}'{hint}: expected one of {', '.join(names) or 'none, as none is declared'}"

@@ -1,4 +1,4 @@
-"""What becomes of a published row: the names of outcomes, and what one attempt came to."""
+"""The names of the outcomes of a published row, and the outcome of one fetch attempt."""
 
 from dataclasses import dataclass
 
@@ -15,25 +15,28 @@ STORED = "stored"
 
 
 TAKEN_DOWN = "taken_down"
-"""Of a row that a takedown forbids; it never changes, so it is never tried again."""
+"""The outcome of a row that a takedown forbids; it is final, so it is never tried again."""
 
 
 TRANSIENT = frozenset(
     {
         *("http_408", "http_425", "http_429", "http_500", "http_502", "http_503", "http_504"),
         *("timeout", "connection", "robots_unreachable", "retry_later", "out_of_time"),
-        *("out_of_files", "unforeseen"),  # no site's fault: this machine's limits, and errors that have no name yet
+        *(
+            "out_of_files",
+            "unforeseen",
+        ),  # no site's fault: this machine's limits, and unexpected errors
     }
 )
-"""Outcomes that another attempt may change; `cuvee ingest --retry-failed` tries them again."""
+"""Transient outcomes, which another attempt may change; `cuvee ingest --retry-failed` tries them again."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one request came to.
+    """The outcome of one attempt.
 
-    `outcome` is `STORED` for a body in hand; `status` is HTTP's, 0 where no answer came; `detail` is the cause,
-    verbatim; `seconds` were spent on the network; `retry_after` are the seconds that the site asked us to wait.
+    `outcome` is `STORED` where `body` holds the whole body; `status` is HTTP's, 0 without a response; `detail` is the
+    cause, verbatim; `seconds` were spent on the network; `retry_after` are the seconds that the site asked to wait.
     """
 
     outcome: str

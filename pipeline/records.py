@@ -1,8 +1,8 @@
-"""Published rows, as every source hands them on: the contract between `sources` and ingest.
+"""Published rows, as every source yields them: the contract between `sources` and ingest.
 
-A source's reader is a generator over one open file, or over a part of it where the format can be cut. It yields a
-`PublishedRow` for every row that is there: a row that it cannot read becomes one with `problem` set, never an
-exception and never silence.
+A source's reader is a generator over one open file, or over a part of it where the format can be split. It yields a
+`PublishedRow` for every row of the file: a row that it cannot read is yielded with `problem` set, never raised as an
+exception and never skipped.
 """
 
 import json
@@ -29,7 +29,7 @@ REPEATED_ROW = "repeated_row"
 
 
 PROBLEMS = (MALFORMED, EMPTY_CAPTION, SECRET_IN_URL, REPEATED_ROW)
-"""Why a published row is no pair to fetch. `repeated_row` is found later: the same uid stood in an earlier row."""
+"""Why a published row is not a pair to fetch. `repeated_row` is set later: an earlier row has the same uid."""
 
 
 Box = tuple[float, float, float, float]
@@ -38,14 +38,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch [start, end) of one published file, in the format's own unit (bytes, bits, row groups)."""
+    """A range [start, end) of one published file, in the format's own unit (bytes, bits, row groups)."""
 
     start: int = 0
     end: int | None = None
 
 
 WHOLE = Part()
-"""All of a file: what a format that cannot be cut is read as."""
+"""A whole file, the only part of a format that cannot be split."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class PublishedRow:
 
     `line` counts from 1 within the part that is read: lines of text (the last one of a row that has several), rows for
     formats without lines, annotations for JSON. `record_id` is the source's own id of the row, "" where it publishes
-    none. `licence` is the row's own, "" where the source publishes none for a row. `hashes` are what the source says
-    of the image: "md5", "sha1", "sha256" or "sha512" of the bytes as they are fetched, "pdq" of the picture, as hex.
+    none. `licence` is the row's own, "" where the source publishes none for a row. `hashes` are the hashes that the
+    source publishes, as hex: "md5", "sha1", "sha256" or "sha512" of the bytes as fetched, "pdq" of the decoded image.
     `faces` are boxes to blur. `place` is "offset:size" where the image's bytes lie in the published file itself,
     "" where they are to be fetched. `published` holds the source's other columns, as plain JSON values.
     """
@@ -74,11 +74,11 @@ class PublishedRow:
 
 
 class SourceFormat(Protocol):
-    """A published format: what it is called, how it is cut, and how it is read.
+    """A published format: its name, how its files are split, and how they are read.
 
-    `pattern` is the published files' usual glob, for messages. `citation` names what to cite. `scores` are the numbers
-    and labels that the source publishes about a pair (its own similarity, say), by the name that they have in
-    `PublishedRow.published`: they can be carried into a signal table. `joins` names the format of the files that the
+    `pattern` is the usual glob of the published files, for messages. `citation` names what to cite. `scores` are the
+    numbers and labels that the source publishes about a pair (such as its own similarity), by their name in
+    `PublishedRow.published`: they can be copied into a signal table. `joins` names the format of the files that the
     rows must be joined to by record id before they have a URL, "" where none are needed.
     """
 
@@ -89,14 +89,14 @@ class SourceFormat(Protocol):
     joins: str
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return the parts to read one published file in, each of about `size` bytes; [WHOLE] where it can't be cut.
+        """Return the parts of one published file, each of about `size` bytes; [WHOLE] where it cannot be split.
 
-        Every row is in exactly one part. Reading the parts in their order gives the rows of the whole.
+        Every row is in exactly one part. Reading the parts in order gives the rows of the whole file.
         """
         ...
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row of a part of one published file, opened as bytes."""
+        """Yield every row of a part of one published file, opened for reading bytes."""
         ...
 
 
@@ -110,16 +110,16 @@ ROW_SCHEMA = pa.schema(
     ]
     + [("line", pa.int64())]
 )
-"""A published row as Spark carries it; `published`, `hashes` and `faces` are JSON, the last two "" where empty."""
+"""A published row as an Arrow row; `published`, `hashes` and `faces` are JSON, the last two "" where empty."""
 
 
 def malformed(line: int, expected: str, found: str) -> PublishedRow:
-    """Return the row that stands for one that could not be read; `found` is cut to 80 characters, without secrets."""
+    """Return the row in place of one that could not be read; `found` is redacted and cut to 80 characters."""
     return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {redacted(found)[:80]}")
 
 
 def checked(row: PublishedRow, linked: bool = True) -> PublishedRow:
-    """Return `row` with its text made safe to join and its problem named, if it has one that every source shares.
+    """Return `row` with its text cleaned for joining and with `problem` set, if it has one that every source shares.
 
     A row that is not `linked` gets its URL and caption from another file later, and may lack them.
     """
@@ -150,26 +150,28 @@ def checked(row: PublishedRow, linked: bool = True) -> PublishedRow:
 def to_batches(
     rows: Iterable[PublishedRow], source: str, file: str, size: int = 4096, before: int = 0, linked: bool = True
 ) -> Iterator[pa.RecordBatch]:
-    """Yield batches of `ROW_SCHEMA` with at most `size` rows from the rows of a file or of a part of it, in its order.
+    """Yield batches of `ROW_SCHEMA` with at most `size` rows, from the rows of a file or of a part of it, in order.
 
-    `before` is how many lines of the file come before the part; `linked` is as in `checked`.
+    `before` is the number of the file's lines before the part; `linked` is as in `checked`.
     """
     iterator = iter(rows)
-    while part := [checked(row, linked) for row in islice(iterator, size)]:
+    while batch := [checked(row, linked) for row in islice(iterator, size)]:
         columns = {
-            "source": [source] * len(part),
-            # a row that could not be read has no identity of its own but its place
-            "record_id": [f"{file}#{before + row.line}" if row.problem == MALFORMED else row.record_id for row in part],
-            "url": [row.url for row in part],
-            "caption": [row.caption for row in part],
-            "file": [file] * len(part),
-            "problem": [row.problem for row in part],
-            "detail": [row.detail for row in part],
-            "published": [json.dumps(row.published, sort_keys=True, default=str) for row in part],
-            "licence": [row.licence for row in part],
-            "hashes": [json.dumps(row.hashes, sort_keys=True) if row.hashes else "" for row in part],
-            "faces": [json.dumps(row.faces) if row.faces else "" for row in part],
-            "place": [row.place for row in part],
-            "line": [before + row.line for row in part],
+            "source": [source] * len(batch),
+            # a row that could not be read has no identity other than its position
+            "record_id": [
+                f"{file}#{before + row.line}" if row.problem == MALFORMED else row.record_id for row in batch
+            ],
+            "url": [row.url for row in batch],
+            "caption": [row.caption for row in batch],
+            "file": [file] * len(batch),
+            "problem": [row.problem for row in batch],
+            "detail": [row.detail for row in batch],
+            "published": [json.dumps(row.published, sort_keys=True, default=str) for row in batch],
+            "licence": [row.licence for row in batch],
+            "hashes": [json.dumps(row.hashes, sort_keys=True) if row.hashes else "" for row in batch],
+            "faces": [json.dumps(row.faces) if row.faces else "" for row in batch],
+            "place": [row.place for row in batch],
+            "line": [before + row.line for row in batch],
         }
         yield pa.RecordBatch.from_pydict(columns, ROW_SCHEMA)

@@ -1,4 +1,5 @@
-"""Published formats, one file for each, behind one lazy registry.
+"""Published formats, one file per format, with a lazy registry.
 
-A reader turns one open file into `pipeline.records.PublishedRow`s. `sources.world` is the demo's own small web.
+A reader turns one open file into `pipeline.records.PublishedRow`s. `sources.world` is the
+generated small web of the demo.
 """

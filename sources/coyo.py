@@ -37,8 +37,8 @@ COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, *CARRIED, *SCOR
 class Coyo:
     """One row for each Parquet row; `id`, 64 bits, is the record id.
 
-    `image_phash` is 64 bits of pHash, which is not PDQ: it is carried along, and no image is checked by it.
-    `num_faces` counts faces and does not locate them.
+    `image_phash` is 64 bits of pHash, which is not PDQ: it is passed on, and not used to check images. `num_faces`
+    counts faces and does not locate them.
     """
 
     name: ClassVar[str] = "coyo"
@@ -50,11 +50,11 @@ class Coyo:
     joins: ClassVar[str] = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return runs of row groups of about `size` compressed bytes."""
+        """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row of a part; a file that is no Parquet or lacks a column is one malformed row."""
+        """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
 

@@ -19,7 +19,7 @@ SCORES: Mapping[str, pa.DataType] = {
 }
 
 
-# a release without face boxes would be taken for one without faces, so they are required
+# a release without face boxes would be read as one without faces, so they are required
 REQUIRED = ("uid", "url", "text", "face_bboxes")
 
 
@@ -28,11 +28,11 @@ COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, "sha256", *CARR
 
 @dataclass(frozen=True)
 class DataComp:
-    """One row for each Parquet row; `uid`, 32 hex digits, is the record id and `sha256` is of the image as crawled.
+    """One row for each Parquet row; `uid`, 32 hex digits, is the record id and `sha256` that of the image as crawled.
 
-    `face_bboxes` are [left, top, right, bottom] as fractions of the image's size, as img2dataset's blurrer takes them;
-    detections reach over the image's edge and are clipped. A row with a box that is none is malformed: its face could
-    not be blurred. A null is no face, as for img2dataset.
+    `face_bboxes` are [left, top, right, bottom] as fractions of the image's size, as img2dataset's blurrer expects;
+    detections that extend beyond the image's edge are clipped. A row with an invalid box is malformed, as its face
+    could not be blurred. Null means no face, as in img2dataset.
     """
 
     name: ClassVar[str] = "datacomp"
@@ -42,11 +42,11 @@ class DataComp:
     joins: ClassVar[str] = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return runs of row groups of about `size` compressed bytes."""
+        """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row of a part; a file that is no Parquet or lacks a column is one malformed row."""
+        """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
 

@@ -1,4 +1,4 @@
-"""LAION metadata in Parquet: LAION-400M, LAION-2B-en, its release joined with safety and watermark, and the aesthetics.
+"""LAION metadata in Parquet: LAION-400M, LAION-2B-en, its release joined with safety and watermark, and aesthetics.
 
 Columns are found by name: their order, letter case and presence differ between the releases.
 """
@@ -17,7 +17,7 @@ CARRIED = ("HEIGHT", "WIDTH", "LANGUAGE", "hash")
 
 
 NO_LICENCE = "?"
-"""What LICENSE holds where nothing is known, which is nearly everywhere."""
+"""The value of LICENSE where the licence is unknown, which is nearly everywhere."""
 
 
 SCORES: Mapping[str, pa.DataType] = {
@@ -43,9 +43,9 @@ COLUMNS = parquet.Columns(
 class Laion:
     """One row for each Parquet row; `line` is the row's number in the part, from 1.
 
-    `similarity` is CLIP's cosine by LAION's account, yet values beyond [-1, 1] occur in the published files. They are
-    carried as they are, neither clipped nor dropped: a filter that trusts the column has to say what it does with them.
-    `hash` is a 64-bit number of URL and text that joins the releases, no hash of the image; it is carried along only.
+    `similarity` is CLIP's cosine according to LAION, but values outside [-1, 1] occur in the published files. They are
+    passed on unchanged, neither clipped nor dropped: a filter that uses the column has to say how it treats them.
+    `hash` is a 64-bit number of URL and text that joins the releases, not a hash of the image; it is only passed on.
     """
 
     name: ClassVar[str] = "laion"
@@ -57,11 +57,11 @@ class Laion:
     joins: ClassVar[str] = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return runs of row groups of about `size` compressed bytes."""
+        """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row of a part; a file that is no Parquet or lacks a column is one malformed row."""
+        """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
 

@@ -25,7 +25,7 @@ class RedCaps:
         return [WHOLE]
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every annotation; a file that is not such JSON is one malformed row."""
+        """Yield every annotation; a file that is not such JSON gives one malformed row."""
         try:
             annotations = plain_json(stream.read())["annotations"]
             if not isinstance(annotations, list):

@@ -1,4 +1,4 @@
-"""The published formats by name, sorted; each is imported when it is asked for."""
+"""The published formats by name, sorted; each is imported when it is first used."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -28,9 +28,9 @@ FORMATS: dict[str, str] = {
 
 
 def source_format(name: str, options: Mapping[str, Any] | None = None) -> SourceFormat:
-    """Return the reader of a published format; raise InputError where there is none, or where an option is wrong.
+    """Return the reader of a published format; raise InputError for an unknown format or an invalid option.
 
-    A reader is a frozen dataclass: its fields are its options, and it checks their values when it is built.
+    A reader is a frozen dataclass: its fields are its options, whose values it checks on construction.
     """
     if name not in FORMATS:
         raise InputError(unknown("source format", name, FORMATS))
@@ -42,10 +42,10 @@ def source_format(name: str, options: Mapping[str, Any] | None = None) -> Source
             raise InputError(f"options.{key}: {unknown(f'option of {name}', key, known)}")
     try:
         return cast(SourceFormat, reader(**(options or {})))
-    except TypeError as error:  # a field without a default was not given
+    except TypeError as error:  # a field without a default is missing
         raise InputError(f"options: {error}") from None
 
 
 def source_entry(name: str) -> str:
-    """Return a format's reader as module:name, a root of the code of the job that reads by it."""
+    """Return a format's reader as module:name, a root of the code of the job that uses it."""
     return FORMATS[name]

@@ -16,7 +16,7 @@ OPTIONAL = ("user_ids",)
 
 
 def _arrays(document: Any) -> dict[str, list[Any]]:
-    """Return the arrays by name; raise TypeError where one that is needed is missing, or where one is no array."""
+    """Return the arrays by name; raise TypeError where a required one is missing, or where one is not an array."""
     if not isinstance(document, dict):
         raise TypeError(f"the document is of type {type(document).__name__}")
     names = [*REQUIRED, *(name for name in OPTIONAL if name in document)]
@@ -27,10 +27,10 @@ def _arrays(document: Any) -> dict[str, list[Any]]:
 
 
 class Sbu:
-    """One row for each place in the arrays, from 1: image_urls[i], captions[i], user_ids[i]. It publishes no ids.
+    """One row for each index of the arrays, from 1: image_urls[i], captions[i], user_ids[i]. SBU publishes no ids.
 
-    Where the arrays differ in length, the places that only some have are malformed rows, as nothing says which
-    elements belong together there.
+    Where the arrays differ in length, the indices that only some of them have are malformed rows, as it is unknown
+    which elements belong together there.
     """
 
     name = "sbu"
@@ -44,7 +44,7 @@ class Sbu:
         return [WHOLE]
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every place of the arrays; a file that is not such JSON is one malformed row."""
+        """Yield a row for every index of the arrays; a file that is not such JSON gives one malformed row."""
         return whole(self._rows(stream))
 
     def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:

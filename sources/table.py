@@ -38,11 +38,12 @@ BOM = "\ufeff"
 class Table:
     """One row for each row of the table. Text files may be gzip or bz2.
 
-    `kind`: "csv" as RFC 4180 has it; "tsv", cut at every tab, without quoting; "jsonl", an object on each line;
-    "parquet". `columns`: the column of each role, `url` and `caption` at least; CSV and TSV have them in their first
-    line. `header`: the columns of a CSV or TSV file without such a line. Where `columns` are numbers from 1 and no
-    `header` is given, there is no such line either, and the first row says how many columns there are. `scores`:
-    column to "number" or "text"; read from the table, it holds Arrow types. `keep`: columns carried along.
+    `kind`: "csv" as in RFC 4180; "tsv", cut at every tab, without quoting; "jsonl", an object on each line; "parquet".
+    `columns`: the column of each role, at least `url` and `caption`; CSV and TSV files name their columns in the first
+    line. `header`: the column names of a CSV or TSV file without such a line. Where `columns` are numbers from 1 and
+    there is no `header`, the file has no such line either, and the first row determines the number of columns.
+    `scores`: column to "number" or "text"; as an attribute of the table, it holds Arrow types. `keep`: columns to pass
+    on.
 
     `line` is the line of text on which the row ends, a header line included; for Parquet it is the row's number.
     """
@@ -59,13 +60,13 @@ class Table:
     keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Check the options; raise InputError where one is wrong."""
+        """Check the options; raise InputError where one is invalid."""
         if self.kind not in KINDS:
             raise InputError(f"options.kind: expected one of {', '.join(KINDS)}, found {self.kind!r}")
         _check_header(self.kind, self.header)
         _check_columns(self.columns)
         _check_scores(self.scores)
-        if not _names(self.keep):
+        if not _is_name_list(self.keep):
             raise InputError(f"options.keep: expected a list of column names, found {self.keep!r}")
         kinds = {name: SCORE_TYPES.get(kind, kind) for name, kind in self.scores.items()}
         object.__setattr__(self, "scores", kinds)
@@ -73,7 +74,7 @@ class Table:
         self._check_known()
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return row groups of Parquet and stretches of lines of TSV and JSONL; CSV's cells hold line ends: [WHOLE]."""
+        """Return parts of row groups (Parquet) or lines (TSV, JSONL); [WHOLE] for CSV: cells may contain line ends."""
         if self.kind == "parquet":
             return parquet.parts(stream, size, self._parquet_columns())
         if self.kind == "csv":
@@ -81,17 +82,17 @@ class Table:
         if self.kind == "jsonl":
             return line_parts(stream, size)
         try:
-            lacking = self._missing(self._header(_first_cells(stream)))
+            missing = self._missing(self._header(_first_cells(stream)))
         except DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's or the network's fault
+            if isinstance(error, OSError) and error.errno is not None:  # an error of the disk or network
                 raise
             return [WHOLE]
-        if lacking:
-            return [WHOLE]  # one malformed row says so, not one for each part
+        if missing:
+            return [WHOLE]  # so that there is one malformed row, not one for each part
         return line_parts(stream, size, header=int(self._has_header_line))
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row of a part; a file that lacks one of the columns is one malformed row that names it."""
+        """Yield every row of a part; a file that lacks a column gives one malformed row that names it."""
         if self.kind == "parquet":
             return parquet.read(stream, part, self._parquet_columns(), self._row)
         rows = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl}[self.kind]
@@ -99,7 +100,7 @@ class Table:
 
     @cached_property
     def _roles(self) -> dict[str, str]:
-        """The name of each role's column; a column without a name is called by its number."""
+        """The name of each role's column; a column without a name is named by its number."""
         names = self.header or ()
         return {
             role: column if isinstance(column, str) else names[column - 1] if names else str(column)
@@ -111,7 +112,7 @@ class Table:
         return self.header is None and all(isinstance(column, str) for column in self.columns.values())
 
     @cached_property
-    def _wanted(self) -> list[str]:
+    def _columns_to_read(self) -> list[str]:
         return list(dict.fromkeys([*self._roles.values(), *self.scores, *self.keep]))
 
     def _header(self, first: Sequence[str]) -> Sequence[str]:
@@ -121,7 +122,7 @@ class Table:
         return first if self._has_header_line else [str(number) for number in range(1, len(first) + 1)]
 
     def _parquet_columns(self) -> parquet.Columns:
-        return parquet.Columns({name: (name,) for name in self._wanted}, tuple(self._wanted))
+        return parquet.Columns({name: (name,) for name in self._columns_to_read}, tuple(self._columns_to_read))
 
     def _check_numbers(self) -> None:
         numbers = {role: column for role, column in self.columns.items() if isinstance(column, int)}
@@ -144,7 +145,7 @@ class Table:
                     raise InputError(f"options.{key}: {unknown('column of options.header', name, self.header)}")
 
     def _missing(self, header: Sequence[str]) -> list[str]:
-        return [name for name in self._wanted if header.count(name) != 1]
+        return [name for name in self._columns_to_read if header.count(name) != 1]
 
     def _csv(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
         csv.field_size_limit(MAX_LINE)
@@ -158,13 +159,13 @@ class Table:
             except StopIteration:
                 return
             except csv.Error as error:
-                # a quote that is not closed swallows lines up to the limit; what follows it is read
+                # an unclosed quote consumes lines up to the limit; the lines after it are read
                 yield malformed(reader.line_num, "a row of CSV", str(error))
                 continue
             is_header = not header and self._has_header_line
             header = header or self._header(cells)
             if missing := self._missing(header):
-                yield _lacking(missing, header)
+                yield _missing_columns_row(missing, header)
                 return
             if not is_header:
                 yield self._of_cells(reader.line_num, header, cells)
@@ -175,7 +176,7 @@ class Table:
             return  # an empty file
         header = self._header(first)
         if missing := self._missing(header):
-            yield _lacking(missing, header)
+            yield _missing_columns_row(missing, header)
             return
         for number, line in part_lines(stream, part):
             cells = line.split("\t")
@@ -187,15 +188,15 @@ class Table:
     def _jsonl(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
         for number, line in part_lines(stream, part):
             try:
-                # NaN is no JSON
+                # NaN is not JSON
                 cells = json.loads(line.removeprefix(BOM), parse_constant=lambda _: None)
             except (ValueError, RecursionError):
                 cells = None
             if not isinstance(cells, dict):
                 yield malformed(number, "a JSON object", line)
                 continue
-            wanted = {name: plain(cells.get(name)) for name in self._wanted}
-            yield parquet.built(self._row, number, wanted)
+            cells_to_read = {name: plain(cells.get(name)) for name in self._columns_to_read}
+            yield parquet.built(self._row, number, cells_to_read)
 
     def _of_cells(self, line: int, header: Sequence[str], cells: Sequence[str]) -> PublishedRow:
         if len(cells) != len(header):
@@ -203,31 +204,31 @@ class Table:
         return parquet.built(self._row, line, dict(zip(header, cells, strict=True)))
 
     def _row(self, line: int, cells: parquet.Cells) -> PublishedRow:
-        own = {role: cells.get(column) for role, column in self._roles.items()}
+        roles = {role: cells.get(column) for role, column in self._roles.items()}
         published = {name: cells[name] for name in self.keep if cells.get(name) not in (None, "")}
         return PublishedRow(
             line,
-            text(own.get("record_id")),
-            text(own["url"]),
-            text(own["caption"]),
+            text(roles.get("record_id")),
+            text(roles["url"]),
+            text(roles["caption"]),
             published=published | scored(cells, self.scores),
-            licence=text(own.get("licence")).strip(),
-            hashes=image_hashes({kind: own.get(kind) for kind in HEX_DIGITS}),
-            faces=face_boxes(own.get("faces")),
+            licence=text(roles.get("licence")).strip(),
+            hashes=image_hashes({kind: roles.get(kind) for kind in HEX_DIGITS}),
+            faces=face_boxes(roles.get("faces")),
         )
 
 
-def _lacking(missing: Sequence[str], header: Sequence[str]) -> PublishedRow:
+def _missing_columns_row(missing: Sequence[str], header: Sequence[str]) -> PublishedRow:
     return malformed(1, f"columns {', '.join(missing)}, each once", ", ".join(header))
 
 
 def _first_cells(stream: BinaryIO) -> list[str]:
-    """Return the cells of a TSV file's first line, [] where the file is empty; damage is raised as `lines` does."""
+    """Return the cells of a TSV file's first line, [] for an empty file; raise one of `DAMAGE` as `lines` does."""
     line = next((line for _, line in numbered_lines(stream)), None)
     return [] if line is None else line.removeprefix(BOM).split("\t")
 
 
-def _names(value: Any) -> bool:
+def _is_name_list(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(name, str) and name for name in value)
 
 
@@ -236,7 +237,7 @@ def _check_header(kind: str, header: Any) -> None:
         return
     if kind not in ("csv", "tsv"):
         raise InputError(f"options.header: expected none, as {kind} names its columns, found {header!r}")
-    if not _names(header) or not header or len(set(header)) != len(header):
+    if not _is_name_list(header) or not header or len(set(header)) != len(header):
         raise InputError(f"options.header: expected a list of distinct column names, found {header!r}")
 
 
@@ -246,8 +247,8 @@ def _check_columns(columns: Any) -> None:
     for role, column in columns.items():
         if role not in ROLES:
             raise InputError(f"options.columns: {unknown('role', str(role), ROLES)}")
-        named = isinstance(column, str) and column
-        if not named and (isinstance(column, bool) or not isinstance(column, int) or column < 1):
+        is_name = isinstance(column, str) and column
+        if not is_name and (isinstance(column, bool) or not isinstance(column, int) or column < 1):
             raise InputError(f"options.columns.{role}: expected a column's name or its number from 1, found {column!r}")
     for role in REQUIRED:
         if role not in columns:
@@ -255,7 +256,7 @@ def _check_columns(columns: Any) -> None:
 
 
 def _check_scores(scores: Any) -> None:
-    known = [*SCORE_TYPES, *SCORE_TYPES.values()]  # the types too, so that a checked table can be copied
+    known = [*SCORE_TYPES, *SCORE_TYPES.values()]  # the types, too, so that a checked table can be copied
     if not isinstance(scores, Mapping):
         raise InputError(
             f"options.scores: expected a mapping of columns to {' or '.join(SCORE_TYPES)}, found {scores!r}"

@@ -1,4 +1,4 @@
-"""Headerless TSV of two columns, URL and caption: Conceptual Captions, Shutterstock, and a YFCC15M among them."""
+"""Headerless TSV of two columns, URL and caption: Conceptual Captions, Shutterstock and one of the YFCC15M sets."""
 
 from pipeline.records import PublishedRow, malformed
 from sources.readers.lines import LineFormat
@@ -46,7 +46,7 @@ class Shutterstock(CC12M):
 
 
 class YfccPairs(CC12M):
-    """The YFCC15M of Nguyen et al. 2022, pairs without photo ids; `sources.yfcc15m` says what else has that name."""
+    """The YFCC15M of Nguyen et al. 2022, pairs without photo ids; `sources.yfcc15m` lists the sets of that name."""
 
     name = "yfcc_pairs"
     pattern = "yfcc*.tsv"

@@ -1,7 +1,7 @@
-"""WebDataset tars that are there already, as img2dataset (Beaumont 2021) writes them and others like them.
+"""Existing WebDataset tars, as written by img2dataset (Beaumont 2021) and similar tools.
 
-The tar is not trusted: headers are walked and small text members read; an image's data is stepped over, nothing is
-extracted, and no member is loaded as anything but an image's place, text or JSON.
+The tar is not trusted: headers and small text members are read; an image's data is skipped, nothing is extracted, and
+no member is read as anything but an image's position, text or JSON.
 """
 
 import json
@@ -31,15 +31,15 @@ MAX_IMAGE = 256 << 20
 
 
 MAX_HEADERS = 1 << 20
-"""Most bytes that are read of one member's headers (its own, long names, pax records, sparse maps)."""
+"""Most bytes that are read for one member's headers (its own, long names, pax records, sparse maps)."""
 
 
 BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
-"""What tarfile raises for damaged headers, the last four for numbers, lengths and chains that it does not expect."""
+"""tarfile's exceptions for damaged headers; the last four for unexpected numbers, lengths and chains."""
 
 
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
-"""WebDataset's convention: the key ends at the first dot of a member's last name, what follows says what it is."""
+"""WebDataset's convention: the key ends at the first dot of a member's file name; the suffix after it is the type."""
 
 
 _LINKS = {tarfile.LNKTYPE: "a hard link", tarfile.SYMTYPE: "a symbolic link", tarfile.DIRTYPE: "a folder"}
@@ -49,10 +49,10 @@ _LINKS = {tarfile.LNKTYPE: "a hard link", tarfile.SYMTYPE: "a symbolic link", ta
 class WebDataset:
     """One row for each key, that is for consecutive members of one key; `line` is the key's number in the tar, from 1.
 
-    `place` is where the image's bytes lie in the tar, the key is the record id. The caption is the `.txt` member's, or
-    the JSON's "caption" or "text". Hashes are the JSON's: img2dataset takes them of the bytes as they were fetched, and
-    re-encodes the image behind that unless it is told not to, so they need not be those of the bytes at `place`.
-    The JSON's other scalars are carried along. Members of other kinds beside an image are not looked at.
+    `place` is the position of the image's bytes in the tar; the key is the record id. The caption is that of the `.txt`
+    member, or "caption" or "text" of the JSON. Hashes are those of the JSON: img2dataset computes them from the bytes
+    as fetched and re-encodes the image afterwards unless configured not to, so they need not be those of the bytes at
+    `place`. Other scalars of the JSON are passed on. Other types of members are ignored.
     """
 
     name: ClassVar[str] = "webdataset"
@@ -62,24 +62,24 @@ class WebDataset:
     joins: ClassVar[str] = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return [WHOLE]: where a member begins is known only from the one before it."""
+        """Return [WHOLE]: the start of a member is known only from the one before it."""
         return [WHOLE]
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield a row for each key. A tar that is cut or damaged ends with one malformed row.
+        """Yield a row for each key. A tar that is truncated or damaged ends with one malformed row.
 
-        That row stands for the key in which it happens too: what is missing of it is not known.
+        That row also replaces the row of the key in which the damage is, as it is unknown what of it is missing.
         """
         line, pair = 0, None
         try:
             for info in _members(stream):
-                key, suffix = _split(info)
+                key, suffix = _split_key(info)
                 if pair is not None and pair.key != key:
                     line += 1
                     yield pair.row(line)
                     pair = None
                 pair = pair or _Pair(key)
-                _take(pair, info, suffix, stream)
+                _add_member(pair, info, suffix, stream)
         except BROKEN as error:
             yield malformed(line + 1, "a whole tar", " ".join(str(error).split()) or type(error).__name__)
             return
@@ -89,7 +89,7 @@ class WebDataset:
 
 @dataclass
 class _Pair:
-    """What is known of a key so far."""
+    """The members of a key that were read so far."""
 
     key: str
     place: str = ""
@@ -98,7 +98,7 @@ class _Pair:
     problem: tuple[str, str] | None = None
 
     def row(self, line: int) -> PublishedRow:
-        """Return the key's row, malformed where a member of it is not as it should be or there is no image."""
+        """Return the key's row, malformed where one of its members is invalid or there is no image."""
         if self.problem is not None:
             return malformed(line, *self.problem)
         if not self.place:
@@ -129,7 +129,7 @@ class _Pair:
 
 def _json(content: str) -> dict[str, Any]:
     try:
-        meta = plain(json.loads(content.removeprefix("\ufeff")))  # plain: NaN and 1e999 are no JSON
+        meta = plain(json.loads(content.removeprefix("\ufeff")))  # plain: NaN and 1e999 are not JSON
     except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):
@@ -137,45 +137,45 @@ def _json(content: str) -> dict[str, Any]:
     return meta
 
 
-def _take(pair: _Pair, info: tarfile.TarInfo, suffix: str, stream: BinaryIO) -> None:
+def _add_member(pair: _Pair, info: tarfile.TarInfo, suffix: str, stream: BinaryIO) -> None:
     """Add a member to its key."""
-    if len(pair.suffixes) < 8:  # enough to show; a tar of one key must not fill the memory
+    if len(pair.suffixes) < 8:  # enough for a message; a tar of one key must not fill the memory
         pair.suffixes.append(suffix or "no suffix")
     limit = MAX_IMAGE if suffix in IMAGES else MAX_TEXT
     if not info.isreg() or info.issparse():
-        pair.problem = "a regular file", f"member {_name(info)!r}, {_kind(info)}"
+        pair.problem = "a regular file", f"member {_decoded_name(info)!r}, {_type_name(info)}"
     elif suffix not in (*IMAGES, *TEXTS):
         return
     elif info.size > limit:
-        pair.problem = f"at most {limit} bytes", f"member {_name(info)!r} of {info.size}"
+        pair.problem = f"at most {limit} bytes", f"member {_decoded_name(info)!r} of {info.size}"
     elif suffix in IMAGES and pair.place:
-        pair.problem = "one image", f"member {_name(info)!r} too"
+        pair.problem = "one image", f"member {_decoded_name(info)!r} too"
     elif suffix in IMAGES:
         pair.place = f"{info.offset_data}:{info.size}"
     elif suffix in pair.texts:
-        pair.problem = f"one {suffix} member", f"member {_name(info)!r} too"
+        pair.problem = f"one {suffix} member", f"member {_decoded_name(info)!r} too"
     else:
         stream.seek(info.offset_data)
         pair.texts[suffix] = stream.read(info.size).decode("utf-8", "replace")
 
 
-def _kind(info: tarfile.TarInfo) -> str:
+def _type_name(info: tarfile.TarInfo) -> str:
     return "a sparse file" if info.issparse() else _LINKS.get(info.type, f"of type {info.type!r}")
 
 
-def _name(info: tarfile.TarInfo) -> str:
+def _decoded_name(info: tarfile.TarInfo) -> str:
     return info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _split(info: tarfile.TarInfo) -> tuple[str, str]:
+def _split_key(info: tarfile.TarInfo) -> tuple[str, str]:
     """Return (key, suffix in lower case) of a member; one without a suffix is a key of its own."""
-    name = _name(info)
-    found = _KEY.fullmatch(name)
-    return (found[1], found[2].lower()) if found else (name, "")
+    name = _decoded_name(info)
+    match = _KEY.fullmatch(name)
+    return (match[1], match[2].lower()) if match else (name, "")
 
 
 class _Headers:
-    """A tar as tarfile sees it: only so much is read of a member's headers, however long they claim to be."""
+    """A tar for tarfile that limits the bytes read for a member's headers, whatever length they claim."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -190,30 +190,30 @@ class _Headers:
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Yield the members' headers; raise one of BROKEN where the tar is cut, damaged, or goes on behind its end."""
+    """Yield members' headers; raise one of BROKEN where the tar is truncated, damaged or continues after its end."""
     total = stream.seek(0, 2)
     stream.seek(0)
     headers = _Headers(stream)
-    before = 0
+    previous = 0
     with tarfile.open(fileobj=cast(BinaryIO, headers), mode="r:", encoding="utf-8") as tar:
         while (info := tar.next()) is not None:
-            if info.size < 0 or tar.offset <= before:  # tarfile would go back, and round and round
-                raise tarfile.ReadError(f"member {_name(info)!r} of {info.size} bytes")
+            if info.size < 0 or tar.offset <= previous:  # tarfile would go back, in an endless loop
+                raise tarfile.ReadError(f"member {_decoded_name(info)!r} of {info.size} bytes")
             end = info.offset_data + info.size if info.isreg() and not info.issparse() else 0
             if max(tar.offset, end) > total:
-                raise tarfile.ReadError(f"cut in member {_name(info)!r}")
+                raise tarfile.ReadError(f"truncated in member {_decoded_name(info)!r}")
             yield info
-            before, headers.left = tar.offset, MAX_HEADERS
-            cast(Any, tar).members.clear()  # it would keep every header
+            previous, headers.left = tar.offset, MAX_HEADERS
+            cast(Any, tar).members.clear()  # otherwise it keeps every header
         _check_end(stream, tar.offset)
 
 
 def _check_end(stream: BinaryIO, offset: int) -> None:
-    """Raise ReadError where no block of zeros stands at `offset`, or more than zeros: of both tarfile is silent."""
+    """Raise ReadError where no block of zeros is at `offset`, or other data after it: tarfile reports neither."""
     stream.seek(offset)
     first = stream.read(tarfile.BLOCKSIZE)
     if len(first) < tarfile.BLOCKSIZE or any(first):
         raise tarfile.ReadError(f"no header and no end of the tar at byte {offset}")
     while block := stream.read(1 << 20):
         if any(block):
-            raise tarfile.ReadError(f"more behind the end of the tar at byte {offset}")
+            raise tarfile.ReadError(f"more after the end of the tar at byte {offset}")

@@ -37,14 +37,14 @@ CAPTIONS = (
     "caption_alt_text_description",
     "caption_attribution_description",
 )
-"""Where the caption is looked for, in this order: reference, then alt text, then attribution."""
+"""The columns that may contain the caption, in order of preference: reference, alt text, attribution."""
 
 
 KEPT = ("language", "page_url", "page_title", "mime_type", "original_height", "original_width")
 
 
 class Wit:
-    """One row for each image on each page; the page's URL is the row's id, as WIT publishes no other."""
+    """One row for each image on each page; the page's URL is the row's id, as WIT publishes no ids."""
 
     name = "wit"
     pattern = "wit_v1.*.tsv.gz"
@@ -53,11 +53,11 @@ class Wit:
     joins = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return [WHOLE]: no place within a gzip file can be found without reading all before it."""
+        """Return [WHOLE]: a position within a gzip file is known only after reading everything before it."""
         return [WHOLE]
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
-        """Yield every row; `line` is the file's line on which the row ends (a quoted cell may hold line ends)."""
+        """Yield every row; `line` is the file's line on which the row ends (a quoted cell may contain line ends)."""
         return whole(self._rows(stream), damage=(*DAMAGE, csv.Error))
 
     def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
@@ -75,7 +75,7 @@ class Wit:
             except StopIteration:
                 return
             except csv.Error as error:
-                # a quote that is not closed swallows lines up to the limit; what follows it is read
+                # an unclosed quote consumes lines up to the limit; the lines after it are read
                 yield malformed(reader.line_num, "a row of TSV", str(error))
                 continue
             if len(cells) != len(header):

@@ -35,9 +35,9 @@ COLUMNS = [
 
 
 KEPT = ("hash", "user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
-"""Columns carried along. Flickr's photo secrets are part of public URLs, yet they are left out.
+"""Columns that are passed on. Flickr's photo secrets are left out, although they are part of public URLs.
 
-`hash` names the photo in Multimedia Commons' storage; it is no hash of the bytes that are fetched.
+`hash` identifies the photo in Multimedia Commons' storage; it is not a hash of the fetched bytes.
 """
 
 
@@ -49,9 +49,9 @@ def caption_of(row: dict[str, str]) -> str:
 
 
 class Yfcc(LineFormat):
-    """Photos of YFCC100M; a video (marker 1) is handed on as malformed, as it has no image to fetch.
+    """Photos of YFCC100M; a video (marker 1) gives a malformed row, as it has no image to fetch.
 
-    A photo's licence is the URL of the one that its owner chose, which says the version too; else that one's name.
+    A photo's licence is the URL of the licence that its owner chose, which includes the version; else its name.
     """
 
     name = "yfcc"

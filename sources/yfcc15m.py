@@ -1,10 +1,10 @@
 """YFCC15M as OpenAI published it (Radford et al. 2021): a list of 14,829,396 photos of YFCC100M, without their text.
 
-Three different sets go by this name, and a name alone is no provenance:
+Three different sets have this name, so the name alone does not give the provenance:
 
 - this list, `yfcc100m_subset_data.tsv.bz2`, of photos with English titles or descriptions (openai/CLIP,
-  data/yfcc100m.md), called V1 where it is told from the next;
-- "YFCC15M-V2", the label file of DeCLIP (Li et al. 2022, arXiv:2110.05208), chosen and cleaned by rules of its own;
+  data/yfcc100m.md), called V1 to distinguish it from the next;
+- "YFCC15M-V2", the label file of DeCLIP (Li et al. 2022, arXiv:2110.05208), selected and cleaned by its own rules;
 - the pairs of URL and caption of Nguyen et al. 2022 (arXiv:2208.05516): `sources.url_caption`'s `yfcc_pairs`.
 """
 
@@ -17,10 +17,10 @@ NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Yfcc15M(LineFormat):
-    """One row for each photo of the list, to be joined by its id to YFCC100M's rows: it has no URL and no caption.
+    """One row for each photo of the list, to be joined by its id to YFCC100M's rows, as it has no URL and no caption.
 
-    The columns are YFCC100M's first three: line number, photo identifier, photo hash. That hash names the photo in
-    Multimedia Commons' storage and is none of its bytes, so it is carried along and never compared to them.
+    The columns are YFCC100M's first three: line number, photo identifier, photo hash. That hash identifies the photo in
+    Multimedia Commons' storage and is not a hash of its bytes, so it is passed on and never compared with them.
     """
 
     name = "yfcc15m"

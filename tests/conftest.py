@@ -1,22 +1,26 @@
-"""What several test files share: one finished shrunken road, and where its pieces lie."""
+"""What several test files share: a Spark session, a bucket, a hostile site, a finished road; and who runs when."""
 
+import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
-from jobs.workflow.experiment import load
-from jobs.workflow.progress import Display
-from jobs.workflow.runner import Run
-from pipeline.ledger.tables import Ledger
-from pipeline.storage.store import Store
-from tests.support.road_experiment import ROOT, cuvee, write_experiment
+from tests.support.road_experiment import ROOT
 from tests.support.spark_class_archive import options
+
+if TYPE_CHECKING:  # a run of the fast tests imports none of these
+    from pyspark.sql import SparkSession
+
+    from jobs.workflow.runner import Run
+    from tests.support.finished_road import Road
+    from tests.support.hostile_web import HostileWeb
+    from tests.support.s3 import S3
 
 os.environ.setdefault("SPARK_SUBMIT_OPTS", options(ROOT / "build" / "spark.jsa"))
 
@@ -27,61 +31,108 @@ settings.register_profile("cuvee", deadline=None)  # how long an example takes i
 settings.load_profile("cuvee")
 
 
-ON_ROAD = ("test_road.py", "test_takedown_road.py", "test_killed.py", "test_clean_room.py")
-"""The files that look at the finished road, which takes minutes: they run in one worker, and first."""
+DURATIONS = Path(__file__).parent / "durations.json"
+"""Seconds that each file's tests took, as `make test-durations` wrote them: the longest files run first."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes DURATIONS anew."""
+    parser.addoption("--write-durations", action="store_true", help=f"write each file's seconds to {DURATIONS.name}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the order of the files to `pytest_collection_modifyitems`."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def _file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what is on the road first; a file that is not named among those must not ask for it."""
-    for item in items:
-        if "road" in getattr(item, "fixturenames", ()) and item.path.name not in ON_ROAD:
-            raise pytest.UsageError(f"{item.path.name}: uses the road, but is not in conftest.ON_ROAD")
-    items.sort(key=lambda item: item.path.name not in ON_ROAD)
+    """Put the longest files first, so that no worker ends long behind the others."""
+    seconds: dict[str, float] = json.loads(DURATIONS.read_text("utf-8")) if DURATIONS.exists() else {}
+    items.sort(key=lambda item: -seconds.get(_file_of(item.nodeid), 0.0))
 
 
-class ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file's tests run in one worker, and those of all files that are on the road."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "road" if Path(file).name in ON_ROAD else file
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Write DURATIONS, where it is asked for."""
+    if not config.option.write_durations:
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[_file_of(report.nodeid)] += report.duration
+    known = {name: round(took, 1) for name, took in sorted(seconds.items()) if took >= 0.5}
+    DURATIONS.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """Schedule by files, however many workers there are."""
-    return ByFile(config, log)
-
-
-@dataclass(frozen=True)
-class Road:
-    """A finished road: its experiment file, its store and its web's folder, and what the run printed."""
-
-    experiment: Path
-    store: Path
-    web: Path
-    stdout: str
-    stderr: str
-
-    @property
-    def ledger(self) -> Ledger:
-        """The store's ledger, opened anew."""
-        return Ledger(Store(str(self.store)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """A file's tests run in one worker, as they share what is slow to make."""
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    """The shrunken road, run once for all tests by the command itself."""
-    folder = tmp_path_factory.mktemp("road")
-    experiment = write_experiment(folder, folder / "store", folder / "web")
-    done = cuvee("run", str(experiment))
-    assert done.returncode == 0, done.stderr
-    return Road(experiment, folder / "store", folder / "web", done.stdout, done.stderr)
+def _spark() -> "Iterator[SparkSession]":
+    from jobs.spark.session import start
+    from pipeline.config.experiment import Spark
+
+    session = start(Spark(conf={"spark.sql.shuffle.partitions": "2"}), "tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def spark(_spark: "SparkSession") -> "Iterator[SparkSession]":
+    """A Spark session of this module's own, for settings and temporary views; its Java is the worker process's."""
+    session = _spark.newSession()
+    yield session
+    session.catalog.clearCache()
+
+
+@pytest.fixture(scope="session")
+def _site() -> "Iterator[HostileWeb]":
+    from tests.support.hostile_web import HostileWeb
+
+    with HostileWeb() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def site(_site: "HostileWeb") -> "HostileWeb":
+    """The hostile site, which remembers no request of other modules."""
+    _site.asked.clear()
+    return _site
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3]":
+    """A bucket of this module's own, on the worker process's server."""
+    from tests.support.s3 import bucket
+
+    with bucket(tmp_path_factory.mktemp("aws")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def road() -> "Iterator[Road]":
+    """The small road, which the command itself has run."""
+    from tests.support.finished_road import finished_road
+
+    with finished_road() as found:
+        yield found
 
 
 @pytest.fixture
-def run(road: Road) -> Iterator[Run]:
+def run(road: "Road") -> "Iterator[Run]":
     """The finished road as its stages see it."""
+    from jobs.workflow.experiment import load
+    from jobs.workflow.progress import Display
+    from jobs.workflow.runner import Run
+
     opened = Run(load(road.experiment, []), Display())
     yield opened
     opened.close()

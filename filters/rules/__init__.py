@@ -1,1 +1,1 @@
-"""Rules: what keeps a pair and why not, from the experiment file to SQL."""
+"""Rules: which pairs are kept, and why others are dropped, from the experiment file to SQL."""

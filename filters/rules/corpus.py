@@ -1,4 +1,4 @@
-"""Rules that look at a pair among the others: they rank, group or count the pairs."""
+"""Rules that compare a pair with the other pairs: they rank, group or count them."""
 
 from dataclasses import dataclass, field
 
@@ -8,9 +8,9 @@ from filters.rules.predicates import Columns, merged
 
 @dataclass(frozen=True)
 class Among(Rule):
-    """A rule that ranks, groups or counts the pairs: all of them, or those alone that `among` keeps.
+    """A rule that ranks, groups or counts the pairs: all of them, or only those that `among` keeps.
 
-    A pair that `among` drops is dropped for its reason.
+    A pair that `among` drops is dropped for the reason of `among`.
     """
 
     among: Rule | None = field(default=None, kw_only=True)
@@ -20,21 +20,21 @@ class Among(Rule):
         return (self.among,) if self.among else ()
 
     def among_text(self) -> str:
-        """Return which pairs are considered, in words; nothing where all are."""
-        return f", among what this keeps: {self.among.text()}" if self.among else ""
+        """Return a description of which pairs are considered; empty where all are."""
+        return f", among the pairs that this keeps: {self.among.text()}" if self.among else ""
 
 
 @dataclass(frozen=True)
 class MeasuredFirst(Among):
-    """A rule that must know something of all pairs before it can speak of one (`filters.rules.statistics`)."""
+    """A rule that needs a statistic over all pairs before it can decide on one (`filters.rules.statistics`)."""
 
 
 @dataclass(frozen=True)
 class TopFraction(MeasuredFirst):
     """Keeps the `fraction` with the largest values, over all sources or within each; ties go to the smaller uid.
 
-    Of n pairs with a value, ceil(fraction * n) are kept, the fraction as the decimal that was written; a pair without
-    a value is dropped as `no_score` and not counted. Values are compared as float64.
+    Of n pairs with a value, ceil(fraction * n) are kept, with the fraction taken as the decimal that was written; a
+    pair without a value is dropped as `no_score` and not counted. Values are compared as float64.
     """
 
     fraction: float
@@ -57,8 +57,8 @@ class TopFraction(MeasuredFirst):
 
 @dataclass(frozen=True)
 class Unique(Among):
-    """Keeps one pair of each group: the one with the largest `prefer` (the smallest, where `smallest`), then with the
-    smallest uid. A pair without a group is alone in it; one without a preferred value comes last.
+    """Keeps one pair of each group: the one with the largest `prefer` (the smallest, if `smallest` is set), ties going
+    to the smallest uid. A pair without a group is a group of its own; one without a `prefer` value comes last.
     """
 
     group: tuple[str, str]
@@ -87,11 +87,11 @@ class Unique(Among):
 
 @dataclass(frozen=True)
 class Balanced(MeasuredFirst):
-    """Keeps a pair if, for any of its concepts, a draw falls below min(1, t / how many pairs mention that concept).
+    """Keeps a pair if, for any of its concepts, a random number is below min(1, t / number of pairs that mention it).
 
     MetaCLIP's balancing (Xu et al. 2023, arXiv 2309.16671, algorithm 1; `metaclip/balancing.py` of its repository). The
-    draw is `pipeline.core.sampling.draw` of seed, uid and concept. Pairs are counted among all that are stored, or
-    among those that `among` keeps. A caption without a concept is dropped as `no_concept`, the others as
+    random number is `pipeline.core.sampling.draw` of seed, uid and concept. Pairs are counted among all stored pairs,
+    or among those that `among` keeps. A caption without a concept is dropped as `no_concept`, other pairs as
     `balanced_out`.
     """
 
@@ -104,6 +104,6 @@ class Balanced(MeasuredFirst):
         return {self.signal: {"concepts"}}
 
     def text(self) -> str:
-        """The signal and the count up to which all are kept."""
-        drawn = f"drawn with seed {self.seed}{self.among_text()}"
-        return f"keep about {self.t} of each concept of {self.signal} that has more, {drawn}"
+        """The signal, and the count up to which all pairs of a concept are kept."""
+        sampling = f"sampled with seed {self.seed}{self.among_text()}"
+        return f"keep about {self.t} of each concept of {self.signal} that has more, {sampling}"

@@ -1,7 +1,7 @@
-"""Predicates of the experiment file: columns of signals and plain functions, and nothing else that Spark SQL knows.
+"""Predicates of the experiment file: columns of signals and plain functions, and nothing else of Spark SQL.
 
 An experiment file may come from others, and Spark SQL can call into the JVM (`reflect`), so names and functions are
-allowed by list. `isnan` is not on it: what a predicate sees of a NaN is null.
+checked against an allowlist. `isnan` is not on it: a predicate sees NaN as null.
 """
 
 import re
@@ -23,7 +23,7 @@ _STRING = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])")
 
 
-_STRANGE = re.compile(r"[^A-Za-z0-9_ \t\r\n.,()\[\]<>=!+*/%&|^~-]|--|/\*")
+_FORBIDDEN = re.compile(r"[^A-Za-z0-9_ \t\r\n.,()\[\]<>=!+*/%&|^~-]|--|/\*")
 
 
 _CALL = re.compile(r"\b([A-Za-z_][A-Za-z0-9_]*)\s*\(")
@@ -86,22 +86,22 @@ _FUNCTIONS = frozenset(
 
 
 def predicate_columns(text: str, where: str) -> Columns:
-    """Return the signal columns in a Spark SQL predicate; raise InputError at all but columns and plain functions."""
-    bare = _STRING.sub("''", text)
-    for function in _CALL.findall(bare):
+    """Return the signal columns in a Spark SQL predicate; raise InputError for anything but columns and functions."""
+    without_strings = _STRING.sub("''", text)
+    for function in _CALL.findall(without_strings):
         if function.lower() not in _FUNCTIONS | _WORDS:
             raise InputError(f"{where}: {unknown('function', function, _FUNCTIONS)}")
-    found: Columns = {}
-    for signal, column in _COLUMN.findall(bare):
-        found.setdefault(signal, set()).add(column)
-    rest = _CALL.sub(" (", _NUMBER.sub(" ", _COLUMN.sub(" ", bare)))
-    for word in re.findall(r"[A-Za-z_]\w*", rest):
+    columns: Columns = {}
+    for signal, column in _COLUMN.findall(without_strings):
+        columns.setdefault(signal, set()).add(column)
+    remainder = _CALL.sub(" (", _NUMBER.sub(" ", _COLUMN.sub(" ", without_strings)))
+    for word in re.findall(r"[A-Za-z_]\w*", remainder):
         if word.lower() not in _WORDS:
             raise InputError(f"{where}: found '{word}', expected signal columns such as caption_v1.words")
-    # an open string or parenthesis would reach beyond this predicate in the query that holds it
-    if _STRANGE.search(_STRING.sub(" ", text)) or not _balanced(rest) or not found:
+    # an unclosed string or parenthesis would reach beyond this predicate in the query that contains it
+    if _FORBIDDEN.search(_STRING.sub(" ", text)) or not _balanced(remainder) or not columns:
         raise InputError(f"{where}: expected a predicate over signal columns, found {text!r}")
-    return found
+    return columns
 
 
 def _balanced(text: str) -> bool:
@@ -114,7 +114,7 @@ def _balanced(text: str) -> bool:
 
 
 def merged(parts: Iterable[Columns]) -> Columns:
-    """Return the columns of all `parts`."""
+    """Return the union of the columns of all `parts`."""
     result: Columns = {}
     for part in parts:
         for signal, columns in part.items():
@@ -123,7 +123,7 @@ def merged(parts: Iterable[Columns]) -> Columns:
 
 
 def signal_column(text: Any, where: str) -> tuple[str, str]:
-    """Return (signal, column) of "signal.column"; raise InputError where it is anything else."""
+    """Return (signal, column) of "signal.column"; raise InputError for anything else."""
     match = _COLUMN.fullmatch(str(text))
     if not match:
         raise InputError(f"{where}: expected a signal's column such as clip_v1.similarity, found {text!r}")

@@ -1,4 +1,4 @@
-"""Small Spark SQL expressions that rules are written with."""
+"""Small Spark SQL expressions that rules are composed of."""
 
 KEEP = ""
 """The reason of a kept pair."""
@@ -10,22 +10,22 @@ def quoted(text: str) -> str:
 
 
 def double(number: float) -> str:
-    """Return a number as a double, to the last bit."""
+    """Return a number as a double literal, exact to the last bit."""
     return f"double('{number!r}')"
 
 
 def unknown_value(value: str) -> str:
-    """Return whether a number says nothing."""
+    """Return the condition that a number is null or NaN."""
     return f"({value} is null or isnan({value}))"
 
 
 def compared(value: str, operator: str, number: float) -> str:
-    """Return the comparison of a column with a number, which is taken as float32 where the column is one."""
+    """Return the comparison of a column with a number, which is cast to float32 where the column is float32."""
     as_float = f"{value} {operator} cast({double(number)} as float)"
     return f"if(typeof({value}) = 'float', {as_float}, {value} {operator} {double(number)})"
 
 
 def choice(subject: str, results: dict[str, str], otherwise: str) -> str:
-    """Return the result for what `subject` is equal to, or else `otherwise`."""
-    whens = " ".join(f"when {quoted(one)} then {result}" for one, result in sorted(results.items()))
+    """Return an expression for the result whose key equals `subject`, or `otherwise`."""
+    whens = " ".join(f"when {quoted(key)} then {result}" for key, result in sorted(results.items()))
     return f"case {subject} {whens} else {otherwise} end" if results else otherwise

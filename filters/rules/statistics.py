@@ -1,8 +1,8 @@
-"""What a rule must know of all pairs before it can speak of one: where a fraction is cut, how often a concept stands.
+"""Statistics over all pairs that a rule needs before it can decide on one: a fraction's cut value, concept counts.
 
-Exact, whatever the number of pairs, and nothing is sorted: values are counted by their bits, sixteen at a time from the
-highest, as a radix sort would, and where many pairs share the value at the cut, their uids by their first letters. Each
-round reads one column once, and what it finds is small.
+The result is exact for any number of pairs, without sorting: values are counted by their bits, sixteen at a time from
+the highest, as in a radix sort, and where many pairs share the value at the cut, their uids by their first letters.
+Each round reads one column once, and its result is small.
 """
 
 import math
@@ -25,25 +25,27 @@ Tables = Iterator[pa.Table]
 
 
 Fold = Callable[[Sequence[str], Callable[[Tables], Any]], Sequence[Any]]
-"""Reads columns of all rows that count, some in each task; returns what the function made of each task's tables."""
+"""Reads columns of all rows that are considered, a part in each task; returns the function's result for each task."""
 
 
 Measured = Mapping[str, Any]
-"""What was measured, by the rule's name: of a TopFraction its `Cut` by source ("" is all), of a Balanced the counts of
-the concepts that more than `t` pairs mention."""
+"""Statistics by the rule's name: for a TopFraction its `Cut` by source ("" for all), for a Balanced the counts of the
+concepts that more than `t` pairs mention."""
 
 
 BITS = 16
+"""Bits of a value that one round counts."""
 
 
 MOST = 100_000
-"""Uids that the driver sorts at once."""
+"""The most uids that the driver sorts at once."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What is kept: values above `value`, and of those equal to it the uids up to `uid`; no value keeps nothing, no uid
-    keeps all that are equal.
+    """The cut of a fraction: kept are values above `value`, and of the pairs with exactly `value` the uids up to `uid`.
+
+    Without a value nothing is kept; without a uid all pairs with exactly `value` are kept.
     """
 
     value: float | None
@@ -51,23 +53,23 @@ class Cut:
 
 
 def measured_first(rule: Rule) -> list[MeasuredFirst]:
-    """Return the parts of a rule that are measured, each behind those that it considers."""
-    return [one for one in reversed(list(rule.walk())) if isinstance(one, MeasuredFirst)]
+    """Return the parts of a rule that need statistics, each after those that its `among` contains."""
+    return [part for part in reversed(list(rule.walk())) if isinstance(part, MeasuredFirst)]
 
 
 @singledispatch
 def measure(rule: MeasuredFirst, fold: Fold) -> Any:
-    """Return what `Measured` holds of a rule; `fold` reads uid, source and the rule's own column of its signal."""
+    """Return a rule's entry of `Measured`; `fold` reads uid, source and the rule's own column of its signal."""
     raise TypeError(f"nothing to measure for {type(rule).__name__}")
 
 
 @measure.register
-def _counts(rule: Balanced, fold: Fold) -> dict[int, int]:
+def _balanced_counts(rule: Balanced, fold: Fold) -> dict[int, int]:
     parts = fold(["concepts"], _count_concepts)
     total = np.zeros(max(map(len, parts), default=0), np.int64)
     for part in parts:
         total[: len(part)] += part
-    return {int(one): int(total[one]) for one in np.flatnonzero(total > rule.t)}
+    return {int(concept): int(total[concept]) for concept in np.flatnonzero(total > rule.t)}
 
 
 def _count_concepts(tables: Tables) -> npt.NDArray[np.int64]:
@@ -82,8 +84,8 @@ def _count_concepts(tables: Tables) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Search:
-    """Where a source's cut lies: `key` are the highest bits found, `left` how many of the `tied` that share them are
-    kept.
+    """The search for a source's cut: `key` are the highest bits found so far, `tied` is the number of pairs that share
+    them, and `left` how many of these are kept.
     """
 
     key: int
@@ -92,76 +94,78 @@ class _Search:
 
 
 @measure.register
-def _cuts(rule: TopFraction, fold: Fold) -> dict[str, Cut]:
+def _top_fraction_cuts(rule: TopFraction, fold: Fold) -> dict[str, Cut]:
     column, columns = rule.by[1], [rule.by[1], *(["source"] if rule.per_source else [])]
-    found: dict[str, _Search] = {}
+    searches: dict[str, _Search] = {}
     for shift in range(64 - BITS, -1, -BITS):
-        keys = {scope: one.key for scope, one in found.items()}
+        keys = {scope: search.key for scope, search in searches.items()}
         counts: dict[str, npt.NDArray[np.int64]] = {}
         for part in fold(columns, partial(_count_bits, column, shift, keys)):
-            for scope, counted in part.items():
-                counts[scope] = counts.get(scope, 0) + counted
-        found = {scope: _narrowed(rule.fraction, found.get(scope), counted) for scope, counted in counts.items()}
-    return {scope: _cut(rule, scope, one, fold) for scope, one in found.items()}
+            for scope, part_counts in part.items():
+                counts[scope] = counts.get(scope, 0) + part_counts
+        searches = {scope: _narrow(rule.fraction, searches.get(scope), total) for scope, total in counts.items()}
+    return {scope: _cut_of(rule, scope, search, fold) for scope, search in searches.items()}
 
 
-def _narrowed(fraction: float, before: _Search | None, counts: npt.NDArray[np.int64]) -> _Search:
-    """Return the search with the bits that `counts` counts: those in which the pairs to keep, from above, end."""
-    left = math.ceil(Fraction(str(fraction)) * int(counts.sum())) if before is None else before.left
-    above = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(above, left))
-    bits = len(counts) - 1 - place
+def _narrow(fraction: float, before: _Search | None, counts: npt.NDArray[np.int64]) -> _Search:
+    """Return the search extended by the bits that `counts` counts: those of the last pair to keep, from above."""
+    kept = math.ceil(Fraction(str(fraction)) * int(counts.sum())) if before is None else before.left
+    cumulative = np.cumsum(counts[::-1])
+    index = int(np.searchsorted(cumulative, kept))
+    bits = len(counts) - 1 - index
     key = ((before.key if before else 0) << BITS) + bits
-    return _Search(key, left - int(above[place] - counts[bits]), int(counts[bits]))
+    return _Search(key, kept - int(cumulative[index] - counts[bits]), int(counts[bits]))
 
 
-def _cut(rule: TopFraction, scope: str, one: _Search, fold: Fold) -> Cut:
-    if one.left == 0:
+def _cut_of(rule: TopFraction, scope: str, search: _Search, fold: Fold) -> Cut:
+    if search.left == 0:
         return Cut(None, None)
-    return Cut(_value(one.key), None if one.left == one.tied else _uid(rule, scope, one, fold))
+    return Cut(
+        _float_of_bits(search.key), None if search.left == search.tied else _uid_at_cut(rule, scope, search, fold)
+    )
 
 
-def _uid(rule: TopFraction, scope: str, one: _Search, fold: Fold) -> str:
-    """Return the uid at place `left`, from 1, of the tied ones in order."""
+def _uid_at_cut(rule: TopFraction, scope: str, search: _Search, fold: Fold) -> str:
+    """Return the `left`-th uid, from 1, of the tied ones in order."""
     columns = ["uid", rule.by[1], *(["source"] if rule.per_source else [])]
-    head, left, tied = "", one.left, one.tied
+    prefix, left, tied = "", search.left, search.tied
     while tied > MOST:
-        heads: Counter[str] = Counter()
-        for part in fold(columns, partial(_count_heads, rule.by[1], scope, one.key, head)):
-            heads.update(part)
-        for longer in sorted(heads):
-            if heads[longer] >= left:
-                head, tied = longer, heads[longer]
+        prefix_counts: Counter[str] = Counter()
+        for part in fold(columns, partial(_count_prefixes, rule.by[1], scope, search.key, prefix)):
+            prefix_counts.update(part)
+        for candidate in sorted(prefix_counts):
+            if prefix_counts[candidate] >= left:
+                prefix, tied = candidate, prefix_counts[candidate]
                 break
-            left -= heads[longer]
-    parts = fold(columns, partial(_tied, rule.by[1], scope, one.key, head))
+            left -= prefix_counts[candidate]
+    parts = fold(columns, partial(_tied_uids, rule.by[1], scope, search.key, prefix))
     uids: list[str] = sorted(uid for part in parts for uid in part)
     return uids[left - 1]
 
 
 def ordered_bits(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
-    """Return for each float64 that is no NaN a number of 64 bits; they stand in the same order, 0 and -0 as one."""
+    """Return for each float64, none of them NaN, a uint64 such that the order is the same and 0 and -0 are equal."""
     bits = (values + 0.0).view(np.uint64)
     sign = np.uint64(1 << 63)
     return np.where(bits & sign, ~bits, bits | sign)
 
 
-def _value(key: int) -> float:
+def _float_of_bits(key: int) -> float:
     """Return the float64 whose `ordered_bits` these are."""
     bits = key & ~(1 << 63) if key >> 63 else ~key & ((1 << 64) - 1)
     return float(np.array([bits], np.uint64).view(np.float64)[0])
 
 
-def _known(column: str, tables: Tables) -> Iterator[tuple[pa.Table, npt.NDArray[np.uint64]]]:
-    """Yield the rows that have a value, and their values' `ordered_bits`."""
+def _known_values(column: str, tables: Tables) -> Iterator[tuple[pa.Table, npt.NDArray[np.uint64]]]:
+    """Yield the rows that have a value, and the `ordered_bits` of their values."""
     for table in tables:
         values = table[column].cast(pa.float64(), safe=False)
         known = pc.fill_null(pc.invert(pc.is_nan(values)), False)
         yield table.filter(known), ordered_bits(values.filter(known).to_numpy())
 
 
-def _scopes(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Yield each source with where its rows are; "" with all of them where sources are not told apart."""
+def _source_masks(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Yield each source with the mask of its rows; "" with all rows where there is no source column."""
     if "source" not in table.column_names:
         yield "", np.ones(len(keys), bool)
         return
@@ -170,30 +174,34 @@ def _scopes(table: pa.Table, keys: npt.NDArray[np.uint64]) -> Iterator[tuple[str
         yield source, codes.indices.to_numpy() == number
 
 
-def _count_bits(column: str, shift: int, found: Mapping[str, int], tables: Tables) -> dict[str, npt.NDArray[np.int64]]:
-    """Return by source how often each value of the 16 bits above `shift` stands behind the bits that are found."""
+def _count_bits(
+    column: str, shift: int, keys_found: Mapping[str, int], tables: Tables
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Return by source how often each value of the 16 bits above `shift` occurs after the bits found so far."""
     counts: dict[str, npt.NDArray[np.int64]] = {}
-    for table, keys in _known(column, tables):
-        for scope, mine in _scopes(table, keys):
-            of_scope = keys[mine]
-            if found:
-                of_scope = of_scope[of_scope >> np.uint64(shift + BITS) == np.uint64(found[scope])]
+    for table, keys in _known_values(column, tables):
+        for scope, mask in _source_masks(table, keys):
+            of_scope = keys[mask]
+            if keys_found:
+                of_scope = of_scope[of_scope >> np.uint64(shift + BITS) == np.uint64(keys_found[scope])]
             bits = (of_scope >> np.uint64(shift)) & np.uint64((1 << BITS) - 1)
-            counted = np.bincount(bits.astype(np.int64), minlength=1 << BITS)
-            counts[scope] = counts.get(scope, 0) + counted
+            bit_counts = np.bincount(bits.astype(np.int64), minlength=1 << BITS)
+            counts[scope] = counts.get(scope, 0) + bit_counts
     return counts
 
 
-def _tied(column: str, scope: str, key: int, head: str, tables: Tables) -> list[str]:
-    """Return the uids that start with `head` of a source's rows with this very value."""
-    found: list[str] = []
-    for table, keys in _known(column, tables):
-        mine = next((where for name, where in _scopes(table, keys) if name == scope), np.zeros(len(keys), bool))
-        uids = table["uid"].filter(pa.array(mine & (keys == np.uint64(key))))
-        found += uids.filter(pc.starts_with(uids, head)).to_pylist()
-    return found
+def _tied_uids(column: str, scope: str, key: int, prefix: str, tables: Tables) -> list[str]:
+    """Return the uids, starting with `prefix`, of a source's rows with exactly this value."""
+    tied: list[str] = []
+    for table, keys in _known_values(column, tables):
+        mask = next((rows for name, rows in _source_masks(table, keys) if name == scope), np.zeros(len(keys), bool))
+        uids = table["uid"].filter(pa.array(mask & (keys == np.uint64(key))))
+        tied += uids.filter(pc.starts_with(uids, prefix)).to_pylist()
+    return tied
 
 
-def _count_heads(column: str, scope: str, key: int, head: str, tables: Tables) -> Counter[str]:
-    """Count those uids by four letters more than `head` has."""
-    return Counter(uid[: len(head) + 4] for table in tables for uid in _tied(column, scope, key, head, iter([table])))
+def _count_prefixes(column: str, scope: str, key: int, prefix: str, tables: Tables) -> Counter[str]:
+    """Count these uids by their prefix that is four letters longer than `prefix`."""
+    return Counter(
+        uid[: len(prefix) + 4] for table in tables for uid in _tied_uids(column, scope, key, prefix, iter([table]))
+    )

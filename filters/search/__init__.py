@@ -1,1 +1,1 @@
-"""Search algorithms over embeddings, hashes and images: exact, approximate, alignment, components."""
+"""Search algorithms over embeddings, hashes and images: exact, approximate, alignment, connected components."""

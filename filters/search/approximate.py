@@ -1,7 +1,7 @@
-"""Approximate search by cosine for what is too large to be searched exactly: FAISS's inverted lists, re-ranked exactly.
+"""Approximate cosine search for sets too large for an exact one: FAISS's inverted lists, re-ranked exactly.
 
-The cells are chosen by the exact search of `filters.search.exact`, and what FAISS finds in them is computed anew and
-ranked by it: so an answer depends on no batch, as FAISS's own choice would, in the last bit of a product.
+The cells are chosen by the exact search of `filters.search.exact`, which also recomputes and ranks the candidates that
+FAISS finds in them: so a result does not depend on the batch, as FAISS's own choice would, by a product's last bit.
 """
 
 import json
@@ -16,50 +16,50 @@ from filters.search.exact import Found, Halves, Places, Rounded, Singles, neares
 from pipeline.errors import InputError, StageFailed
 
 RESULT_VERSION = 1
-"""What FAISS finds with an index: raised where a new version finds something else."""
+"""Version of the results of FAISS with an index: increased where a new version gives other results."""
 
 
 EXACT = 1 << 28
 """Rows times dimensions up to which a search is exact (524,288 rows of 512): a query then costs 2 * EXACT = 0.54 GFLOP,
 a sixteenth of the 8.8 GFLOP of the ViT-B/32 that embeds it (4.4 G multiply-adds, open_clip's model_profile.csv), so
-approximating it would spare little, and miss copies."""
+approximating it would save little, and miss copies."""
 
 
 CELLS = 4
-"""Cells for the square root of the rows: the least of FAISS's guideline, 4 to 16 (its wiki, "Guidelines to choose an
-index"), as both building them and choosing among them take time in proportion."""
+"""Number of cells as a multiple of the square root of the rows: the least of FAISS's guideline, 4 to 16 (its wiki,
+"Guidelines to choose an index"), as the time to build them and to choose among them is proportional to it."""
 
 
 TRAINING = 40
-"""Rows for each cell that k-means is trained on; the same guideline asks for 30 to 256."""
+"""Rows per cell that k-means is trained on; the same guideline recommends 30 to 256."""
 
 
 ROUNDS = 6
-"""Rounds of k-means; measured on 100,000 rows: 6 more changed the recall with 2 and 4 cells probed by under 0.001."""
+"""Iterations of k-means; on 100,000 rows, 6 more changed the recall with 2 and 4 cells probed by less than 0.001."""
 
 
 CODE = 8
-"""Dimensions that one byte of a product quantiser stands for: 64 bytes for 512, as for DEEP1B (Johnson et al. 2017)."""
+"""Dimensions that one byte of a product quantiser encodes: 64 bytes for 512, as for DEEP1B (Johnson et al. 2017)."""
 
 
 FEWEST, MOST = 4, 256
-"""Cells that are probed: doubled from the fewest until the recall holds."""
+"""Cells that are probed: doubled from the fewest until the recall is sufficient."""
 
 
 SPARE = 8
-"""Rows beyond those asked for that are taken from the lists and ranked anew."""
+"""Rows beyond the k requested that are taken from the inverted lists and re-ranked."""
 
 
 CODED = 16
-"""Rows that are taken from the lists of product codes and ranked anew, for each cell probed."""
+"""Rows that are taken from the lists of product codes and re-ranked, for each probed cell."""
 
 
 SAMPLE = 1000
-"""Rows by which the recall of an index is measured."""
+"""Rows on which the recall of an index is measured."""
 
 
 CODE_TRAINING = 1 << 16
-"""Rows that product codes are trained on: 256 for each of a byte's values, the most that FAISS takes."""
+"""Rows that product codes are trained on: 256 for each of a byte's values, the most that FAISS uses."""
 
 
 _BLOCK = 1 << 14
@@ -78,10 +78,10 @@ class IndexPlan:
 def plan_index(rows: int, dimensions: int, memory: int) -> IndexPlan:
     """Return the kind of index for so many rows, of which at most `memory` bytes are to be mapped.
 
-    Exact where rows * dimensions <= `EXACT` and both forms of a row, float16 and bfloat16, fit the memory. Beyond,
-    inverted lists of float16 rows; where these do not fit, of product codes, the rows themselves being read from disk.
-    HNSW is no choice: measured on 50,000 rows, it took 1.8 times as long to build and as long to search at the same
-    recall, and its graph has to be read whole. Raises InputError where not even the codes fit.
+    Exact where rows * dimensions <= `EXACT` and both forms of a row, float16 and bfloat16, fit the memory. Otherwise
+    inverted lists of float16 rows; where these do not fit, of product codes, with the rows themselves read from disk.
+    HNSW is not used: measured on 50,000 rows, it took 1.8 times as long to build and as long to search at the same
+    recall, and its graph has to be read whole. Raises InputError where even the codes do not fit.
     """
     exact = IndexPlan("exact", 0, 0, 4 * rows * dimensions)
     if rows * dimensions <= EXACT and exact.bytes <= memory:
@@ -92,12 +92,12 @@ def plan_index(rows: int, dimensions: int, memory: int) -> IndexPlan:
         plans.append(IndexPlan(kind, cells, code, rows * (code + 8) + 4 * cells * dimensions))
         if plans[-1].bytes <= memory:
             return plans[-1]
-    least = -(-plans[-1].bytes >> 20)
-    raise InputError(f"index_mb: expected {least} or more for {rows} rows of {dimensions}, found {memory >> 20}")
+    least_mb = -(-plans[-1].bytes >> 20)
+    raise InputError(f"index_mb: expected {least_mb} or more for {rows} rows of {dimensions}, found {memory >> 20}")
 
 
 class Searcher(Protocol):
-    """What finds the nearest rows of `vectors`, (m, d) float16 unit vectors; `rounded` is what it searches first."""
+    """Finds the nearest rows of `vectors`, (m, d) float16 unit vectors; `rounded` is what it searches first."""
 
     vectors: Halves
     rounded: Rounded
@@ -109,14 +109,14 @@ class Searcher(Protocol):
 
 @dataclass
 class Exact:
-    """Every row is compared."""
+    """Compares a query with every row."""
 
     vectors: Halves
     rounded: Rounded
 
     @classmethod
     def of(cls, vectors: Halves) -> "Exact":
-        """Make (m, d) float16 unit vectors ready to be searched."""
+        """Return a searcher of (m, d) float16 unit vectors."""
         return cls(vectors, Rounded.of(vectors))
 
     def search(self, queries: Halves, k: int) -> Found:
@@ -126,9 +126,9 @@ class Exact:
 
 @dataclass
 class Approximate:
-    """The rows of the `probed` cells nearest to a query are compared, in FAISS's `lists`.
+    """Compares a query with the rows of the `probed` cells nearest to it, in FAISS's inverted `lists`.
 
-    `centroids` (cells, d) float16 unit vectors; `taken` more rows than asked for are ranked anew.
+    `centroids` are (cells, d) float16 unit vectors; `taken` more rows than requested are re-ranked.
     """
 
     vectors: Halves
@@ -139,18 +139,18 @@ class Approximate:
     taken: int
 
     def search(self, queries: Halves, k: int) -> Found:
-        """Return the k nearest of what is found; cosines are exact."""
+        """Return the k nearest of the rows found; cosines are exact."""
         if not len(queries):
             return ranked(queries, self.vectors, np.zeros((0, 1), np.int64), k)
         cells, cosines = nearest(queries, self.centroids, self.rounded, self.probed)
         self.lists.nprobe = self.probed
-        wanted = min(k + self.taken, len(self.vectors))
-        places = self.lists.search_preassigned(queries.astype(np.float32), wanted, cells, cosines)[1]
+        count = min(k + self.taken, len(self.vectors))
+        places = self.lists.search_preassigned(queries.astype(np.float32), count, cells, cosines)[1]
         return ranked(queries, self.vectors, places, k)
 
 
 def save(searcher: Searcher, folder: Path, name: str) -> None:
-    """Write a searcher as files of that name into `folder`: arrays as `.npy`, FAISS's lists as it writes them."""
+    """Write a searcher as files of that name into `folder`: arrays as `.npy`, FAISS's lists in its own format."""
     arrays = {"vectors": searcher.vectors, **searcher.rounded.arrays()}
     if isinstance(searcher, Approximate):
         arrays["centroids"] = searcher.centroids
@@ -161,15 +161,15 @@ def save(searcher: Searcher, folder: Path, name: str) -> None:
 
 
 def mapped(path: Path) -> Any:
-    """Map an array that was written as `.npy` into memory; nothing is unpickled, and nothing of it is written.
+    """Map an array that was written as `.npy` into memory; nothing is unpickled, and the file is never changed.
 
-    It is mapped as if it could be written, as torch warns of what cannot be.
+    It is mapped copy-on-write, as torch warns about arrays that are not writable.
     """
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
 
 def opened(folder: Path, name: str) -> Searcher:
-    """Map what `save` wrote into memory."""
+    """Return the searcher that `save` wrote, mapped into memory."""
     vectors = mapped(folder / f"{name}.vectors.npy")
     rounded = Rounded(*(mapped(folder / f"{name}.{part}.npy") for part in ("bits", "mean", "bounds")))
     if not (folder / f"{name}.faiss").exists():
@@ -180,23 +180,23 @@ def opened(folder: Path, name: str) -> Searcher:
 
 
 def chosen(count: int, of: int) -> Places:
-    """Return `count` of the places below `of`, sorted: those of the smallest hash (splitmix64, Steele et al. 2014)."""
-    mixed = (np.arange(of, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    """Return `count` of the row numbers below `of`, sorted: those of least hash (splitmix64, Steele et al. 2014)."""
+    hashes = (np.arange(of, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return np.sort(np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")[:count])
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    return np.sort(np.argsort(hashes ^ (hashes >> np.uint64(31)), kind="stable")[:count])
 
 
 def cells_of(vectors: Halves, plan: IndexPlan) -> tuple[Halves, Rounded]:
     """Return the centroids of a plan's cells, (cells, d) float16 unit vectors, by FAISS's spherical k-means."""
     count = min(plan.cells, len(vectors))
     rows = vectors[chosen(TRAINING * count, len(vectors))].astype(np.float32)
-    means = faiss.Kmeans(
+    kmeans = faiss.Kmeans(
         rows.shape[1], count, niter=ROUNDS, spherical=True, max_points_per_centroid=TRAINING, min_points_per_centroid=1
     )
-    means.train(rows)
-    found = np.asarray(means.centroids)
-    centroids = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+    kmeans.train(rows)
+    means = np.asarray(kmeans.centroids)
+    centroids = (means / np.linalg.norm(means, axis=1, keepdims=True)).astype(np.float16)
     return centroids, Rounded.of(centroids)
 
 
@@ -213,11 +213,11 @@ def build(vectors: Halves, plan: IndexPlan) -> Approximate:
         taken = SPARE
     else:
         lists = faiss.IndexIVFPQ(flat, width, len(centroids), plan.code, 8, faiss.METRIC_INNER_PRODUCT)
-        lists.pq.cp.min_points_per_centroid = 1  # or it warns of few rows
+        lists.pq.cp.min_points_per_centroid = 1  # otherwise it warns about few rows
         taken = CODED * FEWEST
     lists.train(vectors[chosen(CODE_TRAINING, len(vectors))].astype(np.float32))
-    for at in range(0, len(vectors), _BLOCK):
-        part = vectors[at : at + _BLOCK]
+    for start in range(0, len(vectors), _BLOCK):
+        part = vectors[start : start + _BLOCK]
         cells, rows = nearest(part, centroids, rounded)[0][:, 0].copy(), part.astype(np.float32)
         lists.add_core(len(part), faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
     return Approximate(vectors, centroids, rounded, lists, min(FEWEST, len(centroids)), taken)
@@ -226,45 +226,45 @@ def build(vectors: Halves, plan: IndexPlan) -> Approximate:
 def nearest_others(vectors: Halves, sample: Places) -> Singles:
     """Return the cosine of the nearest other row of each row in the sample, (s,) float32, by FAISS's exact search."""
     queries = vectors[sample].astype(np.float32)
-    found = [np.full((len(sample), 1), -1, np.int64)]
-    for at in range(0, len(vectors) if len(sample) else 0, _BLOCK):
-        part = vectors[at : at + _BLOCK].astype(np.float32)
+    candidates = [np.full((len(sample), 1), -1, np.int64)]
+    for start in range(0, len(vectors) if len(sample) else 0, _BLOCK):
+        part = vectors[start : start + _BLOCK].astype(np.float32)
         near = faiss.knn(queries, part, min(3, len(part)), metric=faiss.METRIC_INNER_PRODUCT)[1]
-        found.append(np.where(near + at == sample[:, None], -1, near + at))
-    cosines: Singles = ranked(vectors[sample], vectors, np.concatenate(found, axis=1), 1)[1][:, 0]
+        candidates.append(np.where(near + start == sample[:, None], -1, near + start))
+    cosines: Singles = ranked(vectors[sample], vectors, np.concatenate(candidates, axis=1), 1)[1][:, 0]
     return cosines
 
 
 def recall(index: Searcher, sample: Places, truth: Singles) -> float:
-    """Return for which share of the sample's rows the index finds another row as near as the nearest one."""
+    """Return the share of the sample's rows for which the index finds another row as near as the nearest one."""
     places, cosines = index.search(index.vectors[sample], 2)
-    other = np.where(places == sample[:, None], -np.inf, cosines)
-    return float(np.mean(np.nan_to_num(other, nan=-np.inf).max(axis=1) >= truth)) if len(sample) else 1.0
+    other_cosines = np.where(places == sample[:, None], -np.inf, cosines)
+    return float(np.mean(np.nan_to_num(other_cosines, nan=-np.inf).max(axis=1) >= truth)) if len(sample) else 1.0
 
 
 def tuned(index: Approximate, sample: Places, least: float) -> float:
     """Double the cells that `index` probes until its recall on the sample is at least `least`; return the recall.
 
-    Raises StageFailed where it is not at `MOST` cells, or at all there are.
+    Raises StageFailed where it is still below at `MOST` cells, or at all cells of the index.
     """
     truth = nearest_others(index.vectors, sample)
     most = min(MOST, len(index.centroids))
-    while (found := recall(index, sample, truth)) < least:
+    while (actual := recall(index, sample, truth)) < least:
         if index.probed >= most:
             raise StageFailed(
-                f"min_recall: expected {least}, found {found:.4f} with {index.probed} of {len(index.centroids)} cells "
+                f"min_recall: expected {least}, found {actual:.4f} with {index.probed} of {len(index.centroids)} cells "
                 f"probed, on {len(sample)} of {len(index.vectors)} rows"
             )
         index.taken *= 2 if index.taken > SPARE else 1
         index.probed = min(2 * index.probed, most)
-    return found
+    return actual
 
 
 def searcher(vectors: Halves, plan: IndexPlan, least: float) -> tuple[Searcher, float, int]:
-    """Return what searches (m, d) float16 unit vectors by a plan, its recall, and on how many rows that was measured.
+    """Return the searcher of (m, d) float16 unit vectors by a plan, its recall, and how many rows measured it.
 
-    The recall is of the nearest other row, against FAISS's exact search. Raises StageFailed where an approximate search
-    stays below `least`.
+    The recall is that of the nearest other row, against FAISS's exact search. Raises StageFailed where the recall of an
+    approximate search stays below `least`.
     """
     sample = chosen(SAMPLE, len(vectors)) if len(vectors) > 1 else np.zeros(0, np.int64)
     if plan.kind == "exact":

@@ -1,4 +1,4 @@
-"""Connected components: a forest that keeps them while edges come in, and groups named by their smallest member."""
+"""Connected components: a forest that is updated as edges arrive, and groups named by their smallest member."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 LEAST_WAITING = 1 << 16
-"""Edges that wait, or an eighth of the rows where that is more, before they are looked at together."""
+"""Edges that are collected, or an eighth of the rows where that is more, before they are merged together."""
 
 
 Edges = npt.NDArray[np.int64]
@@ -33,9 +33,9 @@ def smallest(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 class Forest:
-    """The components of edges between `size` rows, as they come in. Memory is bounded by `size`.
+    """The connected components of `size` rows, updated as edges arrive. Memory is bounded by `size`.
 
-    `known` names each row's component by its smallest row, (size,) int64, as far as the edges have been looked at.
+    `known` names each row's component by its smallest row, (size,) int64, as far as edges have been merged.
     """
 
     def __init__(self, size: int) -> None:
@@ -44,7 +44,7 @@ class Forest:
         self._count = 0
 
     def add(self, left: npt.NDArray[Any], right: npt.NDArray[Any]) -> None:
-        """Take edges between the rows of `left` and those of `right`, (m,) whole numbers each."""
+        """Add edges between the rows of `left` and those of `right`, (m,) integers each."""
         edges = np.stack([self.known[left], self.known[right]], axis=1)
         edges = edges[edges[:, 0] != edges[:, 1]]
         if len(edges):
@@ -56,9 +56,9 @@ class Forest:
     def _settle(self) -> None:
         if self._waiting:
             roots, places = np.unique(np.concatenate(self._waiting), return_inverse=True)
-            below = np.arange(len(self.known))
-            below[roots] = roots[smallest(groups(len(roots), places.reshape(-1, 2)))]
-            self.known = below[self.known]
+            parent = np.arange(len(self.known))
+            parent[roots] = roots[smallest(groups(len(roots), places.reshape(-1, 2)))]
+            self.known = parent[self.known]
             self._waiting, self._count = [], 0
 
     def components(self) -> npt.NDArray[np.int64]:
@@ -67,19 +67,19 @@ class Forest:
         return self.known
 
     def edges(self) -> Edges:
-        """Return (m, 2) int64 edges: the smallest row of a component and each of its others, sorted by the latter."""
+        """Return (m, 2) int64 edges: a component's smallest row and each of its other rows, sorted by the latter."""
         least = self.components()
         others = np.flatnonzero(least != np.arange(len(least)))
         return np.stack([least[others], others], axis=1)
 
 
 def components(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Table:
-    """Return (member, group) for each distinct string in edges (left, right): the smallest string of its component."""
-    both = pa.chunked_array([*left.chunks, *right.chunks], pa.string()).combine_chunks().dictionary_encode()
-    order = pc.sort_indices(both.dictionary).to_numpy()
-    members = both.dictionary.take(pa.array(order))
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    edges = place[both.indices.to_numpy()].reshape(2, -1).T
-    least = smallest(groups(len(order), edges))
-    return pa.table({"member": members, "group": members.take(pa.array(least))})
+    """Return (member, group) for each distinct string in edges (left, right): group is its component's least string."""
+    ends = pa.chunked_array([*left.chunks, *right.chunks], pa.string()).combine_chunks().dictionary_encode()
+    order = pc.sort_indices(ends.dictionary).to_numpy()
+    members = ends.dictionary.take(pa.array(order))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    edges = rank[ends.indices.to_numpy()].reshape(2, -1).T
+    first_rows = smallest(groups(len(order), edges))
+    return pa.table({"member": members, "group": members.take(pa.array(first_rows))})

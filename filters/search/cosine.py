@@ -1,4 +1,4 @@
-"""Cosines that do not depend on how rows are batched: float32 products propose, float64 sums of one row decide."""
+"""Cosines that do not depend on batching: float32 products propose candidates, float64 sums of each row decide."""
 
 from typing import Any
 
@@ -15,22 +15,22 @@ Halves = npt.NDArray[np.float16]
 
 
 EXACT_ROWS = 1 << 12
-"""Pairs whose cosines are computed at once; it changes no result."""
+"""Pairs whose cosines are computed at once; it does not affect results."""
 
 
 def margin(width: int) -> float:
-    """Return how far apart two float32 products of unit vectors can lie and still be in the wrong order.
+    """Return how far apart two float32 products of unit vectors can be and still be in the wrong order.
 
-    Each is off by at most width x 2^-24 in any order of summation (Higham 2002, section 3.1), and a little for the
-    rounding of the vectors themselves.
+    Each is off by at most width x 2^-24 in any order of summation (Higham 2002, section 3.1), and slightly more for
+    the rounding of the vectors themselves.
     """
     return (width + 8) * 2.0**-23
 
 
 def exact(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the cosine, (n,) float64, of each row of (n, d) with that row of the other; no row may be zero.
+    """Return the cosine, (n,) float64, of each row of (n, d) with the same row of the other; no row may be zero.
 
-    Each row is summed by itself, so a cosine has the same bits in any batch.
+    Each row is summed separately, so a cosine has the same bits in any batch.
     """
     cosines = np.empty(len(left), np.float64)
     for first in range(0, len(left), EXACT_ROWS):
@@ -42,45 +42,45 @@ def exact(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.flo
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
     """Return (n, d) float32 unit vectors of the same directions; no row may be zero."""
-    wide = vectors.astype(np.float64, order="C")  # the order of a row's sum is that of its memory
+    wide = vectors.astype(np.float64, order="C")  # a row is summed in its memory order
     scaled: Vectors = (wide / np.sqrt((wide * wide).sum(axis=1, keepdims=True))).astype(np.float32)
     return scaled
 
 
 def usable(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[npt.NDArray[np.bool_], Halves]:
-    """Return which embeddings of a column have a direction, (n,), and these, (m, d) little-endian float16.
+    """Return which embeddings of a column have a direction, (n,) bool, and these, (m, d) little-endian float16.
 
-    None has an embedding that is null, zero, or holds a NaN or an infinity. Raises StageFailed, in the name of `where`,
+    An embedding that is null, zero, or contains NaN or an infinity has none. Raises StageFailed, prefixed by `where`,
     for embeddings of different lengths.
     """
-    whole = (column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column).cast(pa.binary())
-    there = whole.is_valid().to_numpy(zero_copy_only=False).astype(bool)
-    present = pa.concat_arrays([whole.drop_null()])  # a copy would start at its buffers' beginning, a slice may not
+    binaries = (column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column).cast(pa.binary())
+    mask = binaries.is_valid().to_numpy(zero_copy_only=False).astype(bool)
+    present = pa.concat_arrays([binaries.drop_null()])  # a copy starts at the beginning of its buffers, a slice may not
     if not len(present):
-        return there, np.zeros((0, 0), "<f2")
+        return mask, np.zeros((0, 0), "<f2")
     offsets = np.frombuffer(present.buffers()[1], np.int32)[present.offset : present.offset + len(present) + 1]
     widths = np.unique(np.diff(offsets))
     if len(widths) > 1 or widths[0] % 2:
         raise StageFailed(f"{where}: expected embeddings of one length, found {widths[0]} and {widths[-1]} bytes")
     data = np.frombuffer(present.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     vectors = data.view("<f2").reshape(len(present), -1)
-    good = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
-    there[there] = good
-    return there, vectors[good]
+    valid = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
+    mask[mask] = valid
+    return mask, vectors[valid]
 
 
 def nearest(queries: Vectors, corpus: Vectors, count: int) -> npt.NDArray[np.int64]:
     """Return the `count` rows of (m, d) with the largest cosines to each of (n, d), both unit: (n, count), unordered.
 
-    Exact, ties to the smaller row: where float32 leaves it open which they are, the row is computed anew.
+    Exact, ties to the smaller row: where float32 does not determine them, the query's cosines are recomputed exactly.
     """
     if count >= len(corpus):
         return np.tile(np.arange(len(corpus)), (len(queries), 1))
     scores = queries @ corpus.T
     places = np.argpartition(scores, -count, axis=1)[:, -count:].astype(np.int64)
     least = np.take_along_axis(scores, places, axis=1).min(axis=1)
-    open_rows = np.flatnonzero((scores >= least[:, None] - margin(queries.shape[1])).sum(axis=1) > count)
-    for row in open_rows:
+    ambiguous = np.flatnonzero((scores >= least[:, None] - margin(queries.shape[1])).sum(axis=1) > count)
+    for row in ambiguous:
         close = np.flatnonzero(scores[row] >= least[row] - margin(queries.shape[1]))
         cosines = exact(np.broadcast_to(queries[row], (len(close), queries.shape[1])), corpus[close])
         places[row] = close[np.lexsort((close, -cosines))[:count]]

@@ -1,9 +1,9 @@
 """Exact search by cosine at the speed of a bfloat16 product.
 
-Two steps. A product of vectors rounded to bfloat16 gives the largest score of each group of rows; how far each can be
-from the truth is bounded, so that all groups but a few are proven not to hold the answer. These few are computed anew
-in float64, in which the inner product of float16 unit vectors is free of rounding: every term is a multiple of 2**-48,
-every partial sum is below 2 (Cauchy-Schwarz), and 53 bits hold both. So no answer depends on a batch, block or thread.
+Two steps. A product of vectors rounded to bfloat16 gives the largest score of each group of rows; the error of each is
+bounded, which proves for all but a few groups that they do not contain the result. These few are recomputed in float64,
+in which the inner product of float16 unit vectors has no rounding error: every term is a multiple of 2**-48, every
+partial sum is below 2 (Cauchy-Schwarz), and 53 bits hold both. So no result depends on a batch, block or thread.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ import torch
 from pipeline.core.hardware import multiplies_bf16
 
 GROUP = 32
-"""Rows of the corpus of whose scores the first step keeps only the largest."""
+"""Rows of the corpus in a group; the first step keeps only the largest score of each group."""
 
 
 BLOCK = 2048
-"""Rows of the corpus in one product; with a batch of 4,096 queries its result is 16 MB."""
+"""Rows of the corpus in one product; with a batch of 4,096 queries the result is 16 MB."""
 
 
 AT_ONCE = 1 << 22
@@ -45,8 +45,8 @@ Places = npt.NDArray[np.int64]
 
 
 Found = tuple[Places, Singles]
-"""For each query k rows of the corpus, nearest first, equals in the order of their places; and their cosines.
-Where there is none, the place is -1 and the cosine NaN."""
+"""For each query k row numbers of the corpus, nearest first, ties by the smaller number; and their cosines.
+Where there is no such row, the number is -1 and the cosine NaN."""
 
 
 _BF16 = 2.0**-9
@@ -57,15 +57,15 @@ _FP32 = 2.0**-24
 
 
 _SAFE = 1.01
-"""Covers the terms of second order in the bounds below."""
+"""Covers the second-order terms in the bounds below."""
 
 
 _EQUAL = 2.0**-19
-"""Scores this near count as equal in the first step, for the float32 roundings of a cosine and of the bounds."""
+"""Scores that differ by less count as equal in the first step, for float32 rounding of a cosine and the bounds."""
 
 
 def are_unit(vectors: Halves) -> npt.NDArray[np.bool_]:
-    """Tell of each of (n, d) float16 vectors whether its length is within `NOT_UNIT` of 1; a NaN's is not."""
+    """Return for each of (n, d) float16 vectors whether its length is within `NOT_UNIT` of 1; with NaN it is not."""
     return np.asarray(np.abs(widened(vectors)[1] - 1) <= NOT_UNIT)
 
 
@@ -77,10 +77,10 @@ def widened(vectors: Halves) -> tuple[Doubles, Doubles]:
 
 @dataclass(frozen=True)
 class Rounded:
-    """What the first step needs of a corpus.
+    """A corpus, rounded for the first step.
 
-    `bits` (n, d) uint16 are bfloat16: unit vectors less `mean` (d,) float32, as what all have in common decides nothing
-    and costs precision. No row is longer than `bounds[0]` before its rounding, or moved by more than `bounds[1]` in it.
+    `bits` (n, d) uint16 are bfloat16: unit vectors minus `mean` (d,) float32, as the common part decides nothing and
+    costs precision. No row is longer than `bounds[0]` before rounding, or moved by more than `bounds[1]` by it.
     """
 
     bits: npt.NDArray[np.uint16]
@@ -91,22 +91,22 @@ class Rounded:
     def of(cls, vectors: Halves) -> "Rounded":
         """Round (n, d) float16 unit vectors."""
         count, width = vectors.shape
-        parts = range(0, count, BLOCK)
-        mean = sum((_unit(vectors[at : at + BLOCK]).sum(axis=0) for at in parts), np.zeros(width, np.float32))
+        starts = range(0, count, BLOCK)
+        mean = sum((_unit(vectors[start : start + BLOCK]).sum(axis=0) for start in starts), np.zeros(width, np.float32))
         mean = (mean / max(count, 1)).astype(np.float32)
         bits = np.empty((count, width), np.uint16)
         bounds = np.zeros(2)
-        for at in parts:
-            centred = _unit(vectors[at : at + BLOCK]) - mean
+        for start in starts:
+            centred = _unit(vectors[start : start + BLOCK]) - mean
             rounded = torch.from_numpy(centred).bfloat16()
-            bits[at : at + BLOCK] = rounded.view(torch.int16).numpy().view(np.uint16)
+            bits[start : start + BLOCK] = rounded.view(torch.int16).numpy().view(np.uint16)
             moved = centred - rounded.float().numpy()
-            longest = [float(np.linalg.norm(part, axis=1).max()) for part in (centred, moved)]
-            bounds = np.maximum(bounds, longest)
+            norms = [float(np.linalg.norm(part, axis=1).max()) for part in (centred, moved)]
+            bounds = np.maximum(bounds, norms)
         return cls(bits, mean, bounds * _SAFE)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return its arrays by name, to be kept."""
+        """Return the arrays by name, for saving."""
         return {"bits": self.bits, "mean": self.mean, "bounds": self.bounds}
 
 
@@ -119,48 +119,48 @@ def _unit(vectors: Halves) -> Singles:
 def _maxima(bits: npt.NDArray[np.uint16], queries: torch.Tensor) -> npt.NDArray[np.int16]:
     """Return the largest score of each group with each of (q, d) bfloat16 queries, (groups, q), as bfloat16's bits.
 
-    They are compared as integers, at ten times the speed: right unless all scores of a group are negative, in which
-    case the result is negative too.
+    They are compared as integers, ten times as fast: correct unless all scores of a group are negative, in which case
+    the result is negative, too.
     """
-    corpus, found = (
+    corpus, maxima = (
         torch.from_numpy(bits).view(torch.bfloat16),
         np.empty((-(-len(bits) // GROUP), len(queries)), np.int16),
     )
-    product = _halves if multiplies_bf16() else _singles
-    turned = queries.T if multiplies_bf16() else queries.T.float().contiguous()
-    for at in range(0, len(bits), BLOCK):
-        scores = product(corpus[at : at + BLOCK], turned)
-        whole, first = len(scores) // GROUP, at // GROUP
-        grouped = scores[: whole * GROUP].reshape(whole, GROUP, len(queries))
-        _keep(np.max(grouped, axis=1), found[first : first + whole])
-        if whole * GROUP < len(scores):
-            _keep(scores[whole * GROUP :].max(axis=0), found[first + whole])
-    return found
+    product = _bf16_product if multiplies_bf16() else _fp32_product
+    transposed = queries.T if multiplies_bf16() else queries.T.float().contiguous()
+    for start in range(0, len(bits), BLOCK):
+        scores = product(corpus[start : start + BLOCK], transposed)
+        full_groups, group = len(scores) // GROUP, start // GROUP
+        grouped = scores[: full_groups * GROUP].reshape(full_groups, GROUP, len(queries))
+        _store_as_bf16(np.max(grouped, axis=1), maxima[group : group + full_groups])
+        if full_groups * GROUP < len(scores):
+            _store_as_bf16(scores[full_groups * GROUP :].max(axis=0), maxima[group + full_groups])
+    return maxima
 
 
-def _halves(block: torch.Tensor, turned: torch.Tensor) -> npt.NDArray[Any]:
-    scores: npt.NDArray[Any] = (block @ turned).view(torch.int16).numpy()
+def _bf16_product(block: torch.Tensor, transposed: torch.Tensor) -> npt.NDArray[Any]:
+    scores: npt.NDArray[Any] = (block @ transposed).view(torch.int16).numpy()
     return scores
 
 
-def _singles(block: torch.Tensor, turned: torch.Tensor) -> npt.NDArray[Any]:
-    """The product in float32, for processors that do not multiply bfloat16: by NumPy, whose library is the quicker one
-    on some of them (116 against 208 ms for a block), and never slow.
+def _fp32_product(block: torch.Tensor, transposed: torch.Tensor) -> npt.NDArray[Any]:
+    """Return the product in float32, for processors that do not multiply bfloat16: by NumPy, whose library is the
+    faster one on some of them (116 against 208 ms for a block), and never slow.
     """
-    scores: npt.NDArray[Any] = (block.float().numpy() @ turned.numpy()).view(np.int32)
+    scores: npt.NDArray[Any] = (block.float().numpy() @ transposed.numpy()).view(np.int32)
     return scores
 
 
-def _keep(largest: npt.NDArray[Any], found: npt.NDArray[np.int16]) -> None:
-    """Keep the largest scores as bfloat16's bits; of float32, the largest rounded is the largest of the rounded."""
+def _store_as_bf16(largest: npt.NDArray[Any], out: npt.NDArray[np.int16]) -> None:
+    """Store the largest scores as bfloat16's bits; the rounded largest float32 is the largest of the rounded ones."""
     if largest.dtype == np.int32:
         largest = torch.from_numpy(largest.view(np.float32)).bfloat16().view(torch.int16).numpy()
-    found[...] = largest
+    out[...] = largest
 
 
 def _possible(rounded: Rounded, unit: Doubles, k: int) -> tuple[npt.NDArray[np.bool_], Doubles]:
-    """Return which groups may hold one of the k nearest of each of (q, d) unit queries, (groups, q), and a lower bound
-    of the k-th nearest's cosine, (q,).
+    """Return which groups may contain one of the k nearest of each of (q, d) unit queries, (groups, q), and a lower
+    bound of the k-th nearest's cosine, (q,).
 
     For a row c, rounded to c', and a query q, rounded to q', the product's s' is off by at most
     |q - q'| |c| + |q'| |c - c'|, and (d + 2) 2**-24 |q'| |c'| for sums in float32 (Higham 2002, 3.1), and 2**-9 |s'|
@@ -168,94 +168,94 @@ def _possible(rounded: Rounded, unit: Doubles, k: int) -> tuple[npt.NDArray[np.b
     """
     longest, moved = rounded.bounds
     queries = torch.from_numpy(unit.astype(np.float32)).bfloat16()
-    near = queries.float().numpy().astype(np.float64)
-    length = np.linalg.norm(near, axis=1)
-    off = np.linalg.norm(unit - near, axis=1) * longest + length * moved
-    off += _SAFE * (unit.shape[1] + 2) * _FP32 * length * (longest + moved) + _EQUAL
+    rounded_queries = queries.float().numpy().astype(np.float64)
+    length = np.linalg.norm(rounded_queries, axis=1)
+    error = np.linalg.norm(unit - rounded_queries, axis=1) * longest + length * moved
+    error += _SAFE * (unit.shape[1] + 2) * _FP32 * length * (longest + moved) + _EQUAL
     maxima = _maxima(rounded.bits, queries)
     share = _SAFE * _BF16
     if len(maxima) < k:
         return np.ones(maxima.shape, np.bool_), np.full(len(unit), -np.inf)
     kth = maxima.max(axis=0) if k == 1 else np.partition(np.ascontiguousarray(maxima.T), -k, axis=1)[:, -k]
-    floor = np.where(kth < 0, -np.inf, _decoded(kth) * (1 - share) - off)
-    least = np.clip((floor - off) / (1 + share), 0, None).astype(np.float32)
-    least_bits = (least.view(np.uint32) >> 16).astype(np.int16)  # cut off, so not above what it stands for
+    floor = np.where(kth < 0, -np.inf, _from_bf16(kth) * (1 - share) - error)
+    least = np.clip((floor - error) / (1 + share), 0, None).astype(np.float32)
+    least_bits = (least.view(np.uint32) >> 16).astype(np.int16)  # truncated, so not above the value that it represents
     possible = maxima >= least_bits
     possible[:, least_bits == 0] = True
     return possible, floor + unit @ rounded.mean
 
 
-def _decoded(bits: npt.NDArray[np.int16]) -> Doubles:
+def _from_bf16(bits: npt.NDArray[np.int16]) -> Doubles:
     return (bits.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
-def _parts(possible: npt.NDArray[np.bool_]) -> Iterator[slice]:
-    """Yield slices of the queries so that each has about `AT_ONCE` scores to compute, and at least one query."""
+def _query_slices(possible: npt.NDArray[np.bool_]) -> Iterator[slice]:
+    """Yield slices of the queries; each has about `AT_ONCE` scores to compute, and at least one query."""
     ends = np.cumsum(possible.sum(axis=0, dtype=np.int64) * GROUP) // AT_ONCE
     starts = np.flatnonzero(np.diff(ends, prepend=-1))
     yield from map(slice, starts, [*starts[1:], possible.shape[1]])
 
 
 def nearest(queries: Halves, corpus: Halves, rounded: Rounded, k: int = 1) -> Found:
-    """Return the k nearest of (m, d) for each of (n, d) float16 unit vectors, exact; `rounded` is the corpus's.
+    """Return the k nearest of (m, d) for each of (n, d) float16 unit vectors, exact; `rounded` is that of the corpus.
 
-    A cosine is computed in float64 and rounded to float32; by that rounded value rows are compared.
+    A cosine is computed in float64 and rounded to float32; rows are compared by the rounded value.
     """
     wide, length = widened(queries)
-    places, cosines = _nothing(len(queries), k)
+    places, cosines = _empty_result(len(queries), k)
     if not len(corpus) or not len(queries):
         return places, cosines
     possible, floor = _possible(rounded, wide / length[:, None], min(k, len(corpus)))
-    for part in _parts(possible):
-        asked = wide[part], length[part]
-        places[part], cosines[part] = _computed(asked, corpus, possible[:, part], floor[part] - _EQUAL, k)
+    for part in _query_slices(possible):
+        batch = wide[part], length[part]
+        places[part], cosines[part] = _exact_cosines(batch, corpus, possible[:, part], floor[part] - _EQUAL, k)
     return places, cosines
 
 
-def _computed(
-    asked: tuple[Doubles, Doubles], corpus: Halves, possible: npt.NDArray[np.bool_], floor: Doubles, k: int
+def _exact_cosines(
+    batch: tuple[Doubles, Doubles], corpus: Halves, possible: npt.NDArray[np.bool_], floor: Doubles, k: int
 ) -> Found:
-    """Compute the cosines in the possible groups; keep those that reach the floor, and of these the k best."""
-    wide, length = asked
-    kept = []
+    """Compute the cosines in the possible groups; return the k best of those that reach the floor."""
+    wide, length = batch
+    candidates = []
     for group in np.flatnonzero(possible.any(axis=1)):
-        at = int(group) * GROUP
-        rows, lengths = widened(corpus[at : at + GROUP])
-        who = np.flatnonzero(possible[group])
-        cosines = ((wide[who] @ rows.T) / (length[who, None] * lengths)).astype(np.float32)
-        left, right = np.nonzero(cosines >= floor[who, None])
-        kept.append((who[left], at + right, cosines[left, right]))
-    owner, places, scores = (np.concatenate(column) for column in zip(*kept, strict=True))
+        start = int(group) * GROUP
+        rows, lengths = widened(corpus[start : start + GROUP])
+        members = np.flatnonzero(possible[group])
+        cosines = ((wide[members] @ rows.T) / (length[members, None] * lengths)).astype(np.float32)
+        query, row = np.nonzero(cosines >= floor[members, None])
+        candidates.append((members[query], start + row, cosines[query, row]))
+    owner, places, scores = (np.concatenate(column) for column in zip(*candidates, strict=True))
     return best(len(length), owner, places, scores, k)
 
 
 def best(count: int, owner: Places, places: Places, scores: Singles, k: int) -> Found:
-    """Return the k best of each of `count` queries from (c,) candidates: whose each is, its place, its score."""
+    """Return the k best of each of `count` queries from (c,) candidates: each one's query, row number and score."""
     order = np.lexsort((places, -scores, owner))
     owner, places, scores = owner[order], places[order], scores[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
     first = rank < k
-    found, cosines = _nothing(count, k)
-    found[owner[first], rank[first]] = places[first]
+    result, cosines = _empty_result(count, k)
+    result[owner[first], rank[first]] = places[first]
     cosines[owner[first], rank[first]] = scores[first]
-    return found, cosines
+    return result, cosines
 
 
 def ranked(queries: Halves, corpus: Halves, candidates: Places, k: int) -> Found:
-    """Return the k nearest among candidates, (n, c) places of (m, d), -1 for none; cosines as `nearest` has them."""
-    places, cosines = _nothing(len(queries), k)
+    """Return the k nearest among candidates, (n, c) row numbers of (m, d), -1 for none; cosines as in `nearest`."""
+    places, cosines = _empty_result(len(queries), k)
     step = max(1, AT_ONCE // max(1, candidates.shape[1] * queries.shape[1]))
-    for at in range(0, len(queries), step):
-        chosen = candidates[at : at + step]
+    for start in range(0, len(queries), step):
+        chosen = candidates[start : start + step]
         owner, column = np.nonzero(chosen >= 0)
-        wide, length = widened(queries[at : at + step])
+        wide, length = widened(queries[start : start + step])
         rows, lengths = widened(corpus[chosen[owner, column]])
         dots = np.einsum("nd,nd->n", wide[owner], rows)
         scores = (dots / (length[owner] * lengths)).astype(np.float32)
-        here = best(len(chosen), owner, chosen[owner, column], scores, k)
-        places[at : at + step], cosines[at : at + step] = here
+        top = best(len(chosen), owner, chosen[owner, column], scores, k)
+        places[start : start + step], cosines[start : start + step] = top
     return places, cosines
 
 
-def _nothing(count: int, k: int) -> Found:
+def _empty_result(count: int, k: int) -> Found:
     return np.full((count, k), -1, np.int64), np.full((count, k), np.nan, np.float32)

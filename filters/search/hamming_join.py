@@ -1,15 +1,15 @@
-"""Which fingerprints lie within a Hamming distance of each other: an exact join of a set with itself.
+"""Finds fingerprints within a Hamming distance of each other: an exact self-join of a set.
 
 Bands (pigeonhole; Norouzi et al. 2012, arXiv 1307.2982; Qin et al. 2018, "GPH"): 256 bits are cut into m bands with
 3 m > distance, so two fingerprints within the distance differ in at most 2 bits of some band. Both then have a common
 neighbour in that band, a value at most one bit from each: so each row is entered under its band's value and under every
-value one bit from it, and only rows under the same value are compared. No pair is lost.
+value one bit from it, and only rows under the same value are compared. No pair is missed.
 
-What is returned is not every pair but a forest with the same connected components, at most one edge fewer than rows:
-for groups no more is needed, and a crowd of near copies has as many pairs as the square of its size. Values under which
-many rows lie are therefore walked outward from one row (each row reached is not compared again with those reached
-before): a crowd of near copies costs about its size. Only rows that share a band's value and are far apart cost the
-square of their number (1 ns a pair); `Found` counts what was compared.
+The result is not every pair but a forest with the same connected components, at most one edge fewer than rows: that is
+enough for groups, and the number of pairs of a cluster of near copies is the square of its size. Values with many rows
+are therefore traversed outward from one row (a row that is reached is not compared again with those reached before):
+the cost of a cluster of near copies is about its size. Only rows that share a band's value and are far apart cost the
+square of their number (1 ns a pair); `Found` counts the comparisons.
 """
 
 from collections.abc import Iterator
@@ -27,25 +27,25 @@ BITS = 256
 
 
 LEAST_BANDS = 11
-"""A band's value is at most 24 bits wide, so that it and a row's number fit one 64-bit word."""
+"""With so many bands a value is at most 24 bits wide, so that it and a row number fit one 64-bit word."""
 
 
 MOST_DISTANCE = 47
-"""Beyond it bands are narrower than 16 bits and most rows share some value: `in_blocks` compares all with all."""
+"""Above it bands are narrower than 16 bits and most rows share some value: `in_blocks` compares all with all."""
 
 
 SLICE_ROWS = 1 << 16
-"""Rows whose entries are sorted at once, so that they fit a core's cache; it changes no result."""
+"""Rows whose entries are sorted at once, so that they fit a core's cache; it does not affect results."""
 
 
 CROWD = 128
-"""Rows under one value, beyond four times the mean, up to which each is compared with each; more are walked.
+"""Rows of one value, in addition to four times the mean, up to which all are compared; larger sets are traversed.
 
-It changes no component; at about this size one costs as much as the other."""
+It does not affect components; at about this size both methods cost the same."""
 
 
 WALKS, BLOCK = 16, 256
-"""How often a crowd is walked before what is left is taken as scattered; rows of one block when all are compared."""
+"""Traversals of a crowd before the remaining rows count as scattered; rows of a block when all are compared."""
 
 
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
@@ -62,7 +62,7 @@ Edges = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Found:
-    """Edges of a forest, (m, 2) int64 row numbers; pairs compared; the most rows that lay under one value."""
+    """Edges of a forest, (m, 2) int64 row numbers; pairs compared; the largest number of rows of one value."""
 
     edges: Edges
     compared: int
@@ -70,10 +70,10 @@ class Found:
 
 
 def bands(distance: int) -> list[npt.NDArray[np.int64]]:
-    """Return the places of each band's bits.
+    """Return the bit positions of each band.
 
-    A band takes every m-th bit: PDQ's bits are a 16 x 16 grid of frequencies of which neighbours agree more often than
-    not. On the 6,957 pictures of PACS, bands of neighbouring bits give 5.4 times as many pairs to compare as these do.
+    A band takes every m-th bit: PDQ's bits are a 16 x 16 grid of frequencies in which neighbours agree more often than
+    not. On the 6,957 images of PACS, bands of neighbouring bits give 5.4 times as many pairs to compare as these.
     """
     count = max(LEAST_BANDS, -(-(distance + 1) // 3))
     return [np.arange(first, BITS, count) for first in range(count)]
@@ -91,94 +91,96 @@ def band_values(codes: Codes, places: npt.NDArray[np.int64]) -> Rows:
 
 
 def _slices(values: Rows, width: int, part: int, parts: int) -> Iterator[npt.NDArray[np.uint64]]:
-    """Yield the entries (value << 32 | row) of this part, sorted, those of equal leading bits together."""
+    """Yield the entries (value << 32 | row) of this part, sorted; those of equal leading bits come together."""
     leading = min(width - 1, (len(values) // SLICE_ROWS).bit_length())
-    rest = 32 + width - leading
-    own = values.astype(np.uint64) << np.uint64(32) | np.arange(len(values), dtype=np.uint64)
-    own.sort()
-    starts = np.searchsorted(own, np.arange((1 << leading) + 1, dtype=np.uint64) << np.uint64(rest))
+    low_bits = 32 + width - leading
+    base = values.astype(np.uint64) << np.uint64(32) | np.arange(len(values), dtype=np.uint64)
+    base.sort()
+    starts = np.searchsorted(base, np.arange((1 << leading) + 1, dtype=np.uint64) << np.uint64(low_bits))
     for top in range(part, 1 << leading, parts):
-        beside = [
-            own[starts[other] : starts[other + 1]] for other in (top, *(top ^ 1 << bit for bit in range(leading)))
+        neighbours = [
+            base[starts[other] : starts[other + 1]] for other in (top, *(top ^ 1 << bit for bit in range(leading)))
         ]
-        entries = [beside[0], *(beside[0] ^ np.uint64(1 << bit) for bit in range(32, rest))]
-        entries += [rows ^ np.uint64(1 << rest + bit) for bit, rows in enumerate(beside[1:])]
-        whole = np.concatenate(entries)
-        whole.sort()
-        yield whole
+        entries = [neighbours[0], *(neighbours[0] ^ np.uint64(1 << bit) for bit in range(32, low_bits))]
+        entries += [rows ^ np.uint64(1 << low_bits + bit) for bit, rows in enumerate(neighbours[1:])]
+        merged = np.concatenate(entries)
+        merged.sort()
+        yield merged
 
 
 def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: int = 0, parts: int = 1) -> Found:
     """Return a forest of the pairs within `distance` that differ in at most 2 bits of a band.
 
-    `codes` are distinct fingerprints, (n, 32) uint8. Of `parts` parts this is one: their forests together are the
-    band's. The forests of all bands have the components of all pairs within the distance.
+    `codes` are distinct fingerprints, (n, 32) uint8. The band is split into `parts` parts, whose forests together are
+    the band's. The forests of all bands have the components of all pairs within the distance.
     """
     faiss.omp_set_num_threads(1)
     words, forest = words_of(codes), Forest(len(codes))
-    crowded = CROWD + 4 * len(codes) * (len(places) + 1) // (1 << len(places))
+    crowd_rows = CROWD + 4 * len(codes) * (len(places) + 1) // (1 << len(places))
     compared = most = 0
     for entries in _slices(band_values(codes, places), len(places), part, parts):
         values, rows = (entries >> np.uint64(32)).astype(np.uint32), entries.astype(np.uint32)
-        crowds = np.unique(values[crowded:][values[crowded:] == values[:-crowded]])
-        few = np.ones(len(values), bool)
+        crowds = np.unique(values[crowd_rows:][values[crowd_rows:] == values[:-crowd_rows]])
+        is_small = np.ones(len(values), bool)
         for start, stop in zip(*(np.searchsorted(values, crowds, side=side) for side in SIDES), strict=True):
-            compared += _walk(codes, rows[start:stop], distance, forest)
+            compared += _traverse(codes, rows[start:stop], distance, forest)
             most = max(most, int(stop - start))
-            few[start:stop] = False
-        values, rows = values[few], rows[few]
+            is_small[start:stop] = False
+        values, rows = values[is_small], rows[is_small]
         first = np.flatnonzero(values[1:] == values[:-1])
-        ahead = 1
+        offset = 1
         while len(first):
-            most = max(most, ahead + 1)
+            most = max(most, offset + 1)
             compared += len(first)
-            forest.add(*within(words, words, rows[first], rows[first + ahead], distance)[:2])
-            ahead += 1
-            first = first[first + ahead < len(values)]
-            first = first[values[first] == values[first + ahead]]
+            forest.add(*within(words, words, rows[first], rows[first + offset], distance)[:2])
+            offset += 1
+            first = first[first + offset < len(values)]
+            first = first[values[first] == values[first + offset]]
     return Found(forest.edges(), compared, most)
 
 
-def _walk(codes: Codes, crowd: Rows, distance: int, forest: Forest) -> int:
+def _traverse(codes: Codes, crowd: Rows, distance: int, forest: Forest) -> int:
     """Add a forest of the rows of `crowd` within `distance` of each other; return the number of pairs compared.
 
-    A walk goes outward from one row; rows that are known to be connected are reached together. What some walks do not
-    reach is scattered, and is compared each with each.
+    A traversal goes outward from one row; rows that are known to be connected are reached together. Rows that no
+    traversal reaches are scattered, and are all compared with each other.
     """
-    compared, left = 0, crowd
+    compared, remaining = 0, crowd
     for _ in range(WALKS):
-        reached = forest.known[left] == forest.known[left[:1]]
+        reached = forest.known[remaining] == forest.known[remaining[:1]]
         while reached.any() and not reached.all():
-            seen, left = left[reached], left[~reached]
-            compared += len(seen) * len(left)
-            distances, places = _flat(codes, seen).search(np.ascontiguousarray(codes[left]), 1)
+            visited, remaining = remaining[reached], remaining[~reached]
+            compared += len(visited) * len(remaining)
+            distances, places = _flat_index(codes, visited).search(np.ascontiguousarray(codes[remaining]), 1)
             near = distances[:, 0] <= distance
-            forest.add(seen[places[near, 0]], left[near])
-            reached = np.isin(forest.known[left], forest.known[left[near]])
-        left = left[~reached]
-    for start in range(0, len(left), BLOCK):
-        compared += _compare(codes, left[start : start + BLOCK], left[start:], distance, forest)
+            forest.add(visited[places[near, 0]], remaining[near])
+            reached = np.isin(forest.known[remaining], forest.known[remaining[near]])
+        remaining = remaining[~reached]
+    for start in range(0, len(remaining), BLOCK):
+        compared += _compare(codes, remaining[start : start + BLOCK], remaining[start:], distance, forest)
     return compared
 
 
-def _flat(codes: Codes, rows: npt.NDArray[Any]) -> Any:
+def _flat_index(codes: Codes, rows: npt.NDArray[Any]) -> Any:
     index = faiss.IndexBinaryFlat(BITS)
     index.add(np.ascontiguousarray(codes[rows]))
     return index
 
 
 def _compare(codes: Codes, few: npt.NDArray[Any], many: npt.NDArray[Any], distance: int, forest: Forest) -> int:
-    """Add the pairs within `distance` of one row of `few` and one of `many`; return how many were compared."""
-    index = _flat(codes, few)
+    """Add the pairs within `distance` of a row of `few` and a row of `many`; return the number compared."""
+    index = _flat_index(codes, few)
     for start in range(0, len(many), SLICE_ROWS):
         part = many[start : start + SLICE_ROWS]
-        limits, _, places = index.range_search(np.ascontiguousarray(codes[part]), distance + 1)  # it is exclusive
+        limits, _, places = index.range_search(
+            np.ascontiguousarray(codes[part]), distance + 1
+        )  # the radius is exclusive
         forest.add(few[places], np.repeat(part, np.diff(limits).astype(np.int64)))
     return len(few) * len(many)
 
 
 def in_blocks(codes: Codes, first: int, stop: int, distance: int) -> Found:
-    """Return a forest of the pairs within `distance` of which one row is in [first, stop) and the other not before it.
+    """Return a forest of the pairs within `distance` with one row in [first, stop) and the other not before that row.
 
     `codes` are fingerprints, (n, 32) uint8. The forests of adjoining blocks have the components of all pairs.
     """

@@ -1,1 +1,1 @@
-"""Signals: numbers about a pair, one kind a file, found through the registry."""
+"""Signals: numbers about a pair, one kind per file, looked up in the registry."""

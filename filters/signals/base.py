@@ -1,17 +1,17 @@
 """What a signal is: a named, versioned family of numbers about a pair, computed batch by batch without Spark."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from filters.signals.caption_text import normalised
 from pipeline.errors import StageFailed
+from pipeline.images.normalize import decoded
 from pipeline.shards.tar_format import StoredPair
 
 Columns = Mapping[str, Any]
@@ -33,12 +33,15 @@ class PairBatch:
         """
         return [_decoded(pair) for pair in self.pairs]
 
+    @cached_property
+    def captions(self) -> list[str]:
+        """The captions, normalised once for all signals (`filters.signals.caption_text.normalised`)."""
+        return [normalised(pair.caption) for pair in self.pairs]
+
 
 def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:
     """Return a pair's image; it was decoded when it was stored, so where it cannot be, the shard is damaged."""
-    image: npt.NDArray[np.uint8] | None = None
-    with suppress(cv2.error):  # raised for no bytes, and for a header that says billions of pixels
-        image = cv2.imdecode(np.frombuffer(pair.jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    image = decoded(pair.jpg)
     if image is None:
         raise StageFailed(
             f"pair {pair.uid}, at byte {pair.offset} of its shard: expected the JPEG that was stored, found "

@@ -1,19 +1,17 @@
 """Numbers about a caption's text alone."""
 
-import html
 import re
 import unicodedata
 from collections import Counter
 from functools import cache
 from typing import Any, ClassVar
 
-import ftfy
 import pyarrow as pa
 
 from filters.signals.base import Columns, PairBatch
 
 RESULT_VERSION = 1
-"""What ftfy and py3langid say of a caption: raised where a new version says something else."""
+"""What py3langid says of a caption: raised where a new version says something else."""
 
 
 _WORD = re.compile(r"\w+", re.UNICODE)
@@ -51,9 +49,6 @@ met on the web, so it is a flag to look at, no published list."""
 _BOILERPLATE = re.compile(rf"\b(?:{'|'.join(map(re.escape, BOILERPLATE))})(?:s|es)?\b")
 
 
-_FTFY = ftfy.TextFixerConfig(unescape_html=False, normalization="NFC")
-
-
 @cache
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -67,20 +62,6 @@ def language(text: str) -> tuple[str, float]:
         return "und", 0.0
     code, probability = _identifier().classify(text)
     return str(code), float(probability)
-
-
-def normalised(text: str) -> str:
-    """Return a caption as CLIP's tokenizer cleans it, its case kept: what is compared, searched and told apart.
-
-    HTML's entities are unescaped twice, as pages escape what is escaped; then `ftfy.fix_text` undoes wrong decodings,
-    straightens quotes, drops control characters, replaces lone surrogates and composes to NFC; each run of whitespace
-    becomes one space, none at the ends. The steps are `basic_clean` and `whitespace_clean` of openai/CLIP
-    clip/simple_tokenizer.py, but that entities come first, so that what they stand for is mended too.
-    """
-    plain = html.unescape(html.unescape(text)) if "&" in text else text
-    if not (plain.isascii() and plain.isprintable()):  # ftfy changes nothing else, and takes 14 us to find that out
-        plain = ftfy.fix_text(plain, _FTFY)
-    return " ".join(plain.split())
 
 
 def has_boilerplate(text: str) -> bool:
@@ -135,13 +116,13 @@ class CaptionSignal:
 
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns."""
-        rows = [_numbers(pair.caption) for pair in batch.pairs]
+        rows = [_numbers(pair.caption, plain) for pair, plain in zip(batch.pairs, batch.captions, strict=True)]
         return {name: [row[name] for row in rows] for name in self.columns.names}
 
 
-def _numbers(text: str) -> dict[str, Any]:
-    """Return the columns' values for one caption."""
-    words, plain = _WORD.findall(text), normalised(text)
+def _numbers(text: str, plain: str) -> dict[str, Any]:
+    """Return the columns' values for one caption; `plain` is the normalised one."""
+    words = _WORD.findall(text)
     code, probability = language(plain)
     return {
         **ratios(text),

@@ -16,11 +16,11 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class ClipSignal:
-    """Settings: the model, how many images or texts go through it at once, and the precision of its products.
+    """Settings: the model, how many images or texts it processes at once, and the precision of its products.
 
-    `model` is a reference as `pipeline.models.clip.load` takes it; a worker process loads each model once. `precision`
-    is fp32, or bf16 at about half the cost, where the processor has it: of a ViT-B-32 the embeddings then have a cosine
-    above 0.999 to those of fp32.
+    `model` is a reference that `pipeline.models.clip.load` accepts; a worker process loads each model once. `precision`
+    is fp32, or bf16 at about half the cost where the processor supports it: the embeddings of a ViT-B-32 then have a
+    cosine above 0.999 to those of fp32.
 
         clip_b32_v1: {kind: clip, model: b32}
         clip_l14_v1: {kind: clip, model: l14, precision: bf16}
@@ -43,7 +43,7 @@ class ClipSignal:
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns: unit embeddings as float16 binaries, and the cosine of the two, -1 to 1, from float32.
 
-        An embedding without a direction, which is all zero or not finite, is null, and so is its similarity.
+        An embedding without a direction (all zero or not finite) is null, and so is its similarity.
         """
         from pipeline.models.clip import load
 
@@ -53,12 +53,12 @@ class ClipSignal:
         cosines = (images.astype(np.float64) * texts).sum(axis=1).clip(-1, 1)
         known = images.any(axis=1) & texts.any(axis=1)
         return {
-            "image_embedding": _stored(images),
-            "text_embedding": _stored(texts),
+            "image_embedding": _binaries(images),
+            "text_embedding": _binaries(texts),
             "similarity": pa.array(cosines, pa.float32(), mask=~known),
         }
 
 
-def _stored(vectors: npt.NDArray[np.float32]) -> pa.Array:
-    """Return unit vectors as binaries, null where one is zero."""
+def _binaries(vectors: npt.NDArray[np.float32]) -> pa.Array:
+    """Return unit vectors as binaries, null where a vector is zero."""
     return pc.if_else(pa.array(vectors.any(axis=1)), embeddings_to_binary(vectors), pa.scalar(None, pa.binary()))

@@ -1,4 +1,4 @@
-"""Heads on CLIP embeddings: a linear layer or a small MLP, its weights from a safetensors file, its layout declared."""
+"""Heads on CLIP embeddings: a linear layer or small MLP with weights from a safetensors file and a declared layout."""
 
 import re
 import struct
@@ -17,11 +17,11 @@ Doubles = npt.NDArray[np.float64]
 
 
 MAX_BYTES, MAX_HEADER = 256 << 20, 1 << 20
-"""Of a weights file and of its header. LAION's aesthetic MLP on ViT-L/14 has 3.7 MB."""
+"""Largest weights file and largest header of one, in bytes. LAION's aesthetic MLP on ViT-L/14 has 3.7 MB."""
 
 
 ROWS = 256
-"""Rows that go through a head at once, the last ones filled up: a row's sums are then those of one product's shape."""
+"""Rows computed at once, the last batch padded: all products have one shape, so a row's sums do not vary."""
 
 
 _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -31,7 +31,7 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def _gelu(x: Doubles) -> Doubles:
-    """Return x times the normal distribution function at x (Hendrycks and Gimpel 2016), as torch's default."""
+    """Return x times the normal distribution function at x (Hendrycks and Gimpel 2016), torch's default variant."""
     from scipy.special import ndtr
 
     return np.asarray(x * ndtr(x))
@@ -61,20 +61,20 @@ ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
 
 @dataclass(frozen=True)
 class Linear:
-    """A layer x W^T + b of the tensors `<name>.weight`, (out, in), and, with `bias`, `<name>.bias`, (out,)."""
+    """A layer x W^T + b with the tensors `<name>.weight`, (out, in), and, if `bias` is set, `<name>.bias`, (out,)."""
 
     name: str
     bias: bool
 
     @property
     def tensors(self) -> list[str]:
-        """The names of its tensors."""
+        """The names of the layer's tensors."""
         return [f"{self.name}.weight", *([f"{self.name}.bias"] if self.bias else [])]
 
 
 @dataclass(frozen=True)
 class Heads:
-    """A score of each embedding of a CLIP signal. LAION's aesthetic predictors, say, on a ViT-L/14:
+    """A score of each embedding of a CLIP signal. For example, LAION's aesthetic predictors on a ViT-L/14:
 
         clip_l14_v1: {kind: clip, model: l14}
         aesthetic_v1:    # LAION-AI/aesthetic-predictor: one layer, written as linear.weight and .bias
@@ -87,11 +87,11 @@ class Heads:
           output: aesthetic
 
     `layout` lists the layers in order: {linear: NAME}, with `bias: false` where it has none, and {activation: NAME},
-    one of none, relu, gelu, sigmoid, tanh and, as the last, softmax. Dropout is not declared: it does nothing here.
-    A head published as a pickle is first written as safetensors, which no code runs in. `input` is image or text;
-    `normalise` scales the embedding to unit length first (it is so but for float16); `output` names the columns, one
-    for each output of the last layer. They are float32, and null where the embedding has no direction (NaN, zero or
-    null) or the result is no finite number.
+    one of none, relu, gelu, sigmoid, tanh and, only as the last layer, softmax. Dropout is not declared: it has no
+    effect at inference. A head published as a pickle must first be converted to safetensors, which cannot contain code.
+    `input` is image or text; `normalise` scales the embedding to unit length first (stored embeddings have unit length
+    except for float16 rounding); `output` names the columns, one for each output of the last layer. They are float32,
+    and null where the embedding has no direction (NaN, zero or null) or the result is not finite.
     """
 
     clip: str
@@ -114,12 +114,12 @@ class Heads:
 
     @property
     def outputs(self) -> list[str]:
-        """The names of the columns."""
+        """The names of the output columns."""
         return [self.output] if isinstance(self.output, str) else list(self.output)
 
     @property
     def column(self) -> str:
-        """The column of the CLIP signal that it reads."""
+        """The column of the CLIP signal that the head reads."""
         return f"{self.input}_embedding"
 
     @property
@@ -128,7 +128,7 @@ class Heads:
         return pa.schema([(name, pa.float32()) for name in self.outputs])
 
     def open(self, data: bytes) -> "Head":
-        """Return the head of a safetensors file; raise InputError where it is none, or not of this layout."""
+        """Return the head in a safetensors file; raise InputError where it is not one, or does not have this layout."""
         layers = parse_layout(self.layout)
         linears = [layer for layer in layers if isinstance(layer, Linear)]
         tensors = read_tensors(data, self.file, [name for layer in linears for name in layer.tensors])
@@ -140,11 +140,11 @@ class Heads:
                 continue
             weight = tensors[f"{layer.name}.weight"]
             if weight.ndim != 2 or 0 in weight.shape or (width and weight.shape[1] != width):
-                raise _shape(self.file, f"{layer.name}.weight", f"(outputs, {width or 'inputs'})", weight)
+                raise _shape_error(self.file, f"{layer.name}.weight", f"(outputs, {width or 'inputs'})", weight)
             width = len(weight)
             bias = tensors[f"{layer.name}.bias"] if layer.bias else np.zeros(width)
             if bias.shape != (width,):
-                raise _shape(self.file, f"{layer.name}.bias", f"({width},)", bias)
+                raise _shape_error(self.file, f"{layer.name}.bias", f"({width},)", bias)
             steps.append((weight, bias))
         if width != len(self.outputs):
             names = ", ".join(self.outputs)
@@ -154,18 +154,18 @@ class Heads:
     def compute(self, head: "Head", rows: pa.Table, where: str) -> pa.Table:
         """Return uid, source and the columns from rows of the CLIP signal (uid, source, its embedding).
 
-        Raises StageFailed, in the name of `where`, for embeddings of different lengths.
+        Raises StageFailed, prefixed by `where`, for embeddings of different lengths.
         """
-        there, vectors = usable(rows[self.column], where)
-        scores = np.full((len(there), len(self.outputs)), np.nan, np.float32)
+        usable_rows, vectors = usable(rows[self.column], where)
+        scores = np.full((len(usable_rows), len(self.outputs)), np.nan, np.float32)
         if len(vectors):
-            scores[there] = head.apply(vectors, self.normalise)
-        made = {name: rows[name] for name in ("uid", "source")}
-        made |= {
+            scores[usable_rows] = head.apply(vectors, self.normalise)
+        columns = {name: rows[name] for name in ("uid", "source")}
+        columns |= {
             name: pa.array(column, mask=~np.isfinite(column))
             for name, column in zip(self.outputs, scores.T.copy(), strict=True)
         }
-        return pa.table(made)
+        return pa.table(columns)
 
 
 Step = tuple[Doubles, Doubles] | Callable[[Doubles], Doubles]
@@ -173,27 +173,27 @@ Step = tuple[Doubles, Doubles] | Callable[[Doubles], Doubles]
 
 @dataclass(frozen=True)
 class Head:
-    """A head with its weights: `width` numbers in; each step is (weight, bias) or an activation."""
+    """A head with its weights: it takes `width` numbers; each step is (weight, bias) or an activation."""
 
     width: int
     steps: tuple[Step, ...]
 
     def apply(self, vectors: Halves, normalise: bool) -> npt.NDArray[np.float32]:
-        """Return (n, outputs) of (n, width) embeddings, none of them zero; computed in float64, whatever the batch."""
+        """Return (n, outputs) of (n, width) embeddings, none of them zero; in float64, independent of batching."""
         parts = []
         for first in range(0, len(vectors), ROWS):
-            some = vectors[first : first + ROWS].astype(np.float64)
+            batch = vectors[first : first + ROWS].astype(np.float64)
             x = np.zeros((ROWS, self.width))
-            x[: len(some)] = some / np.sqrt((some * some).sum(axis=1, keepdims=True)) if normalise else some
-            with np.errstate(all="ignore"):  # what overflows is no score
+            x[: len(batch)] = batch / np.sqrt((batch * batch).sum(axis=1, keepdims=True)) if normalise else batch
+            with np.errstate(all="ignore"):  # an overflow is not a score
                 for step in self.steps:
                     x = step(x) if callable(step) else x @ step[0].T + step[1]
-                parts.append(x[: len(some)].astype(np.float32))
+                parts.append(x[: len(batch)].astype(np.float32))
         return np.concatenate(parts)
 
 
 def parse_layout(layout: Any) -> list[Linear | str]:
-    """Return the layers of a declared layout, an activation by its name; raise InputError where it is none."""
+    """Return the layers of a declared layout, activations by name; raise InputError where the layout is invalid."""
     if isinstance(layout, str) or not isinstance(layout, Sequence) or not layout:
         raise InputError(f"layout: expected a list of layers such as {{linear: NAME}}, found {layout!r}")
     layers: list[Linear | str] = []
@@ -219,10 +219,10 @@ def parse_layout(layout: Any) -> list[Linear | str]:
     return layers
 
 
-def _check_outputs(given: Any) -> None:
-    names = [given] if isinstance(given, str) else given
+def _check_outputs(output: Any) -> None:
+    names = [output] if isinstance(output, str) else output
     if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(f"output: expected a column name or a list of them, found {given!r}")
+        raise InputError(f"output: expected a column name or a list of them, found {output!r}")
     for name in names:
         if not _COLUMN.fullmatch(name) or name.lower() in ("uid", "source", "job"):
             raise InputError(
@@ -232,14 +232,15 @@ def _check_outputs(given: Any) -> None:
         raise InputError(f"output: expected each name once, found {', '.join(names)}")
 
 
-def _shape(file: str, name: str, expected: str, found: npt.NDArray[Any]) -> InputError:
-    return InputError(f"{file}: {name}: expected the shape {expected}, found {found.shape}")
+def _shape_error(file: str, name: str, expected: str, tensor: npt.NDArray[Any]) -> InputError:
+    return InputError(f"{file}: {name}: expected the shape {expected}, found {tensor.shape}")
 
 
 def read_tensors(data: bytes, where: str, names: Sequence[str]) -> dict[str, Doubles]:
-    """Return the tensors of a safetensors file by these names; raise InputError, in the name of `where`.
+    """Return the tensors of a safetensors file by these names.
 
-    That is where it is no such file or lacks one of them, or one is of no float type or not finite throughout.
+    Raises InputError, prefixed by `where`, for a file that is not safetensors or lacks one of the tensors, and for a
+    tensor that is not of a float type or not finite throughout.
     """
     import safetensors
 
@@ -249,14 +250,14 @@ def read_tensors(data: bytes, where: str, names: Sequence[str]) -> dict[str, Dou
     if not 0 < header <= min(MAX_HEADER, len(data) - 8):
         raise InputError(f"{where}: expected a safetensors file, found one of {len(data)} bytes without its header")
     try:
-        found = dict(deserialize(data))
+        entries = dict(deserialize(data))
     except safetensors.SafetensorError as error:
         raise InputError(f"{where}: not a safetensors file: {str(error).splitlines()[0][:200]}") from None
     tensors = {}
     for name in names:
-        if name not in found:
-            raise InputError(f"{where}: {unknown('tensor', name, sorted(found)[:50])}")
-        kind, shape, raw = (found[name][key] for key in ("dtype", "shape", "data"))
+        if name not in entries:
+            raise InputError(f"{where}: {unknown('tensor', name, sorted(entries)[:50])}")
+        kind, shape, raw = (entries[name][key] for key in ("dtype", "shape", "data"))
         if kind not in _TYPES:
             raise InputError(f"{where}: {name}: expected the type {', '.join(sorted(_TYPES))}, found {kind}")
         values = np.frombuffer(raw, _TYPES[kind])
@@ -264,9 +265,9 @@ def read_tensors(data: bytes, where: str, names: Sequence[str]) -> dict[str, Dou
             values = (values.astype("<u4") << 16).view("<f4")
         tensors[name] = values.reshape(shape).astype(np.float64)
         if not np.isfinite(tensors[name]).all():
-            raise InputError(f"{where}: {name}: expected finite numbers, found {_odd(tensors[name])}")
+            raise InputError(f"{where}: {name}: expected finite numbers, found {_nonfinite_name(tensors[name])}")
     return tensors
 
 
-def _odd(values: Doubles) -> str:
+def _nonfinite_name(values: Doubles) -> str:
     return "NaN" if np.isnan(values).any() else "an infinity"

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from filters.signals.base import Columns, PairBatch
-from filters.signals.caption import normalised
+from filters.signals.caption_text import normalised
 from pipeline.errors import InputError
 from pipeline.storage.object_store import failures, opened, told
 
@@ -30,13 +30,13 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def words_of(text: str) -> str:
-    """Return a text's words and other signs in lower case, each with a space before and behind it, one between two."""
-    return f" {' '.join(_TOKEN.findall(normalised(text).casefold()))} "
+    """Return a normalised text's words and signs in lower case, with one space before, between and behind them."""
+    return f" {' '.join(_TOKEN.findall(text.casefold()))} "
 
 
 def characters_of(text: str) -> str:
     """Return a normalised text in lower case."""
-    return normalised(text).casefold()
+    return text.casefold()
 
 
 _FORMS = {"words": words_of, "anywhere": characters_of}
@@ -65,7 +65,7 @@ class Concepts:
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns: the numbers of the concepts found, sorted, each once, and how many they are."""
         automaton, form = _automaton(*_stamped(self.file), self.match), _FORMS[self.match]
-        found = [sorted({number for _, number in automaton.iter(form(pair.caption))}) for pair in batch.pairs]
+        found = [sorted({number for _, number in automaton.iter(form(caption))}) for caption in batch.captions]
         return {"concepts": found, "concept_count": [len(numbers) for numbers in found]}
 
 
@@ -107,7 +107,7 @@ def _checked(path: str, data: bytes, match: str) -> Iterator[str]:
             text = row.decode()
         except UnicodeDecodeError as error:
             raise InputError(f"file: {path}: line {number}: expected UTF-8: {error.reason}") from None
-        concept = _FORMS[match](text)
+        concept = _FORMS[match](normalised(text))
         if not concept.strip():
             raise InputError(f"file: {path}: line {number}: expected a concept, found an empty line")
         first = lines.setdefault(concept, number)

@@ -11,20 +11,21 @@ from pipeline.errors import InputError
 from pipeline.images.pdq import LEAST_QUALITY, SAME_PICTURE
 
 PART_ROWS = 1 << 22
-"""Rows from which a band is split between tasks, and of a block where all are compared with all."""
+"""Rows of a part where a band is split between tasks; fewer are one task."""
 
 
 BLOCK_ROWS = 1 << 13
+"""Rows of a task where all rows are compared with all."""
 
 
 @dataclass(frozen=True)
 class Duplicates:
     """Settings: the PDQ signal, the largest Hamming distance within a group, the least quality that is compared.
 
-    `exact_group` and `near_group` are the smallest uid of a group, `exact_size` and `near_size` its pairs. Equal bytes
-    are an exact group; near groups are the connected components of the exact groups under fingerprints within the
-    distance, so an exact group is never split. A pair without a fingerprint, or whose fingerprint's quality is too low,
-    is near to none but its exact copies.
+    `exact_group` and `near_group` are the smallest uid of a group, `exact_size` and `near_size` its number of pairs.
+    Pairs with equal bytes form an exact group; near groups are the connected components of exact groups whose
+    fingerprints are within the distance, so an exact group is never split. A pair without a fingerprint, or with one of
+    too low a quality, is near only its exact copies.
     """
 
     pdq: str
@@ -41,25 +42,25 @@ class Duplicates:
     )
 
     def __post_init__(self) -> None:
-        for key, most in (("distance", 256), ("min_quality", 101)):
+        for key, largest in (("distance", 256), ("min_quality", 101)):
             value: Any = getattr(self, key)
-            if type(value) is not int or not 0 <= value <= most:
-                raise InputError(f"{key}: expected a whole number from 0 to {most}, found {value!r}")
+            if type(value) is not int or not 0 <= value <= largest:
+                raise InputError(f"{key}: expected a whole number from 0 to {largest}, found {value!r}")
 
     @property
     def method(self) -> str:
-        """How pairs are found; either way every pair within the distance is."""
+        """How pairs are found; both methods find every pair within the distance."""
         return f"{len(bands(self.distance))} bands" if self.distance <= MOST_DISTANCE else "all pairs"
 
     def tasks(self, rows: int) -> list[tuple[int, int, int]]:
-        """Return the parts in which `rows` distinct fingerprints are compared, each as `compare` takes it."""
+        """Return the tasks by which `rows` distinct fingerprints are compared, each an argument of `compare`."""
         if self.distance > MOST_DISTANCE:
             return [(0, first, min(first + BLOCK_ROWS, rows)) for first in range(0, rows, BLOCK_ROWS)]
         parts = 1 + rows // PART_ROWS
         return [(band, part, parts) for band in range(len(bands(self.distance))) for part in range(parts)]
 
     def compare(self, codes: Codes, task: tuple[int, int, int]) -> Found:
-        """Return a forest of near pairs of distinct fingerprints, (n, 32) uint8; the tasks' forests have all groups."""
+        """Return a forest of near pairs of distinct fingerprints, (n, 32) uint8; all tasks' forests give all groups."""
         band, first, second = task
         if self.distance > MOST_DISTANCE:
             return in_blocks(codes, first, second, self.distance)

@@ -1,8 +1,8 @@
 """The nearest evaluation image of each pair, in each set: by PDQ (Hamming), by embedding (cosine) and by alignment.
 
-The first two are exact, unless a set is very large (`filters.search.approximate.plan_index`). The third looks at
-pixels: what the two, and a search by layout, propose is compared with the pair's own image as
-`filters.search.image_alignment` says.
+The first two are exact, unless a set is very large (`filters.search.approximate.plan_index`). The third compares
+pixels: the candidates of the first two, and of a search by layout, are aligned with the pair's own image by
+`filters.search.image_alignment`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,15 +36,15 @@ Flags = npt.NDArray[np.bool_]
 
 
 Pictures = Callable[[Places], Iterable[Image]]
-"""What gives the stored images, RGB (height, width, 3) uint8, of rows by their number, in that order."""
+"""Returns the stored images, RGB (height, width, 3) uint8, of rows by their number, in that order."""
 
 
 BySet = tuple[Places, npt.NDArray[Any]]
-"""For each row and set, (n, sets): the place of the image that was found, -1 for none, and its distance or score."""
+"""For each row and set, (n, sets): the number of the image found, -1 for none, and its distance or score."""
 
 
 Proposed = tuple[Places, Places]
-"""(c,) rows, and images to compare them with, each as one number for the set and the place in it."""
+"""(c,) rows, and images to compare them with, each encoded as one number for the set and the image in it."""
 
 
 PER_SET = pa.struct(
@@ -59,10 +59,10 @@ PER_SET = pa.struct(
         ("aligned_key", pa.string()),
     ]
 )
-"""An entry of `per_set`, which has one for each evaluation set, in the order of the experiment file."""
+"""An entry of `per_set`, which has one entry for each evaluation set, in the order of the experiment file."""
 
 
-_NAMES = {
+_COLUMNS_OF_SEARCH = {
     "pdq": ("pdq_distance", "pdq_key", "pdq_quality"),
     "cosine": ("cosine", "cosine_key"),
     "aligned": ("aligned", "aligned_key"),
@@ -72,7 +72,7 @@ _NAMES = {
 @dataclass(frozen=True)
 class Nearest:
     """Settings: the names of the PDQ and the CLIP signal to search by; whether to `align`, and with how many
-    `candidates` of each search; and of an approximate index the least recall and the most memory, in MiB.
+    `candidates` of each search; for an approximate index, the least recall and the largest memory, in MiB.
     """
 
     pdq: str
@@ -112,169 +112,185 @@ class Nearest:
     def compute(self, rows: pa.Table, indexes: Sequence[EvaluationIndex], pictures: Pictures) -> pa.Table:
         """Return for each row of (uid, source, pdq, image_embedding) the nearest image over all sets and in each.
 
-        `pdq_quality` is the evaluation image's: below 50 a small distance says little. Between sets, equals go to the
-        first; within one, to the first image. A row without a fingerprint has no distance, one without a unit vector
-        for an embedding no cosine, and one without a candidate no alignment; so it is with a set that has no images.
+        `pdq_quality` is that of the evaluation image: below 50 a small distance means little. Ties between sets go to
+        the first set, ties within a set to the first image. A row without a fingerprint has no distance, one whose
+        embedding is not a unit vector no cosine, and one without a candidate no alignment; a set without images gives
+        none of them.
         """
         count = rows.num_rows
-        prints, printed = fixed(rows["pdq"], PDQ_BYTES)
+        fingerprints, has_fingerprint = fixed(rows["pdq"], PDQ_BYTES)
         width = max((index.searcher.vectors.shape[1] for index in indexes), default=0)
-        vectors, embedded = embeddings(rows["image_embedding"], width)
-        near = [_spread(printed, nearest_by_pdq(prints[printed], index.pdq)) for index in indexes]
-        asked, k = vectors[embedded], self.candidates if self.align else 1
-        likely = [_spread(embedded, index.searcher.search(asked, k)) for index in indexes]
+        vectors, has_embedding = embeddings(rows["image_embedding"], width)
+        by_pdq = [
+            _to_all_rows(has_fingerprint, nearest_by_pdq(fingerprints[has_fingerprint], index.pdq)) for index in indexes
+        ]
+        queries, k = vectors[has_embedding], self.candidates if self.align else 1
+        by_cosine = [_to_all_rows(has_embedding, index.searcher.search(queries, k)) for index in indexes]
         aligned = np.full((count, len(indexes)), -1, np.int64), np.zeros((count, len(indexes)), np.float32)
         if self.align and indexes and count:
             proposed = [
-                _over_sets(indexes, likely, k),
-                *self._by_print(indexes, np.flatnonzero(printed), prints[printed]),
+                _over_sets(indexes, by_cosine, k),
+                *self._by_fingerprint(indexes, np.flatnonzero(has_fingerprint), fingerprints[has_fingerprint]),
             ]
             aligned = self._aligned(count, indexes, proposed, pictures)
-        return _table(
-            rows, indexes, {"pdq": _beside(count, near), "cosine": _beside(count, likely), "aligned": aligned}
+        return _signal_rows(
+            rows,
+            indexes,
+            {"pdq": _side_by_side(count, by_pdq), "cosine": _side_by_side(count, by_cosine), "aligned": aligned},
         )
 
-    def _by_print(self, indexes: Sequence[EvaluationIndex], rows: Places, prints: Bytes) -> Iterator[Proposed]:
-        """Yield what each set proposes for rows by their fingerprints, (n, 32): images with a guise near enough."""
+    def _by_fingerprint(
+        self, indexes: Sequence[EvaluationIndex], rows: Places, fingerprints: Bytes
+    ) -> Iterator[Proposed]:
+        """Yield each set's candidates for rows by fingerprint, (n, 32): images with a guise that is near enough."""
         for number, index in enumerate(indexes):
-            places, distances = nearest_by_pdq(prints, index.guises, self.candidates)
-            left, right = np.nonzero((places >= 0) & (distances <= PDQ_WITHIN))
-            yield rows[left], _codes(indexes, number, index.shown[places[left, right]])
+            places, distances = nearest_by_pdq(fingerprints, index.guises, self.candidates)
+            queries, ranks = np.nonzero((places >= 0) & (distances <= PDQ_WITHIN))
+            yield rows[queries], _codes(indexes, number, index.shown[places[queries, ranks]])
 
     def _by_layout(self, indexes: Sequence[EvaluationIndex], thumbnails: Image) -> Proposed:
-        """Return what all sets together propose for thumbnails, (n, 64, 64), by the layouts of their guises."""
+        """Return the candidates of all sets together for thumbnails, (n, 64, 64), by the layouts of their guises."""
         queries = layouts(thumbnails).astype(np.float16)
         known = are_unit(queries)
-        found = []
+        results = []
         for index in indexes:
-            places, cosines = _spread(known, index.layouts.search(queries[known], self.candidates))
-            found.append((np.where(places < 0, -1, index.laid[places]) if len(index.laid) else places, cosines))
-        return _over_sets(indexes, found, self.candidates)
+            places, cosines = _to_all_rows(known, index.layouts.search(queries[known], self.candidates))
+            results.append((np.where(places < 0, -1, index.laid[places]) if len(index.laid) else places, cosines))
+        return _over_sets(indexes, results, self.candidates)
 
     def _aligned(
         self, count: int, indexes: Sequence[EvaluationIndex], proposed: list[Proposed], pictures: Pictures
     ) -> BySet:
-        """Return which image of each set aligns best with each row's, and how well, among those proposed."""
-        thumbnails, shown = np.empty((count, *THUMBNAIL), np.uint8), list[list[Image]]()
+        """Return which candidate of each set aligns best with each row's image, and the score."""
+        thumbnails, row_views = np.empty((count, *THUMBNAIL), np.uint8), list[list[Image]]()
         owners, views = list[int](), list[bytes]()
         for row, image in zip(range(count), pictures(np.arange(count)), strict=True):
-            shown.append([thumbnail(image)])
-            thumbnails[row] = shown[row][0]
+            row_views.append([thumbnail(image)])
+            thumbnails[row] = row_views[row][0]
             for view in query_views(image):
-                shown[row].append(thumbnail(view))
+                row_views[row].append(thumbnail(view))
                 owners.append(row)
                 views.append(pdq(view)[0])
-        seen = np.frombuffer(b"".join(views), np.uint8).reshape(-1, PDQ_BYTES)
-        proposed += [self._by_layout(indexes, thumbnails), *self._by_print(indexes, np.array(owners, np.int64), seen)]
-        rows, codes = _once(proposed)
-        sets, places = np.divmod(codes, _most(indexes))
+        view_fingerprints = np.frombuffer(b"".join(views), np.uint8).reshape(-1, PDQ_BYTES)
+        proposed += [
+            self._by_layout(indexes, thumbnails),
+            *self._by_fingerprint(indexes, np.array(owners, np.int64), view_fingerprints),
+        ]
+        rows, codes = _distinct(proposed)
+        sets, places = np.divmod(codes, _largest_set(indexes))
         scores = np.empty(len(rows), np.float32)
         ends = np.searchsorted(rows, np.arange(count), "right").tolist()
-        for looks, first, last in zip(shown, [0, *ends[:-1]], ends, strict=True):
-            mine, at = sets[first:last], places[first:last]
-            others = [index.thumbnails[at[mine == number]] for number, index in enumerate(indexes)]
-            scores[first:last] = align_looks(looks, np.concatenate(others))
+        for views_of_row, first, last in zip(row_views, [0, *ends[:-1]], ends, strict=True):
+            row_sets, row_places = sets[first:last], places[first:last]
+            candidates = [index.thumbnails[row_places[row_sets == number]] for number, index in enumerate(indexes)]
+            scores[first:last] = align_looks(views_of_row, np.concatenate(candidates))
         shape = count, len(indexes)
-        found, values = best(count * len(indexes), rows * len(indexes) + sets, places, scores, 1)
-        return found.reshape(shape), values.reshape(shape)
+        best_places, values = best(count * len(indexes), rows * len(indexes) + sets, places, scores, 1)
+        return best_places.reshape(shape), values.reshape(shape)
 
 
-def _most(indexes: Sequence[EvaluationIndex]) -> int:
+def _largest_set(indexes: Sequence[EvaluationIndex]) -> int:
     return max(1, *(len(index.keys) for index in indexes))
 
 
 def _codes(indexes: Sequence[EvaluationIndex], number: int, places: Places) -> Places:
-    """Return one number for the set and the place in it, growing with the set first."""
-    return number * _most(indexes) + places
+    """Return one number for the set and the image in it, ordered by set first."""
+    return number * _largest_set(indexes) + places
 
 
-def _over_sets(indexes: Sequence[EvaluationIndex], found: Sequence[Found], k: int) -> Proposed:
+def _over_sets(indexes: Sequence[EvaluationIndex], results: Sequence[Found], k: int) -> Proposed:
     """Return the k images with the largest cosine over all sets, for each row, from the (n, k) of each set."""
     rows, codes, scores = list[Places](), list[Places](), list[npt.NDArray[np.float32]]()
-    for number, (places, cosines) in enumerate(found):
-        left, right = np.nonzero(places >= 0)
-        rows.append(left)
-        codes.append(_codes(indexes, number, places[left, right]))
-        scores.append(cosines[left, right])
-    count = len(found[0][0])
+    for number, (places, cosines) in enumerate(results):
+        result_rows, ranks = np.nonzero(places >= 0)
+        rows.append(result_rows)
+        codes.append(_codes(indexes, number, places[result_rows, ranks]))
+        scores.append(cosines[result_rows, ranks])
+    count = len(results[0][0])
     chosen = best(count, np.concatenate(rows), np.concatenate(codes), np.concatenate(scores), k)[0]
-    left, right = np.nonzero(chosen >= 0)
-    return left, chosen[left, right]
+    result_rows, ranks = np.nonzero(chosen >= 0)
+    return result_rows, chosen[result_rows, ranks]
 
 
-def _once(proposed: Sequence[Proposed]) -> Proposed:
-    """Return all that is proposed, each once, by row, set and place."""
+def _distinct(proposed: Sequence[Proposed]) -> Proposed:
+    """Return the distinct candidates, sorted by row, set and image."""
     rows, codes = (np.concatenate(column) for column in zip(*proposed, strict=True))
     order = np.lexsort((codes, rows))
     rows, codes = rows[order], codes[order]
-    new = (np.diff(rows, prepend=-1) != 0) | (np.diff(codes, prepend=-1) != 0)
-    return rows[new], codes[new]
+    is_new = (np.diff(rows, prepend=-1) != 0) | (np.diff(codes, prepend=-1) != 0)
+    return rows[is_new], codes[is_new]
 
 
-def _spread(known: Flags, found: tuple[Places, npt.NDArray[Any]]) -> tuple[Places, npt.NDArray[Any]]:
-    """Return the (n, k) results of all rows from the (m, k) of those that are known; place -1 for the others."""
-    places = np.full((len(known), found[0].shape[1]), -1, np.int64)
-    values = np.zeros(places.shape, found[1].dtype)
-    places[known], values[known] = found
+def _to_all_rows(known: Flags, results: tuple[Places, npt.NDArray[Any]]) -> tuple[Places, npt.NDArray[Any]]:
+    """Return the (n, k) results of all rows from the (m, k) of the known rows; image -1 for the others."""
+    places = np.full((len(known), results[0].shape[1]), -1, np.int64)
+    values = np.zeros(places.shape, results[1].dtype)
+    places[known], values[known] = results
     return places, values
 
 
-def _beside(count: int, parts: Sequence[tuple[Places, npt.NDArray[Any]]]) -> BySet:
+def _side_by_side(count: int, parts: Sequence[tuple[Places, npt.NDArray[Any]]]) -> BySet:
     """Return the nearest of each set's (n, k) results side by side, (n, sets)."""
     if not parts:
         return np.zeros((count, 0), np.int64), np.zeros((count, 0), np.float32)
     places, values = zip(*parts, strict=True)
-    return np.stack([one[:, 0] for one in places], axis=1), np.stack([one[:, 0] for one in values], axis=1)
+    return np.stack([array[:, 0] for array in places], axis=1), np.stack([array[:, 0] for array in values], axis=1)
 
 
-def _table(rows: pa.Table, indexes: Sequence[EvaluationIndex], found: dict[str, BySet]) -> pa.Table:
-    """Return the signal's rows from what each search found."""
+def _signal_rows(rows: pa.Table, indexes: Sequence[EvaluationIndex], results: dict[str, BySet]) -> pa.Table:
+    """Return the signal's rows from the results of each search."""
     count, sets = rows.num_rows, len(indexes)
-    each = {name: values for kind, one in found.items() for name, values in _each(kind, indexes, one).items()}
+    columns_per_set = {
+        name: values
+        for kind, by_set in results.items()
+        for name, values in _search_columns(kind, indexes, by_set).items()
+    }
     numbers = pa.array(np.tile(np.arange(sets), count))
-    each["set"] = pa.array([index.name for index in indexes], pa.string()).take(numbers)
-    struct = pa.StructArray.from_arrays([each[field.name] for field in PER_SET], fields=list(PER_SET))
+    columns_per_set["set"] = pa.array([index.name for index in indexes], pa.string()).take(numbers)
+    struct = pa.StructArray.from_arrays([columns_per_set[field.name] for field in PER_SET], fields=list(PER_SET))
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * sets)
     columns: dict[str, Any] = {
         "uid": rows["uid"],
         "source": rows["source"],
         "per_set": pa.ListArray.from_arrays(offsets, struct),
     }
-    for kind, (places, values) in found.items():
+    for kind, (places, values) in results.items():
         rank = np.where(places < 0, -np.inf, -values.astype(np.float64) if kind == "pdq" else values)
         first = rank.argmax(axis=1) if sets else np.zeros(count, np.int64)
-        at = pa.array(np.arange(count) * sets + first, pa.int64(), mask=(places < 0).all(axis=1))
-        columns[f"{kind}_set"] = each["set"].take(at)
-        columns |= {name: each[name].take(at) for name in _NAMES[kind]}
-    full = pa.schema([("uid", pa.string()), ("source", pa.string()), *Nearest.columns])
-    return pa.table([columns[field.name] for field in full], schema=full)
+        indices = pa.array(np.arange(count) * sets + first, pa.int64(), mask=(places < 0).all(axis=1))
+        columns[f"{kind}_set"] = columns_per_set["set"].take(indices)
+        columns |= {name: columns_per_set[name].take(indices) for name in _COLUMNS_OF_SEARCH[kind]}
+    schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *Nearest.columns])
+    return pa.table([columns[field.name] for field in schema], schema=schema)
 
 
-def _each(kind: str, indexes: Sequence[EvaluationIndex], found: BySet) -> dict[str, pa.Array]:
+def _search_columns(kind: str, indexes: Sequence[EvaluationIndex], results: BySet) -> dict[str, pa.Array]:
     """Return the columns of one search by name, with an entry for each row and set."""
     keys = pa.concat_arrays([pa.array([], pa.string()), *(index.named for index in indexes)])
     quality = np.concatenate([np.zeros(0, np.int32), *(index.quality for index in indexes)])
     first = np.cumsum([0, *(len(index.keys) for index in indexes)])[:-1]
-    places, values = found
-    none = (places < 0).ravel()
-    at = pa.array((places + first).ravel(), pa.int64(), mask=none)
-    taken = (pa.array(values.ravel(), mask=none), keys.take(at), pa.array(quality, pa.int32()).take(at))
-    columns = dict(zip(_NAMES[kind], taken, strict=False))
+    places, values = results
+    missing = (places < 0).ravel()
+    indices = pa.array((places + first).ravel(), pa.int64(), mask=missing)
+    arrays = (pa.array(values.ravel(), mask=missing), keys.take(indices), pa.array(quality, pa.int32()).take(indices))
+    columns = dict(zip(_COLUMNS_OF_SEARCH[kind], arrays, strict=False))
     return {name: column.cast(PER_SET.field(name).type) for name, column in columns.items()}
 
 
 def fixed(column: pa.ChunkedArray, width: int) -> tuple[Bytes, Flags]:
-    """Return binaries of `width` bytes as (n, width) uint8, and which are so long; the others are null or damaged."""
+    """Return binaries as (n, width) uint8, and which of them have `width` bytes; the others are null or damaged."""
     array = column.combine_chunks()
     sizes = pc.fill_null(pc.binary_length(array), -1)
     known: Flags = pc.equal(sizes, width).to_numpy(zero_copy_only=False)
-    whole = np.zeros((len(array), width), np.uint8)
-    kept = array if known.all() else array.filter(pa.array(known))
-    if len(kept) and width:
-        offsets = np.frombuffer(kept.buffers()[1], np.int32)[kept.offset :]
-        data = np.frombuffer(kept.buffers()[2], np.uint8)[offsets[0] : offsets[0] + len(kept) * width]
-        whole[known] = data.reshape(-1, width)
-    return whole, known
+    out = np.zeros((len(array), width), np.uint8)
+    known_binaries = array if known.all() else array.filter(pa.array(known))
+    if len(known_binaries) and width:
+        offsets = np.frombuffer(known_binaries.buffers()[1], np.int32)[known_binaries.offset :]
+        data = np.frombuffer(known_binaries.buffers()[2], np.uint8)[
+            offsets[0] : offsets[0] + len(known_binaries) * width
+        ]
+        out[known] = data.reshape(-1, width)
+    return out, known
 
 
 def embeddings(column: pa.ChunkedArray, width: int) -> tuple[npt.NDArray[np.float16], Flags]:

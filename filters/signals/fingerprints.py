@@ -12,14 +12,18 @@ from pipeline.images.pdq import pdq
 
 
 class PdqSignal:
-    """The stored image's fingerprint and its quality."""
+    """The stored image's fingerprint and its quality: what ingest computed of it, or computed here."""
 
     columns: ClassVar[pa.Schema] = pa.schema([("pdq", pa.binary()), ("quality", pa.int32())])
 
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns."""
-        found = [pdq(image) for image in batch.images]
-        return {"pdq": [bits for bits, _ in found], "quality": [quality for _, quality in found]}
+        known = [(sample.get("pdq"), sample.get("pdq_quality")) for sample in batch.samples]
+        prints = [
+            (bits, quality) if bits is not None else pdq(batch.images[place])
+            for place, (bits, quality) in enumerate(known)
+        ]
+        return {"pdq": [bits for bits, _ in prints], "quality": [quality for _, quality in prints]}
 
 
 def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
@@ -47,6 +51,6 @@ class HashesSignal:
         """Return the columns."""
         return {
             "raw_sha256": [sample["raw_sha256"] for sample in batch.samples],
-            "stored_sha256": [hashlib.sha256(pair.jpg).hexdigest() for pair in batch.pairs],
+            "stored_sha256": [sample["jpg_sha256"] for sample in batch.samples],
             "pixels_sha256": [pixels_sha256(image) for image in batch.images],
         }

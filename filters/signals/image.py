@@ -11,26 +11,26 @@ import pyarrow as pa
 from filters.signals.base import Columns, PairBatch
 
 RESULT_VERSION = 1
-"""What OpenCV measures of an image: raised where a new version gives other numbers."""
+"""Version of OpenCV's results: increased where a new version gives other numbers."""
 
 
 Pixels = npt.NDArray[np.uint8]
 
 
 GREY_SPREAD = 8
-"""How far a pixel's channels may lie apart, of 255 levels, in a grey image. A grey one comes out of a JPEG with 0; one
-that was scanned or stored in colour is off by what quantised chroma leaves: 10 at most with noise of +-8 in each
+"""The largest difference between a pixel's channels, of 255 levels, in a grey image. A grey JPEG decodes with 0; an
+image that was scanned or stored in colour differs by rounding of quantised chroma: 10 at most with noise of +-8 in each
 channel at quality 95, 5 with +-4. Of 1,200 photographs, paintings and cartoons (PACS) those that have any colour reach
 11 and more, half of them 84 and more."""
 
 
 BORDER_LEVELS = 8
-"""How many grey levels a flat border may span: blocks of 8 pixels beside a picture's edge ring by more in a JPEG, whole
-blocks within a border by less, at qualities from 50."""
+"""The most grey levels that a flat border may span: in a JPEG, blocks of 8 pixels at the picture's edge ring by more,
+whole blocks within a border by less, at qualities from 50."""
 
 
 BORDER_SHARE = 0.05
-"""The share of a side from which a flat border is one. Ours: 3.5 % of PACS's photographs have as much, mostly sky."""
+"""The least share of a side that is a flat border. Our choice: 3.5 % of PACS's photographs reach it, mostly sky."""
 
 
 def entropy(grey: Pixels) -> float:
@@ -54,19 +54,19 @@ def channel_spread(image: Pixels) -> Pixels:
 
 
 def colourfulness(spread: Pixels) -> float:
-    """Return the mean of the channels' spread, 0 to 255."""
+    """Return the mean of the channel spread, 0 to 255."""
     return float(cv2.mean(spread)[0])
 
 
 def is_greyscale(spread: Pixels) -> bool:
-    """Tell whether the channels lie nowhere more than GREY_SPREAD apart."""
+    """Return whether the channels differ by at most GREY_SPREAD in every pixel."""
     return bool(cv2.norm(spread, cv2.NORM_INF) <= GREY_SPREAD)
 
 
 def _flat_lines(grey: Pixels) -> int:
-    """Return how many rows from the top together span at most BORDER_LEVELS."""
+    """Return the number of rows from the top that together span at most BORDER_LEVELS."""
     darkest, brightest, _, _ = cv2.minMaxLoc(grey[:1])
-    if brightest - darkest > BORDER_LEVELS:  # as in most images: nothing more need be looked at
+    if brightest - darkest > BORDER_LEVELS:  # as in most images: no further row needs to be read
         return 0
     highest = np.maximum.accumulate(cv2.reduce(grey, 1, cv2.REDUCE_MAX).ravel())
     lowest = np.minimum.accumulate(cv2.reduce(grey, 1, cv2.REDUCE_MIN).ravel())
@@ -76,8 +76,8 @@ def _flat_lines(grey: Pixels) -> int:
 def flat_border(grey: Pixels) -> float:
     """Return the share, 0 to 1, of an image's height or width, whichever is larger, that is a border of one grey.
 
-    Of the height it is the rows above and below the picture (letterbox), of the width the columns beside it; each of
-    the four borders by itself spans at most BORDER_LEVELS. A plain image is all border: 1.
+    The border of the height are the rows above and below the picture (letterbox), that of the width the columns beside
+    it; each of the four borders separately spans at most BORDER_LEVELS. A plain image is all border: 1.
     """
     shares = []
     for lines in (grey, cv2.transpose(grey)):
@@ -88,8 +88,8 @@ def flat_border(grey: Pixels) -> float:
 class ImageSignal:
     """Sizes in pixels as published and as stored, aspect (long side over short), bytes, light, contrast and colour.
 
-    `format` is the file's as it came, in lower case, `raw_bytes` its size, and `animated` whether it has more than one
-    frame, of which the first is stored. `has_flat_border` is `flat_border` of at least BORDER_SHARE.
+    `format` is that of the fetched file, in lower case, `raw_bytes` its size, and `animated` whether it has more than
+    one frame, of which the first is stored. `has_flat_border` says that `flat_border` is at least BORDER_SHARE.
     """
 
     columns: ClassVar[pa.Schema] = pa.schema(
@@ -115,18 +115,18 @@ class ImageSignal:
     )
 
     def compute(self, batch: PairBatch) -> Columns:
-        """Return the columns; `short_side` and `aspect` are the original's, the rest is of the stored image.
+        """Return the columns; `short_side` and `aspect` are those of the original, the others of the stored image.
 
-        `luminance` is the mean grey level (0 to 255); the others are as the functions of their names say.
+        `luminance` is the mean grey level (0 to 255); the others are computed by the functions of the same names.
         """
         rows = [
-            _of_sample(sample) | {"bytes": len(pair.jpg)} | _of_pixels(image)
+            _size_columns(sample) | {"bytes": len(pair.jpg)} | _pixel_columns(image)
             for image, sample, pair in zip(batch.images, batch.samples, batch.pairs, strict=True)
         ]
         return {name: [row[name] for row in rows] for name in self.columns.names}
 
 
-def _of_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _size_columns(sample: Mapping[str, Any]) -> dict[str, Any]:
     short, long = sorted((sample["original_width"], sample["original_height"]))
     return {
         **{key: sample[key] for key in ("width", "height", "original_width", "original_height", "raw_bytes", "format")},
@@ -136,7 +136,7 @@ def _of_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _of_pixels(image: Pixels) -> dict[str, Any]:
+def _pixel_columns(image: Pixels) -> dict[str, Any]:
     grey, spread = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), channel_spread(image)
     border = flat_border(grey)
     return {

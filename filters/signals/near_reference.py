@@ -1,8 +1,8 @@
-"""Near a reference: the pairs whose image embedding lies in a cluster in which an image of a reference set lies too.
+"""Near a reference: pairs whose image embedding is in a cluster that also contains an image of a reference set.
 
 DataComp's image-based filter (Gadre et al. 2023, arXiv 2304.14108, section 3.2; `image_based_clustering.md`): the
-pool's embeddings are clustered into 100,000 groups, each training image of ImageNet is given to its nearest centre, and
-a pair is kept where one was given to the pair's own.
+pool's embeddings are clustered into 100,000 groups, each training image of ImageNet is assigned to its nearest centre,
+and a pair is kept where one was assigned to the pair's own cluster.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from filters.signals.clusters import Centres
 from pipeline.errors import InputError
 
 BATCH = 1024
-"""Rows that are compared at once; it changes no result."""
+"""Rows that are compared at once; it does not affect results."""
 
 
 @dataclass(frozen=True)
 class Reference:
     """Settings: the CLIP signal, its clusters, and a folder of reference images in CLIP_benchmark's layout.
 
-    `near_reference` says whether the pair's cluster holds a reference image. Of those that it holds, `reference_key` is
-    the key of the one with the largest cosine, the smallest of several, and `reference_cosine` that cosine; both are
-    null where it holds none. Images of other clusters are not compared, so the cost does not grow with the set. Where
-    an embedding has no direction all three are null.
+    `near_reference` says whether the pair's cluster contains a reference image. `reference_key` is the key of the
+    cluster's reference image with the largest cosine (the smallest key in a tie), and `reference_cosine` that cosine;
+    both are null where the cluster contains none. Images of other clusters are not compared, so the cost does not grow
+    with the set. Where an embedding has no direction all three are null.
     """
 
     clip: str
@@ -45,7 +45,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class ReferenceImages:
-    """Images by cluster, then key: clusters (n,) int32 ascending, embeddings (n, d) float16, keys."""
+    """Reference images by cluster, then key: clusters (n,) int32 ascending, embeddings (n, d) float16, keys."""
 
     clusters: npt.NDArray[np.int32]
     embeddings: Halves
@@ -53,7 +53,7 @@ class ReferenceImages:
 
     @classmethod
     def of(cls, keys: list[str], embeddings: npt.NDArray[np.float32], centres: Centres) -> "ReferenceImages":
-        """Return the images with their clusters; they are rounded as the pairs' embeddings are in the store."""
+        """Return the images with their clusters; embeddings are rounded to float16, as the pairs' are in the store."""
         halves = embeddings.astype("<f2")
         clusters = centres.assign(halves)[0]
         order = np.lexsort((np.array(keys), clusters))
@@ -62,7 +62,7 @@ class ReferenceImages:
     def nearest(
         self, vectors: Halves, clusters: npt.NDArray[np.int32]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return for embeddings (n, d) of clusters (n,) the image of the largest cosine in it, -1 where it has none.
+        """Return for embeddings (n, d) of clusters (n,) the cluster's image with the largest cosine, -1 for none.
 
         The cosines, (n,) float32, are 0 where there is none.
         """
@@ -75,24 +75,24 @@ class ReferenceImages:
             for first in range(0, len(rows), BATCH):
                 part = rows[first : first + BATCH]
                 found[part] = start + nearest(unit(vectors[part]), images, 1)[:, 0]
-        near = found >= 0
-        cosines[near] = exact(vectors[near], self.embeddings[found[near]])
+        has_image = found >= 0
+        cosines[has_image] = exact(vectors[has_image], self.embeddings[found[has_image]])
         return found, cosines
 
 
 def reference_columns(
-    images: ReferenceImages, centres: Centres, vectors: Halves, there: npt.NDArray[np.bool_]
+    images: ReferenceImages, centres: Centres, vectors: Halves, mask: npt.NDArray[np.bool_]
 ) -> pa.Table:
-    """Return the signal's columns, (n,) rows, of the embeddings, (m, d), of those rows that `there`, (n,), marks."""
+    """Return the signal's columns, (n,) rows, from the embeddings, (m, d), of the rows that `mask`, (n,), selects."""
     found, cosines = images.nearest(vectors, centres.assign(vectors)[0])
-    places = np.full(len(there), -1)
-    places[there] = np.arange(len(vectors))
-    of = pa.array(places, mask=places < 0)
+    vector_of_row = np.full(len(mask), -1)
+    vector_of_row[mask] = np.arange(len(vectors))
+    indices = pa.array(vector_of_row, mask=vector_of_row < 0)
     missing = found < 0
     return pa.table(
         {
-            "near_reference": pa.array(~missing).take(of),
-            "reference_cosine": pa.array(cosines, mask=missing).take(of),
-            "reference_key": images.keys.take(pa.array(found, mask=missing)).take(of),
+            "near_reference": pa.array(~missing).take(indices),
+            "reference_cosine": pa.array(cosines, mask=missing).take(indices),
+            "reference_key": images.keys.take(pa.array(found, mask=missing)).take(indices),
         }
     )

@@ -1,4 +1,4 @@
-"""What the sources themselves say of a pair: its licence, and the numbers and labels that they publish about it."""
+"""What the sources publish about a pair: its licence, and numbers and labels."""
 
 import json
 import math
@@ -16,10 +16,10 @@ _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Published:
-    """Settings: `numbers` and `texts`, the published columns to carry, under their own names; `licence` always is.
+    """Settings: `numbers` and `texts`, the published columns to include, under their own names; `licence` always is.
 
-    A number is a float64, as published: LAION's similarity, say, is out of [-1, 1] in places. What a source does not
-    publish, or publishes as something that is no number, is null.
+    A number is a float64, as published: LAION's similarity, for example, is outside [-1, 1] in some rows. A value that
+    a source does not publish, or that is not a number, is null.
     """
 
     numbers: Sequence[str] = ()
@@ -43,15 +43,17 @@ class Published:
 
     def compute(self, rows: pa.Table) -> pa.Table:
         """Return uid, source and the columns from rows of `pairs` (uid, source, licence, published)."""
-        said = [json.loads(text) for text in rows["published"].to_pylist()]
-        made: dict[str, Any] = {name: rows[name] for name in ("uid", "source", "licence")}
-        made |= {name: pa.array([_number(one, name) for one in said], pa.float64()) for name in self.numbers}
-        made |= {name: pa.array([_text(one, name) for one in said], pa.string()) for name in self.texts}
-        return pa.table(made)
+        published = [json.loads(text) for text in rows["published"].to_pylist()]
+        columns: dict[str, Any] = {name: rows[name] for name in ("uid", "source", "licence")}
+        columns |= {
+            name: pa.array([_number(values, name) for values in published], pa.float64()) for name in self.numbers
+        }
+        columns |= {name: pa.array([_text(values, name) for values in published], pa.string()) for name in self.texts}
+        return pa.table(columns)
 
 
-def _number(said: Mapping[str, Any], name: str) -> float | None:
-    value = said.get(name)
+def _number(published: Mapping[str, Any], name: str) -> float | None:
+    value = published.get(name)
     try:
         number = None if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -59,8 +61,8 @@ def _number(said: Mapping[str, Any], name: str) -> float | None:
     return number if number is not None and math.isfinite(number) else None
 
 
-def _text(said: Mapping[str, Any], name: str) -> str | None:
-    value = said.get(name)
+def _text(published: Mapping[str, Any], name: str) -> str | None:
+    value = published.get(name)
     if value is None:
         return None
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

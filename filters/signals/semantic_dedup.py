@@ -1,4 +1,4 @@
-"""Semantic duplicates (SemDeDup, Abbas et al. 2023, arXiv 2303.09540): embeddings of one cluster that nearly agree."""
+"""Semantic duplicates (SemDeDup, Abbas et al. 2023, arXiv 2303.09540): near-equal embeddings of one cluster."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from filters.search.cosine import Halves, exact, margin, unit
 from pipeline.errors import InputError
 
 BLOCK, AHEAD = 256, 4096
-"""Rows and columns of one product; they change no result."""
+"""Rows and columns of one product; they do not affect results."""
 
 
 NONE = -1.0
-"""`max_cosine` of one that has no earlier member: the least that a cosine can be."""
+"""`max_cosine` of a member without an earlier member: the smallest possible cosine."""
 
 
 @dataclass(frozen=True)
 class Semantic:
     """Settings: the CLIP signal, its clusters, and the cosine from which two embeddings are duplicates.
 
-    The paper's epsilon is 1 - cosine. Only pairs of one cluster are compared. Within it the order is the paper's: by
-    ascending cosine to the centre (it keeps what is least like the centre), then by the embedding's bytes, then by uid.
-    `max_cosine` is the largest cosine to an earlier member, -1 where there is none: the paper drops what is above
-    1 - epsilon. `semantic_group` is the smallest uid of a connected component of the pairs at or above `cosine`, and
-    `semantic_size` its pairs: of a chain the paper's rule may keep several, the group is one. An embedding without a
-    direction is alone, and its `max_cosine` null.
+    The paper's epsilon is 1 - cosine. Only pairs of the same cluster are compared. Within a cluster the order is the
+    paper's: by ascending cosine to the centre (it keeps the embeddings least similar to the centre), then by the
+    embedding's bytes, then by uid. `max_cosine` is the largest cosine to an earlier member, -1 where there is none: the
+    paper drops embeddings above 1 - epsilon. `semantic_group` is the smallest uid of a connected component of the pairs
+    at or above `cosine`, and `semantic_size` its number of pairs: of a chain the paper's rule may keep several pairs,
+    while the chain is one group. An embedding without a direction is a group of its own, with a null `max_cosine`.
     """
 
     clip: str
@@ -48,17 +48,17 @@ class Semantic:
 
 @dataclass(frozen=True)
 class Compared:
-    """Of rows of a cell: the largest cosine to an earlier row, (n,) float32, and a forest of near pairs, (m, 2)."""
+    """For rows of a cell: the largest cosine to an earlier row, (n,) float32, and a forest of near pairs, (m, 2)."""
 
     most: npt.NDArray[np.float32]
     edges: npt.NDArray[np.int64]
 
 
 def compare(rows: Callable[[int, int], Halves], first: int, stop: int, cosine: float) -> Compared:
-    """Compare the rows of a cell in [first, stop) with all before them; `rows(a, b)` gives (b - a, d) embeddings.
+    """Compare the rows of a cell in [first, stop) with all earlier rows; `rows(a, b)` returns (b - a, d) embeddings.
 
     A pair is near where its cosine, rounded to float32, is at least `cosine`: so the groups agree with a predicate on
-    `max_cosine`. Results have the same bits however a cell is cut.
+    `max_cosine`. Results have the same bits for any division of a cell.
     """
     forest, own = Forest(stop), unit(rows(first, stop))
     most = np.full(stop - first, NONE, np.float64)
@@ -75,53 +75,53 @@ def compare(rows: Callable[[int, int], Halves], first: int, stop: int, cosine: f
 def _compare(
     block: Any, start: int, earlier: Any, ahead: int, cosine: float, best: npt.NDArray[np.float64], forest: Forest
 ) -> None:
-    """Compare a block of rows from `start` with rows from `ahead`; raise `best`, (n,), in place, and add edges."""
+    """Compare a block of rows from `start` with rows from `ahead`; update `best`, (n,), in place, and add edges."""
     scores = block @ earlier.T
-    wide = margin(block.shape[1])
-    before = np.arange(ahead, ahead + len(earlier))[None] < np.arange(start, start + len(block))[:, None]
-    scores[~before] = -2
+    tolerance = margin(block.shape[1])
+    is_earlier = np.arange(ahead, ahead + len(earlier))[None] < np.arange(start, start + len(block))[:, None]
+    scores[~is_earlier] = -2
     largest = np.maximum(scores.max(axis=1), best)
-    near_best = scores >= largest[:, None] - wide
-    unsure = np.abs(scores - cosine) <= wide
-    rows, columns = np.nonzero(before & (near_best | unsure))
+    may_be_best = scores >= largest[:, None] - tolerance
+    uncertain = np.abs(scores - cosine) <= tolerance
+    rows, columns = np.nonzero(is_earlier & (may_be_best | uncertain))
     cosines = exact(block[rows], earlier[columns])
     np.maximum.at(best, rows, cosines)
-    sure_rows, sure_columns = np.nonzero(scores > cosine + wide)
-    forest.add(sure_rows + start, sure_columns + ahead)
-    near = unsure[rows, columns] & (cosines.astype(np.float32).astype(np.float64) >= cosine)
-    forest.add(rows[near] + start, columns[near] + ahead)
+    certain_rows, certain_columns = np.nonzero(scores > cosine + tolerance)
+    forest.add(certain_rows + start, certain_columns + ahead)
+    is_near = uncertain[rows, columns] & (cosines.astype(np.float32).astype(np.float64) >= cosine)
+    forest.add(rows[is_near] + start, columns[is_near] + ahead)
 
 
 def group_rows(members: pa.Table, most: npt.NDArray[np.float32], edges: npt.NDArray[np.int64]) -> pa.Table:
     """Return uid, source and the columns of the members (uid, source, vector) of cells.
 
-    `vector` is the row, of (n,) distinct embeddings of their cells, that a member has; `most` and `edges` are these
-    rows'. Members of one vector stand together, in order: all but the first have an equal earlier member.
+    `vector` is a member's row among the (n,) distinct embeddings of their cells, to which `most` and `edges` refer.
+    Members of one vector are adjacent and in order: all but the first have an equal earlier member.
     """
     vectors = members["vector"].to_numpy()
-    first = np.ones(len(vectors), bool)
-    first[1:] = vectors[1:] != vectors[:-1]
+    is_first = np.ones(len(vectors), bool)
+    is_first[1:] = vectors[1:] != vectors[:-1]
     forest = Forest(len(most))
     forest.add(edges[:, 0], edges[:, 1])
     component = forest.components()[vectors]
     labels = pa.table({"label": component, "uid": members["uid"]})
-    named = labels.group_by("label").aggregate([("uid", "min"), ("uid", "count")])
-    place = np.empty(len(most), np.int64)
-    place[named["label"].to_numpy()] = np.arange(named.num_rows)
-    of = pa.array(place[component])
+    groups = labels.group_by("label").aggregate([("uid", "min"), ("uid", "count")])
+    group_index = np.empty(len(most), np.int64)
+    group_index[groups["label"].to_numpy()] = np.arange(groups.num_rows)
+    indices = pa.array(group_index[component])
     return pa.table(
         {
             "uid": members["uid"],
             "source": members["source"],
-            "semantic_group": named["uid_min"].take(of),
-            "semantic_size": named["uid_count"].take(of),
-            "max_cosine": pa.array(np.where(first, most[vectors], np.float32(1)), pa.float32()),
+            "semantic_group": groups["uid_min"].take(indices),
+            "semantic_size": groups["uid_count"].take(indices),
+            "max_cosine": pa.array(np.where(is_first, most[vectors], np.float32(1)), pa.float32()),
         }
     )
 
 
 def alone(members: pa.Table) -> pa.Table:
-    """Return the rows of members (uid, source) whose embedding has no direction."""
+    """Return the signal's rows of members (uid, source) whose embedding has no direction."""
     count = members.num_rows
     return pa.table(
         {

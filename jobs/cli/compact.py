@@ -1,4 +1,4 @@
-"""The command `cuvee compact`: the ledger's small files become few, and older versions of its tables go in time."""
+"""The command `cuvee compact`: join the ledger's small files and remove expired versions of its tables."""
 
 import argparse
 import json
@@ -10,9 +10,9 @@ from jobs.cli.options import add_wait
 from pipeline.errors import InputError, StageFailed
 
 TEXT = (
-    "Join the small files of a store's ledger into few, and remove files that were replaced more than --keep-days ago. "
-    "No row changes: every question has the same answer after it. A compaction that was killed is finished by the next "
-    "one. No other job runs on the store meanwhile."
+    "Join the small files of a store's ledger into fewer large ones, and remove files that were replaced more than "
+    "--keep-days ago. No row changes: all queries return the same results afterwards. A compaction that was killed is "
+    "finished by the next one. No other job can run on the store in the meantime."
 )
 
 
@@ -21,60 +21,62 @@ DAYS, MOST = 7, 3650
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to those of `cuvee`."""
-    one = commands.add_parser("compact", help="join the ledger's small files; keep older versions", description=TEXT)
-    one.add_argument("store", help="the store's folder, such as build/demo/store")
-    text = f"days for which older versions of the tables can still be read (default: {DAYS})"
-    one.add_argument("--keep-days", default=str(DAYS), metavar="N", help=text)
-    one.add_argument("--dry-run", action="store_true", help="tell what would be done, and change nothing")
-    add_wait(one)
-    one.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser = commands.add_parser(
+        "compact", help="join the ledger's small files and remove expired versions", description=TEXT
+    )
+    parser.add_argument("store", help="the store's folder, such as build/demo/store")
+    help_text = f"days for which older versions of the tables stay readable (default: {DAYS})"
+    parser.add_argument("--keep-days", default=str(DAYS), metavar="N", help=help_text)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done and change nothing")
+    add_wait(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    """Compact, or tell what would be; return the exit code."""
+    """Compact, or print what would be done; return the exit code."""
     from jobs.workflow.exclusive import alone
     from pipeline.ledger.compaction import compact, finish, keep_for, planned
     from pipeline.ledger.journal import half_compacted, how_to_finish, unfinished
     from pipeline.ledger.tables import Ledger
     from pipeline.storage.store import Store
 
-    text = arguments.keep_days
-    if not (text.isascii() and text.isdigit() and int(text) <= MOST):
-        raise InputError(f"--keep-days: found {text!r}, expected a number of days from 0 to {MOST}")
+    keep_days = arguments.keep_days
+    if not (keep_days.isascii() and keep_days.isdigit() and int(keep_days) <= MOST):
+        raise InputError(f"--keep-days: found {keep_days!r}, expected a number of days from 0 to {MOST}")
     ledger = Ledger(Store(arguments.store))
     if ledger.open("jobs") is None:
         raise InputError(f"{arguments.store}: no store; expected a folder in which a job has finished (tables/jobs)")
     with nullcontext() if arguments.dry_run else alone(ledger.store, arguments.wait):
         if takedowns := unfinished(ledger.store):
             raise StageFailed(how_to_finish(ledger.store, takedowns))
-        left = len(half_compacted(ledger.store))
+        unfinished_count = len(half_compacted(ledger.store))
         if not arguments.dry_run:
             finish(ledger)
         plans = planned(ledger)
         if not arguments.dry_run:
             compact(ledger, plans)
-        removed = keep_for(ledger, int(text), arguments.dry_run)
-    told = {
+        removed = keep_for(ledger, int(keep_days), arguments.dry_run)
+    result = {
         "dry_run": arguments.dry_run,
-        "unfinished": left,
+        "unfinished": unfinished_count,
         "tables": [plan.plain() for plan in plans],
-        "keep_days": int(text),
+        "keep_days": int(keep_days),
         "removed": removed,
     }
-    sys.stdout.write((json.dumps(told, indent=1) if arguments.json else _text(told)) + "\n")
+    sys.stdout.write((json.dumps(result, indent=1) if arguments.json else _format_text(result)) + "\n")
     return 0
 
 
-def _text(told: dict[str, Any]) -> str:
-    would = "would be " if told["dry_run"] else ""
-    lines = [f"{told['unfinished']} unfinished before: {would}finished"] if told["unfinished"] else []
+def _format_text(result: dict[str, Any]) -> str:
+    would = "would be " if result["dry_run"] else ""
+    lines = [f"{result['unfinished']} unfinished compactions: {would}finished"] if result["unfinished"] else []
     lines += [
-        f"{one['table']}: {one['files']} files {would or 'are '}joined into {one['files_after']}, "
-        f"{one['bytes_rewritten']:,} bytes written anew"
-        for one in told["tables"]
+        f"{table['table']}: {table['files']} files {would or 'are '}joined into {table['files_after']}, "
+        f"{table['bytes_rewritten']:,} bytes rewritten"
+        for table in result["tables"]
     ]
     lines += [
-        f"{table}: {count} files replaced more than {told['keep_days']} days ago {would or 'are '}removed"
-        for table, count in told["removed"].items()
+        f"{name}: {count} files replaced more than {result['keep_days']} days ago {would or 'are '}removed"
+        for name, count in result["removed"].items()
     ]
     return "\n".join(lines or ["nothing to do: no table has small files to join or old ones to remove"])

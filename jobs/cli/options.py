@@ -4,14 +4,14 @@ import argparse
 import math
 
 
-def add_wait(one: argparse.ArgumentParser) -> None:
+def add_wait(parser: argparse.ArgumentParser) -> None:
     """Add `--wait SECONDS` to a command that writes into a store."""
-    one.add_argument(
+    parser.add_argument(
         "--wait",
         type=_seconds,
         default=0.0,
         metavar="SECONDS",
-        help="wait so long where another command works on the store (default: say who it is, and exit 1)",
+        help="time to wait for another command that works on the store (default: 0: report its owner and exit 1)",
     )
 
 

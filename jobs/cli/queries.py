@@ -1,4 +1,4 @@
-"""The commands that ask a store and start no job: funnel, trace, subset, verify."""
+"""The commands that query a store and start no job: funnel, trace, subset, verify."""
 
 import argparse
 import json
@@ -29,71 +29,74 @@ from pipeline.storage.store import Store
 from pipeline.storage.uid_files import write_subset
 
 
-def _open(root: str) -> Ledger:
+def _open_ledger(root: str) -> Ledger:
     ledger = Ledger(Store(root))
     if ledger.open("jobs") is None:
         raise InputError(f"{root}: no store; expected a folder in which a job has finished (tables/jobs)")
     return ledger
 
 
-def _print(value: Any, text: str, as_json: bool) -> None:
+def _print_result(value: Any, text: str, as_json: bool) -> None:
     sys.stdout.write((json.dumps(value, indent=1, default=str) if as_json else text) + "\n")
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    """Answer one of the four; return the exit code."""
-    ledger = _open(arguments.store)
+    """Run one of the four commands; return the exit code."""
+    ledger = _open_ledger(arguments.store)
     if takedowns := unfinished(ledger.store):
         sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, takedowns)}\n")
     if arguments.command == "funnel":
         jobs = ledger.jobs()
-        found = funnel(ledger, current(as_of(jobs, arguments.as_of) if arguments.as_of is not None else jobs))
-        _print([one.plain() for one in found], funnel_text(found), arguments.json)
-        if lines := faults(found):
+        funnels = funnel(ledger, current(as_of(jobs, arguments.as_of) if arguments.as_of is not None else jobs))
+        _print_result([source_funnel.plain() for source_funnel in funnels], funnel_text(funnels), arguments.json)
+        if lines := faults(funnels):
             raise AnswerNo(f"{arguments.store}: the counts do not add up: {'; '.join(lines)}")
         return 0
     if arguments.command == "trace":
         lives = trace(ledger, arguments.key)
-        _print(lives, "" if arguments.json else "\n".join(map(life_text, lives)), arguments.json)
+        _print_result(lives, "" if arguments.json else "\n".join(map(life_text, lives)), arguments.json)
         return 0
     if arguments.command == "subset":
-        return _subset(ledger, arguments)
+        return _write_subset_file(ledger, arguments)
     display = Display()
-    apart = alone(ledger.store, arguments.wait) if arguments.prune else nullcontext()
-    with apart, display.stage("verify", arguments.store):
+    lock = alone(ledger.store, arguments.wait) if arguments.prune else nullcontext()
+    with lock, display.stage("verify", arguments.store):
         findings = verify(ledger, arguments.prune, display.task("rehashing", "files"))
-    wrong = [one for one in findings if not one.leftover]
-    summary = f"{len(wrong)} differences, {len(findings) - len(wrong)} leftover files"
-    plain = {"differences": [one.what for one in wrong], "leftovers": [one.what for one in findings if one.leftover]}
-    _print(plain, "\n".join([*(one.what for one in findings), summary]), arguments.json)
-    return 1 if wrong else 0
+    differences = [finding for finding in findings if not finding.leftover]
+    summary = f"{len(differences)} differences, {len(findings) - len(differences)} leftover files"
+    result = {
+        "differences": [one.what for one in differences],
+        "leftovers": [finding.what for finding in findings if finding.leftover],
+    }
+    _print_result(result, "\n".join([*(finding.what for finding in findings), summary]), arguments.json)
+    return 1 if differences else 0
 
 
-def _subset(ledger: Ledger, arguments: argparse.Namespace) -> int:
-    """Write what the latest decision of a filter keeps as a subset file, whole or not at all."""
-    decided = latest(ledger.jobs(), "decide")
-    if arguments.filter not in decided:
-        raise InputError(f"{arguments.store}: {unknown('decided filter', arguments.filter, decided)}")
+def _write_subset_file(ledger: Ledger, arguments: argparse.Namespace) -> int:
+    """Write the uids that the latest decision of a filter keeps as a subset file, whole or not at all."""
+    decide_jobs = latest(ledger.jobs(), "decide")
+    if arguments.filter not in decide_jobs:
+        raise InputError(f"{arguments.store}: {unknown('decided filter', arguments.filter, decide_jobs)}")
     if not arguments.out.parent.is_dir():
         raise InputError(f"--out: {arguments.out.parent}: no such folder")
-    job = decided[arguments.filter].job
-    found = [keys(part) for part in _kept(ledger, job)]
-    draft = arguments.out.with_name(f"{arguments.out.name}.{uuid.uuid4().hex}.draft")
+    job = decide_jobs[arguments.filter].job
+    kept_uids = [keys(uids) for uids in _kept_uids(ledger, job)]
+    temporary = arguments.out.with_name(f"{arguments.out.name}.{uuid.uuid4().hex}.draft")
     try:
-        with draft.open("wb") as stream:
-            count = write_subset(stream, np.concatenate([np.empty(0, "S16"), *found]))
-        draft.replace(arguments.out)
+        with temporary.open("wb") as stream:
+            count = write_subset(stream, np.concatenate([np.empty(0, "S16"), *kept_uids]))
+        temporary.replace(arguments.out)
     except OSError as error:
         raise InputError(f"--out: {arguments.out}: cannot be written: {told(error)}") from None
     finally:
-        draft.unlink(missing_ok=True)
-    plain = {"filter": arguments.filter, "job": job, "pairs": count, "file": str(arguments.out)}
-    _print(plain, f"{arguments.out}: {count} pairs that {arguments.filter} keeps", arguments.json)
+        temporary.unlink(missing_ok=True)
+    result = {"filter": arguments.filter, "job": job, "pairs": count, "file": str(arguments.out)}
+    _print_result(result, f"{arguments.out}: {count} pairs kept by {arguments.filter}", arguments.json)
     return 0
 
 
-def _kept(ledger: Ledger, job: str) -> Iterator[pa.ChunkedArray]:
-    """Yield the uids that a filter keeps, one file of its decisions after another."""
+def _kept_uids(ledger: Ledger, job: str) -> Iterator[pa.ChunkedArray]:
+    """Yield the uids that a filter keeps, one file of its decisions at a time."""
     for _, path in ledger.snapshot("decisions", [job]):
         with ledger.store.arrow(path) as stream:
             rows = pq.read_table(stream, columns=["uid", "keep"])

@@ -1,4 +1,4 @@
-"""Replay: a mixture derived again under other settings, or after a takedown, and what that changes."""
+"""The command `cuvee replay`: recompute a mixture with other settings, or after a takedown, and print the diff."""
 
 import argparse
 import json
@@ -14,42 +14,44 @@ if TYPE_CHECKING:
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command `replay`."""
-    text = "derive a mixture again with other thresholds, from the signals that are there, and say what changes"
-    one = commands.add_parser(
+    summary = "recompute a mixture with other settings from the stored signals, and print what changes"
+    parser = commands.add_parser(
         "replay",
-        help=text,
-        description=f"{text}; against the latest finished mixture of that name; the store stays as it is",
+        help=summary,
+        description=f"{summary}; compared with the latest finished mixture of that name; the store is not changed",
     )
-    one.add_argument("experiment", type=Path, help="the experiment file, such as experiments/demo.yaml")
-    one.add_argument("mixture", help="the mixture's name in it")
-    one.add_argument(
+    parser.add_argument("experiment", type=Path, help="the experiment file, such as experiments/demo.yaml")
+    parser.add_argument("mixture", help="the mixture's name in the experiment file")
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="set a key of the experiment file, such as filters.clip_top.top_fraction=0.5; may be given again",
     )
-    one.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def answer(arguments: argparse.Namespace) -> int:
-    """Replay; print what changed; return the exit code."""
+    """Replay a mixture and print the diff; return the exit code."""
     from pipeline.mixtures.diff import as_text
 
-    told = replay(arguments.experiment, arguments.mixture, arguments.set)
+    result = replay(arguments.experiment, arguments.mixture, arguments.set)
     if arguments.json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
         return 0
-    settings = f" with {', '.join(told['settings'])}" if told["settings"] else ""
-    head = f"{told['mixture']}{settings}, against job {told['against']['job'][:16]} of {told['against']['finished']}"
-    sys.stdout.write(f"{head}\n{as_text(told)}\n")
+    settings = f" with {', '.join(result['settings'])}" if result["settings"] else ""
+    heading = (
+        f"{result['mixture']}{settings}, against job {result['against']['job'][:16]} of {result['against']['finished']}"
+    )
+    sys.stdout.write(f"{heading}\n{as_text(result)}\n")
     return 0
 
 
 def replay(path: Path, mixture: str, settings: list[str]) -> dict[str, Any]:
-    """Return what changes in a mixture with these settings, as plain data (`pipeline.mixtures.diff.changes`).
+    """Return the diff of a mixture under these settings, as plain data (`pipeline.mixtures.diff.changes`).
 
-    Raises InputError where no mixture of that name is finished, or a signal that it needs is not there.
+    Raises InputError where no mixture of that name is finished, or a signal that it needs is missing.
     """
     from jobs.workflow.dry_run import Rehearsal
     from jobs.workflow.experiment import load
@@ -68,25 +70,25 @@ def replay(path: Path, mixture: str, settings: list[str]) -> dict[str, Any]:
         old = latest(run.ledger.jobs(), "blend").get(mixture)
         if old is None:
             raise InputError(
-                f"{run.store.root}: mixture {mixture} was never drawn; expected one that cuvee blend finished"
+                f"{run.store.root}: found no finished mixture {mixture}, expected one that cuvee blend finished"
             )
         new = run.mixture(mixture)
-        before = Drawn.read(run.ledger, old.job), _behind(run.ledger, old.inputs, old.config)
-        after = Drawn.read(run.ledger, new.id), _behind(run.ledger, [job.id for job in new.needs], new.config)
-        told = changes(run.ledger, before, after)
+        before = Drawn.read(run.ledger, old.job), _mixture_inputs(run.ledger, old.inputs, old.config)
+        after = Drawn.read(run.ledger, new.id), _mixture_inputs(run.ledger, [job.id for job in new.needs], new.config)
+        diff = changes(run.ledger, before, after)
     against = {"job": old.job, "finished": old.finished.isoformat(timespec="seconds")}
-    return {"mixture": mixture, "settings": settings, "against": against, **told}
+    return {"mixture": mixture, "settings": settings, "against": against, **diff}
 
 
-def _behind(ledger: "Ledger", inputs: Sequence[str], config: Mapping[str, Any]) -> "Behind":
-    """Return what a mixture was drawn from: of the jobs that it read, its filters in their order, and its ingests."""
+def _mixture_inputs(ledger: "Ledger", inputs: Sequence[str], config: Mapping[str, Any]) -> "Behind":
+    """Return the inputs of a mixture among the jobs that it read: its filters in their order, and its ingests."""
     from pipeline.config.mixture import Mixture
     from pipeline.mixtures.diff import Behind
     from pipeline.mixtures.parts import filters_of
 
-    rows = [row for job in inputs if (row := ledger.finished(job)) is not None]
-    decided = {row.name: row.job for row in rows if row.stage == "decide"}
-    given = Mixture.model_validate({key: config[key] for key in ("filter", "parts") if key in config})
-    asked = {name: decided[name] for name in filters_of(given) if name in decided}
-    ingests = [row.job for row in rows if row.stage == "ingest"]
-    return Behind(asked, ingests, bool(config.get("mismatched")))
+    jobs = [row for job in inputs if (row := ledger.finished(job)) is not None]
+    decide_jobs = {row.name: row.job for row in jobs if row.stage == "decide"}
+    mixture = Mixture.model_validate({key: config[key] for key in ("filter", "parts") if key in config})
+    filters = {name: decide_jobs[name] for name in filters_of(mixture) if name in decide_jobs}
+    ingests = [row.job for row in jobs if row.stage == "ingest"]
+    return Behind(filters, ingests, bool(config.get("mismatched")))

@@ -1,20 +1,21 @@
 """A source's published files, read by Spark: in parts where the format can be cut, every row in its shard.
 
-Three passes. The first finds the parts of each file. The second counts: how many lines each part has, so that a row's
-line is known, and how many rows cannot be read. The third reads the rows, computes uids and lanes, and writes each
-shard's rows as one file of `pairs`.
+Two passes. The first finds the parts of each file. The second reads the rows, once: they are kept on Spark's disks,
+each with its line in its part. What they count to says how many lines come before each part, so that a row's line in
+its file is known, and how many rows cannot be read, before one is written. Then uids and host partitions are computed,
+and each shard's rows are written as one file of `pairs`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.workflow.plan import Job
@@ -37,38 +38,32 @@ FEW_HOSTS = 8
 
 _PLACE = pa.schema(
     [
-        *(("path", pa.string()), ("file", pa.string())),
-        *(("start", pa.int64()), ("stop", pa.int64()), ("before", pa.int64())),
+        *(("part", pa.int32()), ("path", pa.string()), ("file", pa.string())),
+        *(("start", pa.int64()), ("stop", pa.int64())),
     ]
 )
+_READ = ROW_SCHEMA.append(pa.field("part", pa.int32()))
+"""Rows as they were read: `line` and the record id of a malformed row are by the part, until its file is counted."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A part of a published file: where the file lies, what it is called, and how many of its lines come before."""
+    """A part of a published file: where the file lies, what it is called, and where the part starts and ends in it."""
 
     path: str
     file: str
     start: int
     stop: int | None
-    before: int = 0
-
-
-@dataclass(frozen=True)
-class Count:
-    """What a part holds: rows, lines, malformed rows, and the first of those by its line in the part and its detail."""
-
-    rows: int
-    lines: int
-    malformed: int
-    first: tuple[int, str] | None
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of a source's files before a row of it is written."""
+    """What a source's files hold, before a row of it is written: the rows as `_READ`, how many lines of its file come
+    before each part, and counts.
+    """
 
-    places: tuple[Place, ...]
+    read: DataFrame
+    before: tuple[int, ...]
     rows: int
     malformed: int
     first: str  # where the first malformed row stands and what it is, "" where there is none
@@ -78,58 +73,60 @@ class Published:
         """What to tell a person of the malformed rows, "" where there are none."""
         return f"{self.malformed} malformed rows of {self.rows}; the first: {self.first}" if self.malformed else ""
 
+    def close(self) -> None:
+        """Let go of the rows."""
+        self.read.unpersist()
+
 
 def find_parts(kind: str, options: dict[str, Any], size: int, files: Iterable[tuple[str, str]]) -> list[Place]:
     """Return the parts of files, given as (path, name)."""
     reader = source_format(kind, options)
-    found: list[Place] = []
+    places: list[Place] = []
     for path, file in files:
         with opened(path) as stream:
-            found += [Place(path, file, part.start, part.end) for part in reader.parts(stream, size)]
-    return found
-
-
-def count_parts(kind: str, options: dict[str, Any], places: Iterable[Place]) -> list[Count]:
-    """Return what each of the places holds."""
-    reader = source_format(kind, options)
-    found = []
-    for place in places:
-        rows = lines = malformed = 0
-        first = None
-        with opened(place.path) as stream:
-            for row in reader.read(stream, Part(place.start, place.stop)):
-                rows, lines = rows + 1, row.line
-                if row.problem == MALFORMED:
-                    malformed += 1
-                    first = first or (row.line, row.detail)
-        found.append(Count(rows, lines, malformed, first))
-    return found
+            places += [Place(path, file, part.start, part.end) for part in reader.parts(stream, size)]
+    return places
 
 
 def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Any:
-    """Yield the published rows, as `ROW_SCHEMA`, of the parts in `batches`."""
+    """Yield the published rows, as `_READ`, of the parts in `batches`."""
     reader = source_format(kind, options)
     for batch in batches:
         for place in batch.to_pylist():
             with opened(place["path"]) as stream:
                 rows = reader.read(stream, Part(place["start"], place["stop"]))
-                yield from to_batches(rows, source, place["file"], before=place["before"], linked=not reader.joins)
+                for read in to_batches(rows, source, place["file"], linked=not reader.joins):
+                    part = pa.array([place["part"]] * read.num_rows, pa.int32())
+                    yield pa.RecordBatch.from_arrays([*read.columns, part], schema=_READ)
 
 
-def counted(run: Run, job: Job) -> Published:
-    """Return what a source's files hold; raise InputError where there is nothing to fetch, or too much is malformed."""
+def published(run: Run, job: Job) -> Published:
+    """Read a source's files; raise InputError where there is nothing to fetch, or too much is malformed."""
     kind, options = job.config["about"]["format"], job.config["about"]["options"]
     places = _places(run, kind, options, job.local["paths"])
-    counts = _each(run, partial(count_parts, kind, options), places)
-    before = Counter[str]()
-    placed, first = [], ""
-    for place, count in zip(places, counts, strict=True):
-        placed.append(replace(place, before=before[place.file]))
-        if count.first and not first:
-            first = f"{place.file} line {before[place.file] + count.first[0]}: {count.first[1]}"
-        before[place.file] += count.lines
-    found = Published(tuple(placed), sum(one.rows for one in counts), sum(one.malformed for one in counts), first)
-    _check(run, job, found)
+    rows = _read(run, job.name, kind, options, places).persist(StorageLevel.DISK_ONLY)
+    malformed = F.col("problem") == MALFORMED
+    counts = rows.groupBy("part").agg(
+        F.count("*").alias("rows"),
+        F.max("line").alias("lines"),
+        F.count_if(malformed).alias("malformed"),
+        F.min(F.when(malformed, F.struct("line", "detail"))).alias("first"),
+    )
+    by_part = {count["part"]: count for count in counts.collect()}
+    lines, before, first = Counter[str](), [], ""
+    for part, place in enumerate(places):
+        before.append(lines[place.file])
+        if (count := by_part.get(part)) is not None:  # a part without a row has none
+            if count["first"] and not first:
+                first = f"{place.file} line {lines[place.file] + count['first']['line']}: {count['first']['detail']}"
+            lines[place.file] += count["lines"]
+    total, faulty = (sum(count[name] for count in by_part.values()) for name in ("rows", "malformed"))
+    found = Published(rows, tuple(before), total, faulty, first)
+    try:
+        _check(run, job, found)
+    except InputError:
+        found.close()
+        raise
     return found
 
 
@@ -147,21 +144,19 @@ def _check(run: Run, job: Job, found: Published) -> None:
         raise InputError(f"sources.{job.name}: expected {limit}, found {found.summary}")
 
 
-def _each(run: Run, work: Callable[[Iterable[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
-    """Return what `work` makes of each item, in their order, an item a task."""
-    return list(run.spark.sparkContext.parallelize(items, max(1, len(items))).mapPartitions(work).collect())
-
-
 def _places(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[Place]:
     """Return the parts of files (path to the name they are known by), in the order of names and places."""
     work = partial(find_parts, kind, options, run.experiment.file.ingest.part_bytes)
-    return sorted(_each(run, work, list(paths.items())), key=lambda place: (place.file, place.start))
+    files = list(paths.items())
+    found = run.spark.sparkContext.parallelize(files, max(1, len(files))).mapPartitions(work).collect()
+    return sorted(found, key=lambda place: (place.file, place.start))
 
 
-def _frame(run: Run, places: Sequence[Place]) -> DataFrame:
-    """Return places as a DataFrame with a partition for each."""
-    rows = run.spark.sparkContext.parallelize([tuple(vars(place).values()) for place in places], max(1, len(places)))
-    return run.spark.createDataFrame(rows, _ddl(_PLACE))
+def _read(run: Run, source: str, kind: str, options: dict[str, Any], places: Sequence[Place]) -> DataFrame:
+    """Return the rows of places as `_READ`, a partition for each place."""
+    rows = [(part, *vars(place).values()) for part, place in enumerate(places)]
+    frame = run.spark.createDataFrame(run.spark.sparkContext.parallelize(rows, max(1, len(rows))), _ddl(_PLACE))
+    return frame.mapInArrow(partial(read_parts, source, kind, options), _ddl(_READ))
 
 
 def _ddl(schema: pa.Schema) -> str:
@@ -172,13 +167,24 @@ def _ddl(schema: pa.Schema) -> str:
 def _rows(run: Run, job: Job, published: Published) -> DataFrame:
     """Return a source's published rows with their uids."""
     about = job.config["about"]
-    reading = partial(read_parts, job.name, about["format"], about["options"])
-    rows = _frame(run, published.places).mapInArrow(reading, _ddl(ROW_SCHEMA))
+    rows = placed_lines(run.spark, published.read, published.before)
     if kind := source_format(about["format"], about["options"]).joins:
         places = _places(run, kind, {}, job.local["joined"])
-        others = _frame(run, places).mapInArrow(partial(read_parts, job.name, kind, {}), _ddl(ROW_SCHEMA))
+        others = _read(run, job.name, kind, {}, places).select(*ROW_SCHEMA.names)
         rows = joined(rows, others, kind)
     return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
+
+
+def placed_lines(spark: SparkSession, read: DataFrame, before: Sequence[int]) -> DataFrame:
+    """Return rows as `ROW_SCHEMA`: their lines are those of the file, of which so many come before each part.
+
+    A row that could not be read has no identity of its own but its place.
+    """
+    known = spark.createDataFrame(list(enumerate(before)), "part int, before bigint")
+    rows = read.join(F.broadcast(known), "part").withColumn("line", F.col("line") + F.col("before"))
+    place = F.concat_ws("#", "file", F.col("line").cast("string"))
+    named = F.when(F.col("problem") == MALFORMED, place).otherwise(F.col("record_id"))
+    return rows.withColumn("record_id", named).select(*ROW_SCHEMA.names)
 
 
 def joined(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
@@ -206,7 +212,9 @@ def write_pairs(run: Run, job: Job, published: Published, tombstones: Tombstones
 
     Of rows that the tombstones name, no more is written than that they are there.
     """
-    rows = _rows(run, job, published).persist(StorageLevel.DISK_ONLY)  # else the files are read once more
+    rows = _rows(run, job, published)
+    if source_format(job.config["about"]["format"], job.config["about"]["options"]).joins:
+        rows = rows.persist(StorageLevel.DISK_ONLY)  # else they are joined once more
     try:
         rows = rows.withColumn("bucket", F.expr(bucket_sql("url", "uid")))
         counts = {row["bucket"]: row["count"] for row in rows.groupBy("bucket").count().collect()}

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.ingest.read_sources import FEW_HOSTS, counted, write_pairs
+from jobs.ingest.read_sources import FEW_HOSTS, Published, published, write_pairs
 from jobs.spark.tasks import Unit, Work, run_lanes
 from jobs.workflow.demo_web import served
 from jobs.workflow.plan import Job
@@ -159,30 +159,31 @@ def _limit(given: PerHost) -> HostLimit:
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Ingest sources, `AT_ONCE` at a time; those that are read for the first time are counted before one is written."""
-    published = {job.id: counted(run, job) for job in jobs if not job.config.get("retry")}
+    read = {job.id: published(run, job) for job in jobs if not job.config.get("retry")}
     for job in jobs:
-        if job.id in published and (said := published[job.id].summary):
-            run.display.say(f"  {job.name}: {said}")
+        if job.id in read and (summary := read[job.id].summary):
+            run.display.say(f"  {job.name}: {summary}")
     tombstones = read_tombstones(run.ledger)
     side_by_side = min(AT_ONCE, len(jobs))
     with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(side_by_side) as pool:
         rules = lane_rules(run.experiment.file.ingest, hosts, side_by_side)
         futures = []
         for job in jobs:
-            if job.id in published:
-                futures.append(pool.submit(_ingest, run, job, published[job.id], rules, tombstones))
+            if job.id in read:
+                futures.append(pool.submit(_ingest, run, job, read[job.id], rules, tombstones))
             else:
                 futures.append(pool.submit(_retry, run, job, rules, tombstones))
         for future in futures:
             future.result()
 
 
-def _ingest(run: Run, job: Job, published: Any, rules: LaneRules, tombstones: Tombstones) -> None:
+def _ingest(run: Run, job: Job, read: Published, rules: LaneRules, tombstones: Tombstones) -> None:
     started = datetime.now(UTC)
     records = _pair_records(run, job)
-    if sum(record.files[job.id][0].rows for record in records) != published.rows:
-        write_pairs(run, job, published, tombstones)
+    if sum(record.files[job.id][0].rows for record in records) != read.rows:
+        write_pairs(run, job, read, tombstones)
         records = _pair_records(run, job)
+    read.close()
     free = _freely(rules.web.limits)
     shards = []
     for record in records:
@@ -192,7 +193,7 @@ def _ingest(run: Run, job: Job, published: Any, rules: LaneRules, tombstones: To
         shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), lane))
     fetched = _fetch(run, job, shards, rules, tombstones)
     lane_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
-    _finish(run, job, started, records, fetched, published.rows, lane_of)
+    _finish(run, job, started, records, fetched, read.rows, lane_of)
 
 
 def _freely(limits: HostLimits) -> Any:

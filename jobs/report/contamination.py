@@ -1,4 +1,4 @@
-"""Contamination of each mixture by the evaluation sets, out of the ledger, and what its models' accuracy owes to it."""
+"""Contamination of each mixture by the evaluation sets, from the ledger, and its effect on the models' accuracy."""
 
 from collections.abc import Iterator
 
@@ -17,34 +17,34 @@ from pipeline.mixtures.names import sized
 
 
 def contamination(run: Run, grid: Grid) -> list[Contamination]:
-    """Return for each trained mixture, in its largest size, and each evaluation set what they have in common.
+    """Return the overlap of each trained mixture, in its largest size, and each evaluation set.
 
-    Empty where no filter of the experiment asks for the nearest evaluation image, as then no threshold says what a copy
-    is.
+    Empty where no filter of the experiment uses the nearest evaluation image, because there is then no threshold that
+    defines a copy.
     """
     rule = asked_rule(run)
     if rule is None:
         return []
     training = run.experiment.file.training
     largest = max(training.sizes, default=None)
-    near = Near(rule.pdq_distance, rule.cosine, rule.aligned, rule.min_quality)
-    found: list[Contamination] = []
+    thresholds = Near(rule.pdq_distance, rule.cosine, rule.aligned, rule.min_quality)
+    rows: list[Contamination] = []
     signal = [job.id for job in run.plan.signal(rule.signal)]
     nearest = run.ledger.read(signal_table(rule.signal), ["uid", "per_set"], signal)
     for name in training.mixtures:
-        whole = sized(name, largest) if largest else name
-        uids = run.ledger.read("mixtures", ["uid"], [run.plan.blend(whole).id])["uid"]
-        mine = nearest.filter(pc.is_in(nearest["uid"], uids.combine_chunks()))
-        models = [one for one in grid.trained if one.mixture == name]
-        size = max(one.size for one in models)
-        for set_name, held in copies(mine["per_set"], near).items():
-            right = np.stack([one.right[set_name] for one in models if one.size == size])
-            found.append(_told(name, set_name, held, len(uids), right, grid.keys[set_name]))
-    return found
+        mixture = sized(name, largest) if largest else name
+        uids = run.ledger.read("mixtures", ["uid"], [run.plan.blend(mixture).id])["uid"]
+        nearest_rows = nearest.filter(pc.is_in(nearest["uid"], uids.combine_chunks()))
+        models = [model for model in grid.trained if model.mixture == name]
+        size = max(model.size for model in models)
+        for set_name, set_copies in copies(nearest_rows["per_set"], thresholds).items():
+            right = np.stack([model.right[set_name] for model in models if model.size == size])
+            rows.append(_contamination_row(name, set_name, set_copies, len(uids), right, grid.keys[set_name]))
+    return rows
 
 
 def asked_rule(run: Run) -> NotInEvaluation | None:
-    """Return the rule that says what a copy of an evaluation image is: the report's filter's, or else the first."""
+    """Return the rule that defines a copy of an evaluation image: that of the report's filter, or else the first."""
     names = [run.experiment.file.report.filter, *run.experiment.rules]
     return next((rule for name in names for rule in _rules(run, name)), None)
 
@@ -57,16 +57,16 @@ def _rules(run: Run, name: str) -> Iterator[NotInEvaluation]:
             yield from _rules(run, other)
 
 
-def _told(
-    mixture: str, name: str, held: Copies, pairs: int, right: NDArray[np.bool_], keys: pa.ChunkedArray
+def _contamination_row(
+    mixture: str, set_name: str, set_copies: Copies, pairs: int, right: NDArray[np.bool_], keys: pa.ChunkedArray
 ) -> Contamination:
-    """Return a row of the report; `right` (models, images) is in the order of `keys`."""
-    clean = ~np.isin(keys.to_numpy(zero_copy_only=False), list(held.keys))
+    """Return a row of the report; the columns of `right` (models, images) are in the order of `keys`."""
+    clean = ~np.isin(keys.to_numpy(zero_copy_only=False), list(set_copies.keys))
     return {
         "mixture": mixture,
-        "set": name,
+        "set": set_name,
         "pairs": pairs,
-        "copies": held.pairs,
+        "copies": set_copies.pairs,
         "images": len(clean),
         "copied_images": len(clean) - int(clean.sum()),
         "accuracy": float(right.mean()),

@@ -1,4 +1,4 @@
-"""The closer look at one model of each mixture, out of the ledger and the evaluation sets' images."""
+"""Error analysis of one model of each mixture, from the ledger and the evaluation sets' images."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
@@ -23,7 +23,7 @@ SCORES = ["ece", "nll", "brier"]
 
 
 class Closeup(TypedDict):
-    """What the report says of one model of each mixture."""
+    """The report's error analysis of one model of each mixture."""
 
     calibration: list[Calibration]
     classes: list[ClassDrops]
@@ -31,16 +31,16 @@ class Closeup(TypedDict):
 
 
 def representatives(run: Run) -> list[Job]:
-    """Return a training for each mixture, in the order of the file: that of its largest size with the first seed."""
-    given = run.experiment.file.training
-    largest = max(given.sizes, default=None)
-    names = [sized(name, largest) if largest else name for name in given.mixtures]
-    first = {job.local["mixture"]: job for job in reversed(run.plan.grid())}
-    return [first[name] for name in names]
+    """Return a training for each mixture, in the order of the experiment file: its largest size with the first seed."""
+    training = run.experiment.file.training
+    largest = max(training.sizes, default=None)
+    names = [sized(name, largest) if largest else name for name in training.mixtures]
+    first_seed = {job.local["mixture"]: job for job in reversed(run.plan.grid())}
+    return [first_seed[name] for name in names]
 
 
 def closeup(run: Run) -> Closeup:
-    """Return what the mixtures' models say on the reference and the natural shifts, which are all evaluated.
+    """Return the error analysis of the mixtures' models on the reference and the natural shifts, all of them evaluated.
 
     Raises StageFailed where an image that was evaluated is no longer in its set.
     """
@@ -49,88 +49,93 @@ def closeup(run: Run) -> Closeup:
     reference = run.experiment.file.evaluation.reference
     names = [reference, *(name for name in sets if name != reference)]
     jobs = {name: [_evaluated_on(run, training, name) for training in trainings] for name in names}
-    ids = [job.id for some in jobs.values() for job in some]
+    ids = [job.id for set_jobs in jobs.values() for job in set_jobs]
     rows = run.ledger.read("evaluations", ["classes_of", *SCORES], ids).to_pylist()
     scores = {row["job"]: row for row in rows if not row["classes_of"]}
-    seen = {name: _seen(run, trainings, jobs[name]) for name in names}
+    predictions = {name: _predictions(run, trainings, jobs[name]) for name in names}
     shifts = names[1:]
     return {
         "calibration": [
-            calibration(name, one, scores[job.id])
+            calibration(name, model, scores[job.id])
             for name in names
-            for job, one in zip(jobs[name], seen[name], strict=True)
+            for job, model in zip(jobs[name], predictions[name], strict=True)
         ],
         "classes": [
             class_drops(
-                name, sets[reference].classes, sets[name].classes, list(zip(seen[reference], seen[name], strict=True))
+                name,
+                sets[reference].classes,
+                sets[name].classes,
+                list(zip(predictions[reference], predictions[name], strict=True)),
             )
             for name in shifts
         ],
-        "mistakes": _mistakes([sets[name] for name in shifts], seen),
+        "mistakes": _mistakes([sets[name] for name in shifts], predictions),
     }
 
 
 def _evaluated_on(run: Run, training: Job, name: str) -> Job:
-    """Return the job that evaluated a training on a set as it is."""
-    plain = (job for job in run.plan.evaluate(training) if "set" in job.config and "corruption" not in job.config)
-    return next(job for job in plain if job.config["set"] == name)
+    """Return the job that evaluated a training on an uncorrupted evaluation set."""
+    uncorrupted = (job for job in run.plan.evaluate(training) if "set" in job.config and "corruption" not in job.config)
+    return next(job for job in uncorrupted if job.config["set"] == name)
 
 
-def _seen(run: Run, trainings: Sequence[Job], jobs: Sequence[Job]) -> list[Seen]:
-    """Return what each training's model says of a set; its predictions are read once for all of them."""
+def _predictions(run: Run, trainings: Sequence[Job], jobs: Sequence[Job]) -> list[Seen]:
+    """Return each training's predictions on a set; the table is read once for all of them."""
     rows = run.ledger.read("predictions", KEPT, [job.id for job in jobs])
-    found = []
+    predictions = []
     for training, job in zip(trainings, jobs, strict=True):
-        # by key, so that no sum depends on the order in which a table is written
-        mine = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
+        # sorted by key, so that no sum depends on the order of the table's rows
+        job_rows = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
         mixture = unsized(training.local["mixture"])
-        found.append(Seen(mixture, training.name, mine["key"].to_pylist(), read_kept(mine).judged()))
-    return found
+        predictions.append(Seen(mixture, training.name, job_rows["key"].to_pylist(), read_kept(job_rows).judged()))
+    return predictions
 
 
-def _mistakes(shifts: Sequence[EvaluationSet], seen: Mapping[str, Sequence[Seen]]) -> list[Mistakes]:
-    """Return each model's mistakes on each shift; where not all can have images to show, the first mixtures have."""
-    count = len(seen[shifts[0].name]) if shifts else 0
-    each = iter(examples_each(count * len(shifts)))
-    shown = [[next(each) for _ in shifts] for _ in range(count)]
-    found: list[Mistakes] = []
-    for place, shift in enumerate(shifts):
-        models = seen[shift.name]
-        chosen = [wrong_images(one, some[place]) for one, some in zip(models, shown, strict=True)]
-        wanted = {one.keys[at] for one, places in zip(models, chosen, strict=True) for at in places}
-        pictures = _pictures(shift, wanted)
-        found += [
+def _mistakes(shifts: Sequence[EvaluationSet], predictions: Mapping[str, Sequence[Seen]]) -> list[Mistakes]:
+    """Return each model's mistakes on each shift; where the limit is reached, only the first mixtures have images."""
+    count = len(predictions[shifts[0].name]) if shifts else 0
+    counts = iter(examples_each(count * len(shifts)))
+    counts_by_model = [[next(counts) for _ in shifts] for _ in range(count)]
+    mistakes: list[Mistakes] = []
+    for number, shift in enumerate(shifts):
+        models = predictions[shift.name]
+        chosen = [wrong_images(model, limits[number]) for model, limits in zip(models, counts_by_model, strict=True)]
+        keys = {model.keys[at] for model, positions in zip(models, chosen, strict=True) for at in positions}
+        thumbnails = _thumbnails(shift, keys)
+        mistakes += [
             {
                 "set": shift.name,
-                "mixture": one.mixture,
-                "model": one.model,
-                "images": len(one.keys),
-                "wrong": int((~one.images.right).sum()),
-                "examples": [_mistake(shift, one, at, pictures[one.keys[at]]) for at in places],
+                "mixture": model.mixture,
+                "model": model.model,
+                "images": len(model.keys),
+                "wrong": int((~model.images.right).sum()),
+                "examples": [_mistake(shift, model, at, thumbnails[model.keys[at]]) for at in positions],
             }
-            for one, places in zip(models, chosen, strict=True)
+            for model, positions in zip(models, chosen, strict=True)
         ]
-    return found
+    return mistakes
 
 
-def _mistake(shift: EvaluationSet, one: Seen, at: int, picture: str | Refused) -> Mistake:
+def _mistake(shift: EvaluationSet, predictions: Seen, position: int, image: str | Refused) -> Mistake:
     return {
-        "key": one.keys[at],
-        "label": shift.classes[one.images.labels[at]],
-        "predicted": shift.classes[one.images.predicted[at]],
-        "thumbnail": None if isinstance(picture, Refused) else picture,
-        "refused": f"{picture.outcome}: {picture.detail}" if isinstance(picture, Refused) else "",
+        "key": predictions.keys[position],
+        "label": shift.classes[predictions.images.labels[position]],
+        "predicted": shift.classes[predictions.images.predicted[position]],
+        "thumbnail": None if isinstance(image, Refused) else image,
+        "refused": f"{image.outcome}: {image.detail}" if isinstance(image, Refused) else "",
     }
 
 
-def _pictures(shift: EvaluationSet, wanted: Collection[str]) -> dict[str, str | Refused]:
-    """Return small pictures of a set's images by key; an image that ingest would refuse is refused here too."""
-    found: dict[str, str | Refused] = {}
+def _thumbnails(shift: EvaluationSet, keys: Collection[str]) -> dict[str, str | Refused]:
+    """Return thumbnails of a set's images by key; an image that ingest would refuse is refused here too."""
+    thumbnails: dict[str, str | Refused] = {}
     images = shift.images()
-    while len(found) < len(wanted):
+    while len(thumbnails) < len(keys):
         if (image := next(images, None)) is None:
-            missing = sorted(set(wanted) - found.keys())
-            raise StageFailed(f"evaluation set {shift.name}: expected the image {missing[0]!r}, which was evaluated")
-        if image.key in wanted and image.key not in found:
-            found[image.key] = thumbnail(image.data)
-    return found
+            missing = sorted(set(keys) - thumbnails.keys())
+            raise StageFailed(
+                f"evaluation set {shift.name}: expected the image {missing[0]!r}, which was evaluated, found none"
+            )
+        if image.key in keys and image.key not in thumbnails:
+            thumbnails[image.key] = thumbnail(image.data)
+    return thumbnails

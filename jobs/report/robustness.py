@@ -1,4 +1,4 @@
-"""Findings: the grid's predictions out of the ledger, as the trends, ladders and dilutions of the report."""
+"""The grid's predictions from the ledger, analysed as the report's trends, accuracies by size, ranking and dilution."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ KEPT = [*PLAIN, "evaluation_set", "logits", "classes", "first", "rest", "rest_sq
 
 
 class Findings(TypedDict):
-    """What the report says of robustness beyond its first tables."""
+    """The report's results on robustness, other than the accuracies and the fitted lines."""
 
     trends: list[Trend]
     ladder: list[Ladder]
@@ -37,8 +37,8 @@ class Findings(TypedDict):
 
 @dataclass(frozen=True)
 class Asked:
-    """An evaluation set or a change of one, with the jobs that evaluated models on it: the grid's, in its order, and
-    then those of the models beside it.
+    """An evaluation set, original or corrupted, with the jobs that evaluated models on it: those of the grid in its
+    order, then those of the external models.
     """
 
     shift: Shift
@@ -47,9 +47,9 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What the finished grid answered: `trained` are its models, `beside` those that are put beside them.
+    """The correct predictions of the finished grid: `trained` are its models, `beside` the external ones.
 
-    `keys` and `labels` (images,) of each set are in the order of the answers.
+    `keys` and `labels` (images,) of each set are in the order of the models' masks and logits.
     """
 
     shifts: list[Shift]
@@ -60,141 +60,151 @@ class Grid:
 
 
 def findings(run: Run, grid: Grid) -> Findings:
-    """Return what the finished grid says."""
+    """Return the results of the finished grid."""
     reference, baseline = run.experiment.file.evaluation.reference, run.experiment.file.report.baseline
     recipes = list(recipes_of(run))
     chance = run.experiment.evaluation_sets()[reference].chance
-    judged = (
-        diluted(grid.trained, reference, shift, one, grid.labels, chance) for shift in grid.shifts for one in recipes
+    dilutions = (
+        diluted(grid.trained, reference, shift, recipe, grid.labels, chance)
+        for shift in grid.shifts
+        for recipe in recipes
     )
-    itself = Shift(reference, "reference", same_images=True)
+    reference_shift = Shift(reference, "reference", same_images=True)
     filters = list(filters_of(run))
-    compared = [(one, *compare(grid.trained, reference, one, baseline, filters)) for one in (itself, *grid.shifts)]
+    compared = [
+        (shift, *compare(grid.trained, reference, shift, baseline, filters))
+        for shift in (reference_shift, *grid.shifts)
+    ]
     return {
         "trends": [trend([*grid.trained, *grid.beside], reference, shift, baseline) for shift in grid.shifts],
         "ladder": [row for name in grid.labels for row in ladder(grid.trained, name)],
-        "dilution": [one for one in judged if one is not None],
+        "dilution": [dilution for dilution in dilutions if dilution is not None],
         "standings": [row for _, rows, _ in compared for row in rows],
-        "filtered": [row for shift, _, rows in compared if shift is not itself for row in rows],
+        "filtered": [row for shift, _, rows in compared if shift is not reference_shift for row in rows],
     }
 
 
 def answered(run: Run) -> Grid:
-    """Return what all models answered, out of `predictions`; raise StageFailed where two had other images to answer.
+    """Return all models' correct predictions, from `predictions`; raise StageFailed where their images differ.
 
-    Logits are read where outputs are to be mixed.
+    Logits are read only where outputs are to be mixed.
     """
     grid, with_logits = run.plan.grid(), any(True for _ in recipes_of(run))
-    asked = {one.shift.name: one for one in _asked(run, grid)}
+    evaluated = {evaluated_set.shift.name: evaluated_set for evaluated_set in _evaluated_sets(run, grid)}
     keys: dict[str, pa.ChunkedArray] = {}
     labels: dict[str, NDArray[np.integer[Any]]] = {}
-    rights: dict[str, list[NDArray[np.bool_]]] = {}
+    masks: dict[str, list[NDArray[np.bool_]]] = {}
     logits: dict[str, list[NDArray[np.float32] | None]] = {}
-    for name, one in asked.items():
-        keys[name], labels[name], rights[name], logits[name] = _answers(run, one, with_logits)
+    for name, evaluated_set in evaluated.items():
+        keys[name], labels[name], masks[name], logits[name] = _read_predictions(run, evaluated_set, with_logits)
     trained = [
         Answered(
             name=training.name,
             mixture=unsized(training.local["mixture"]),
             size=_size(run, training.local["mixture"]),
             seed=training.config["seed"],
-            right={name: rights[name][number] for name in asked},
-            logits={name: values for name in asked if (values := logits[name][number]) is not None},
+            right={name: masks[name][number] for name in evaluated},
+            logits={name: values for name in evaluated if (values := logits[name][number]) is not None},
         )
         for number, training in enumerate(grid)
     ]
     beside = [
-        Answered(label, label, 0, 0, {name: rights[name][number] for name in asked}, trained=False)
+        Answered(label, label, 0, 0, {name: masks[name][number] for name in evaluated}, trained=False)
         for number, label in enumerate(map(beside_label, run.experiment.file.evaluation.models), len(grid))
     ]
     reference = run.experiment.file.evaluation.reference
-    return Grid([one.shift for name, one in asked.items() if name != reference], trained, beside, keys, labels)
+    return Grid([item.shift for name, item in evaluated.items() if name != reference], trained, beside, keys, labels)
 
 
-def _asked(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
+def _evaluated_sets(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
     reference = run.experiment.file.evaluation.reference
-    beside = (run.plan.evaluate_model(name) for name in run.experiment.file.evaluation.models)
-    for jobs in zip(*(run.plan.evaluate(training) for training in grid), *beside, strict=True):
+    external = (run.plan.evaluate_model(name) for name in run.experiment.file.evaluation.models)
+    for jobs in zip(*(run.plan.evaluate(training) for training in grid), *external, strict=True):
         name, config = jobs[0].name.removeprefix(f"{grid[0].name}/"), jobs[0].config
         if "set" not in config:
-            continue  # probes and retrieval are other tasks, not shifts of this one
-        changed = "corruption" in config
-        same = changed and config["set"] == reference
-        yield Asked(Shift(name, "synthetic" if changed else "natural", same), jobs)
+            continue  # probes and retrieval are other tasks, not shifts of classification
+        corrupted = "corruption" in config
+        same_images = corrupted and config["set"] == reference
+        yield Asked(Shift(name, "synthetic" if corrupted else "natural", same_images), jobs)
 
 
 def beside_label(name: str) -> str:
-    """Return what a model beside the trainings is called among mixtures, of which none can be called so."""
+    """Return the label of an external model among the mixtures, none of which can have such a name."""
     return f"model:{name}"
 
 
-def _answers(
-    run: Run, asked: Asked, with_logits: bool
+def _read_predictions(
+    run: Run, evaluated: Asked, with_logits: bool
 ) -> tuple[pa.ChunkedArray, NDArray[np.integer[Any]], list[NDArray[np.bool_]], list[NDArray[np.float32] | None]]:
-    """Return a set's keys in their order, its labels, and for each model where it was right and its logits
-    (images, classes), None where not all of them are kept.
+    """Return a set's sorted keys and its labels, and for each model the mask of correct predictions and the logits
+    (images, classes), None where the logits of not all classes are kept.
     """
-    rows = run.ledger.read("predictions", KEPT if with_logits else PLAIN, [job.id for job in asked.jobs])
-    rights, logits, first = list[NDArray[np.bool_]](), list[NDArray[np.float32] | None](), None
-    for job in asked.jobs:
-        mine = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
-        first = mine if first is None else first
-        if not mine["key"].equals(first["key"]):
-            raise StageFailed(f"{job.name}: expected predictions of the images that {asked.jobs[0].name} has")
-        rights.append(pc.equal(mine["predicted"], mine["label"]).to_numpy())
-        logits.append(_logits(mine) if with_logits else None)
+    rows = run.ledger.read("predictions", KEPT if with_logits else PLAIN, [job.id for job in evaluated.jobs])
+    masks, logits, first = list[NDArray[np.bool_]](), list[NDArray[np.float32] | None](), None
+    for job in evaluated.jobs:
+        job_rows = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
+        first = job_rows if first is None else first
+        if not job_rows["key"].equals(first["key"]):
+            raise StageFailed(
+                f"{job.name}: expected predictions of the images that {evaluated.jobs[0].name} has, found others"
+            )
+        masks.append(pc.equal(job_rows["predicted"], job_rows["label"]).to_numpy())
+        logits.append(_logits(job_rows) if with_logits else None)
     assert first is not None, "a grid has models"
-    return first["key"], first["label"].to_numpy(), rights, logits
+    return first["key"], first["label"].to_numpy(), masks, logits
 
 
 def _logits(rows: pa.Table) -> NDArray[np.float32] | None:
     kept = read_kept(rows)
     if kept.classes is not None:
         return None
-    found: NDArray[np.float32] = np.float32(kept.scale) * (kept.first[:, None] + kept.offsets.astype(np.float32))
-    return found
+    logits: NDArray[np.float32] = np.float32(kept.scale) * (kept.first[:, None] + kept.offsets.astype(np.float32))
+    return logits
 
 
 def _size(run: Run, mixture: str) -> int:
-    """Return how many pairs a mixture was drawn with, copies counted."""
+    """Return the number of pairs of a mixture, including repeats."""
     row = run.ledger.finished(run.plan.blend(mixture).id)
     return sum(row.facts["by_source"].values()) if row else 0
 
 
 def recipes_of(run: Run) -> Iterator[Recipe]:
-    """Yield the trained mixtures of two or more sources, each of which was also trained on alone, by the same filter.
+    """Yield the trained mixtures of two or more sources, each of which was also trained on alone with the same filter.
 
-    The shares are those that were drawn, in the largest size.
+    The shares are those of the blended pairs in the largest size.
     """
     file = run.experiment.file
-    alone = {}
+    single_source = {}
     for name in file.training.mixtures:
         sources = run.experiment.mixture_sources(name)
-        if len(sources) == 1 and _plain(file.mixtures[name]):
-            alone[sources[0], file.mixtures[name].filter] = name
+        if len(sources) == 1 and _is_plain(file.mixtures[name]):
+            single_source[sources[0], file.mixtures[name].filter] = name
     largest = max(file.training.sizes, default=None)
     for name in file.training.mixtures:
-        given, sources = file.mixtures[name], run.experiment.mixture_sources(name)
-        parts = [alone.get((source, given.filter), "") for source in sources]
+        mixture, sources = file.mixtures[name], run.experiment.mixture_sources(name)
+        components = [single_source.get((source, mixture.filter), "") for source in sources]
         row = run.ledger.finished(run.plan.blend(sized(name, largest) if largest else name).id)
-        if len(sources) > 1 and all(parts) and _plain(given) and row:
-            drawn = row.facts["by_source"]
-            whole = sum(drawn.values())
-            shares = {part: drawn.get(source, 0) / whole for part, source in zip(parts, sources, strict=True)}
+        if len(sources) > 1 and all(components) and _is_plain(mixture) and row:
+            by_source = row.facts["by_source"]
+            total = sum(by_source.values())
+            shares = {
+                component: by_source.get(source, 0) / total
+                for component, source in zip(components, sources, strict=True)
+            }
             yield Recipe(name, shares)
 
 
 def filters_of(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield each trained mixture with the one that it is but for its filter: of such, the first without any, if any."""
+    """Yield each trained mixture with the one that differs only in its filter: an unfiltered one, or else the first."""
     file = run.experiment.file
-    alike: dict[str, list[str]] = {}
+    by_definition: dict[str, list[str]] = {}
     for name in file.training.mixtures:
-        alike.setdefault(file.mixtures[name].model_dump_json(exclude={"filter"}), []).append(name)
-    for names in alike.values():
+        by_definition.setdefault(file.mixtures[name].model_dump_json(exclude={"filter"}), []).append(name)
+    for names in by_definition.values():
         plain = min(names, key=lambda name: bool(file.mixtures[name].filter))
         yield from ((name, plain) for name in names if name != plain)
 
 
-def _plain(mixture: Mixture) -> bool:
-    """Tell whether a mixture is all that its filter keeps of its sources, in shares by source or as it comes."""
+def _is_plain(mixture: Mixture) -> bool:
+    """Tell whether a mixture takes all that its filter keeps of its sources, in shares by source or unweighted."""
     return not (mixture.by or mixture.parts or mixture.uids)

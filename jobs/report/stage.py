@@ -1,4 +1,4 @@
-"""Report: everything that was found, as one HTML page and one JSON file."""
+"""Report: all results of an experiment, as one HTML page and one JSON file."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from pipeline.robustness.lines import fit_line
 
 
 def report_path(run: Run) -> str:
-    """Return where the page lies in the store."""
+    """Return the page's path in the store."""
     return f"reports/{run.experiment.name}/index.html"
 
 
@@ -38,42 +38,44 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         started = datetime.now(UTC)
         report = collect(run, started)
         page, data = render(report).encode(), (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
-        path = report_path(run)
-        beside = path.replace("index.html", "report.json")
-        run.store.write(path, page)
-        run.store.write(beside, data)
-        digests = {path: hashlib.sha256(page).hexdigest(), beside: hashlib.sha256(data).hexdigest()}
+        page_path = report_path(run)
+        json_path = page_path.replace("index.html", "report.json")
+        run.store.write(page_path, page)
+        run.store.write(json_path, data)
+        digests = {page_path: hashlib.sha256(page).hexdigest(), json_path: hashlib.sha256(data).hexdigest()}
         run.finish([(job, [], {"files": digests})], started)
 
 
 def collect(run: Run, made_at: datetime) -> Report:
     """Return the report's numbers; raise StageFailed where the funnel does not add up."""
     file = run.experiment.file
-    main = file.report.filter
-    chosen = {
+    main_filter = file.report.filter
+    jobs = {
         "ingest": {job.name: job.id for job in run.plan.ingests()},
-        "decide": {main: run.plan.decide(main).id},
+        "decide": {main_filter: run.plan.decide(main_filter).id},
         "blend": dict[str, str](),
     }
-    funnels = funnel(run.ledger, chosen)
-    if lines := faults(funnels):
-        raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(lines)}")
+    funnels = funnel(run.ledger, jobs)
+    if problems := faults(funnels):
+        raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(problems)}")
     evaluation = _evaluation(run)
     grid = answered(run)
-    checks, found = self_check(run), findings(run, grid)
+    checks, robustness = self_check(run), findings(run, grid)
     return {
         "experiment": run.experiment.name,
         "title": file.title,
         "made_at": made_at.isoformat(timespec="seconds"),
         "question": file.question,
-        "answer": answer(evaluation, found["standings"], found["filtered"], found["dilution"], file.report.baseline),
-        "funnel": cast("list[SourceFunnel]", [one.plain() for one in funnels]),
+        "answer": answer(
+            evaluation, robustness["standings"], robustness["filtered"], robustness["dilution"], file.report.baseline
+        ),
+        "funnel": cast("list[SourceFunnel]", [source.plain() for source in funnels]),
         "filters": _filters(run),
-        "examples": examples(run, main, file.report.examples),
+        "examples": examples(run, main_filter, file.report.examples),
         "mixtures": [_mixture(run, name) for name in file.mixtures],
         "evaluation": _with_models(run, evaluation),
         "robustness": _robustness(evaluation, _baseline(run)),
-        **found,
+        **robustness,
         "contamination": contamination(run, grid),
         "tuning": tuned(run),
         "cost": _cost(run),
@@ -84,12 +86,12 @@ def collect(run: Run, made_at: datetime) -> Report:
 
 
 def _filters(run: Run) -> list[FilterRule]:
-    found: list[FilterRule] = []
+    rules: list[FilterRule] = []
     for name, rule in run.experiment.rules.items():
         keeps = run.ledger.read("decisions", ["keep"], [run.plan.decide(name).id])["keep"]
         kept = pc.sum(keeps, min_count=0).as_py()
-        found.append({"name": name, "rule": rule.text(), "kept": kept, "dropped": len(keeps) - kept})
-    return found
+        rules.append({"name": name, "rule": rule.text(), "kept": kept, "dropped": len(keeps) - kept})
+    return rules
 
 
 def _label(run: Run, mixture: str, seed: int) -> str:
@@ -102,8 +104,8 @@ def _mixture(run: Run, name: str) -> Mixture:
     by_source = {row["source"]: row["times_sum"] for row in times}
     exported = run.ledger.finished(run.plan.export(name).id)
     trainings = [job for job in _trainings(run) if job.local["mixture"] == name]
-    trained = run.ledger.read("trainings", jobs=[job.id for job in trainings]).to_pylist()
-    first = min(trained, key=lambda row: row["seed"]) if trained else None
+    training_rows = run.ledger.read("trainings", jobs=[job.id for job in trainings]).to_pylist()
+    first = min(training_rows, key=lambda row: row["seed"]) if training_rows else None
     return {
         "name": name,
         "pairs": sum(by_source.values()),
@@ -124,39 +126,39 @@ def _mixture(run: Run, name: str) -> Mixture:
 
 
 def tuned(run: Run) -> list[Tuned]:
-    """Return what the search for each mixture found."""
-    found: list[Tuned] = []
+    """Return the result of the search for each mixture's training settings."""
+    results: list[Tuned] = []
     for job in run.plan.targets("tune"):
         row = run.ledger.finished(job.id)
         if row is None:
             raise StageFailed(f"{run.store.root}: expected the search for {job.name} to be finished")
-        losses, best = [trial["loss"] for trial in row.facts["trials"]], row.facts["chosen"]
-        found.append(
+        losses, chosen = [trial["loss"] for trial in row.facts["trials"]], row.facts["chosen"]
+        results.append(
             {
                 "mixture": job.name,
                 "trials": len(losses),
                 "diverged": losses.count(None),
-                "values": best["values"],
-                "loss": best["loss"],
+                "values": chosen["values"],
+                "loss": chosen["loss"],
                 "written": losses[0],
             }
         )
-    return found
+    return results
 
 
 def _cost(run: Run) -> list[Cost]:
     rows = run.ledger.read("trainings", ["mixture", "samples_seen", "seconds"], [job.id for job in run.plan.grid()])
-    held: dict[str, list[dict[str, Any]]] = {}
+    by_mixture: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
-        held.setdefault(unsized(row["mixture"]), []).append(row)
+        by_mixture.setdefault(unsized(row["mixture"]), []).append(row)
     return [
         {
             "mixture": name,
-            "trainings": len(mine),
-            "samples": sum(row["samples_seen"] for row in mine),
-            "seconds": sum(row["seconds"] for row in mine),
+            "trainings": len(training_rows),
+            "samples": sum(row["samples_seen"] for row in training_rows),
+            "seconds": sum(row["seconds"] for row in training_rows),
         }
-        for name, mine in held.items()
+        for name, training_rows in by_mixture.items()
     ]
 
 
@@ -174,68 +176,73 @@ def _evaluation(run: Run) -> Evaluation:
     results: Any = []
     jobs = {job.id: training for training in grid for job in run.plan.evaluate(training)}
     rows = run.ledger.read("evaluations", jobs=jobs).to_pylist()
-    at = {(jobs[row["job"]].name, row["evaluation_set"]): row for row in rows}
+    by_cell = {(jobs[row["job"]].name, row["evaluation_set"]): row for row in rows}
     for training in grid:
         label = _label(run, training.local["mixture"], training.config["seed"])
         for name in file.evaluation.sets:
-            row = at[training.name, name]
+            row = by_cell[training.name, name]
             results.append({"mixture": label, "set": name, **{key: row[key] for key in NUMBERS}})
-    counts = {one["set"]: one["n"] for one in results}
+    counts = {result["set"]: result["n"] for result in results}
     sets = run.experiment.evaluation_sets()
     return {
         "reference": file.evaluation.reference,
         "sets": [
-            {"name": name, "images": counts.get(name, 0), "classes": len(one.classes), "chance": one.chance}
-            for name, one in sets.items()
+            {
+                "name": name,
+                "images": counts.get(name, 0),
+                "classes": len(evaluated.classes),
+                "chance": evaluated.chance,
+            }
+            for name, evaluated in sets.items()
         ],
         "results": results,
     }
 
 
 def _with_models(run: Run, trained: Evaluation) -> Evaluation:
-    """Return the accuracies with those of the models that are put beside the trainings, which answer no question."""
+    """Return the accuracies with those of the external models, which the summary does not include."""
     results: Any = []
     for name in run.experiment.file.evaluation.models:
         rows = run.ledger.read("evaluations", jobs=[job.id for job in run.plan.evaluate_model(name)]).to_pylist()
-        at = {row["evaluation_set"]: row for row in rows}
+        by_set = {row["evaluation_set"]: row for row in rows}
         results += [
-            {"mixture": beside_label(name), "set": one, **{key: at[one][key] for key in NUMBERS}}
-            for one in run.experiment.file.evaluation.sets
+            {"mixture": beside_label(name), "set": set_name, **{key: by_set[set_name][key] for key in NUMBERS}}
+            for set_name in run.experiment.file.evaluation.sets
         ]
     return {**trained, "results": [*trained["results"], *results]}
 
 
 def _baseline(run: Run) -> set[str]:
-    """Return what the models are called in the results through which the line of robustness goes."""
-    named = run.experiment.file.report.baseline
+    """Return the labels, in the results, of the models that the baseline's line is fitted on."""
+    mixtures = run.experiment.file.report.baseline
     return {
         _label(run, mixture, training.config["seed"])
         for training in run.plan.grid()
-        if unsized(mixture := training.local["mixture"]) in named or not named
+        if unsized(mixture := training.local["mixture"]) in mixtures or not mixtures
     }
 
 
 def _robustness(evaluation: Evaluation, baseline: Collection[str]) -> list[Robustness]:
-    """Fit each shift's accuracy to the reference's over the baseline's models, on probit axes."""
-    at = {(one["mixture"], one["set"]): one for one in evaluation["results"]}
-    models = list(dict.fromkeys(one["mixture"] for one in evaluation["results"]))
-    reference, found = evaluation["reference"], list[Robustness]()
-    for shift in (one["name"] for one in evaluation["sets"] if one["name"] != reference):
-        pairs = [(name, at[name, reference], at[name, shift]) for name in models]
-        x = [float(place(PROBIT, one["top1"], one["n"]).values) for _, one, _ in pairs]
-        y = [float(place(PROBIT, one["top1"], one["n"]).values) for _, _, one in pairs]
-        fitted = [number for number, name in enumerate(models) if name in baseline]
-        line = fit_line(PROBIT, [x[number] for number in fitted], [y[number] for number in fitted])
+    """Fit a line of each shift's accuracy against the reference's to the baseline's models, on probit axes."""
+    by_cell = {(result["mixture"], result["set"]): result for result in evaluation["results"]}
+    models = list(dict.fromkeys(result["mixture"] for result in evaluation["results"]))
+    reference, shifts = evaluation["reference"], list[Robustness]()
+    for shift in (evaluated["name"] for evaluated in evaluation["sets"] if evaluated["name"] != reference):
+        pairs = [(name, by_cell[name, reference], by_cell[name, shift]) for name in models]
+        x = [float(place(PROBIT, result["top1"], result["n"]).values) for _, result, _ in pairs]
+        y = [float(place(PROBIT, result["top1"], result["n"]).values) for _, _, result in pairs]
+        baseline_numbers = [number for number, name in enumerate(models) if name in baseline]
+        line = fit_line(PROBIT, [x[number] for number in baseline_numbers], [y[number] for number in baseline_numbers])
         points: list[RobustnessPoint] = [
             {
                 "mixture": name,
-                "reference": ref["top1"],
-                "shift": one["top1"],
-                "effective": one["top1"] - float(line.predict(at_reference)) if line else None,
+                "reference": on_reference["top1"],
+                "shift": on_shift["top1"],
+                "effective": on_shift["top1"] - float(line.predict(at_reference)) if line else None,
             }
-            for (name, ref, one), at_reference in zip(pairs, x, strict=True)
+            for (name, on_reference, on_shift), at_reference in zip(pairs, x, strict=True)
         ]
-        found.append(
+        shifts.append(
             {
                 "set": shift,
                 "slope": line.slope if line else None,
@@ -244,7 +251,7 @@ def _robustness(evaluation: Evaluation, baseline: Collection[str]) -> list[Robus
                 "points": points,
             }
         )
-    return found
+    return shifts
 
 
 def _provenance(run: Run) -> Provenance:

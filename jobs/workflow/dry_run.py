@@ -8,13 +8,13 @@ ledger that lays it over the store's, and removed at the end. What a killed one 
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from typing import Any
 
 from jobs.workflow.experiment import Experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
+from jobs.workflow.stages import run_stage
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.tables import JobRow, Ledger
@@ -95,7 +95,7 @@ class Rehearsal(Run):
             )
         job = self._rehearsed(wanted)
         for one in self._jobs.values():
-            import_module(f"jobs.{one.stage}").execute(self, [one])
+            run_stage(one.stage)(self, [one])
         return job
 
     def _missing(self, job: Job) -> Iterable[str]:

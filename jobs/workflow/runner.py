@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ from jobs.workflow.experiment import Experiment
 from jobs.workflow.plan import Job, Plan
 from jobs.workflow.progress import Display, Task
 from jobs.workflow.stages import PRELOADED, STAGES, run_stage
-from pipeline.core.code_version import archive_digest
+from jobs.workflow.versions import versions
 from pipeline.errors import SomeFailed, StageFailed
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.journal import refuse_unfinished
@@ -24,28 +23,6 @@ from pipeline.operations.openlineage import record
 from pipeline.operations.prometheus import Monitor
 from pipeline.provenance.funnel import failed_for_now
 from pipeline.storage.store_lock import held
-
-SHAPING = (
-    "pyspark",
-    "webdataset",
-    "img2dataset",
-    "open_clip_torch",
-    "pyarrow",
-    "faiss-cpu",
-    "torch",
-    "deltalake",
-    "pdqhash",
-)
-"""Packages whose versions shape results; they are kept with every job."""
-
-
-def versions() -> dict[str, str]:
-    """Return what is kept of the packages with every job; of Cuvée, where it runs from a zip, the zip's SHA-256.
-
-    Which code a result stands on is in its job's own `code`, by which a run resumes, from wherever it is launched.
-    """
-    archive = archive_digest()
-    return {name: version(name) for name in SHAPING} | ({"cuvee.zip": archive} if archive else {})
 
 
 class Run:

@@ -1,1 +1,1 @@
-"""What the evaluated models show: trends, ranking, error analysis, contamination."""
+"""Analyses of the evaluated models: trends, ranking, error analysis, contamination."""

@@ -1,4 +1,4 @@
-"""A closer look at one model of each mixture: its reliability diagrams, its classes, and what it gets wrong.
+"""Error analysis of one model of each mixture: reliability diagrams, accuracy by class, misclassified images.
 
 Arrays in, the report's plain data out (`pipeline.analysis.results`).
 """
@@ -14,16 +14,16 @@ from pipeline.core.sampling import rank_key
 from pipeline.evaluation.metrics import Judged, per_class, reliability
 
 MOST_EXAMPLES = 4
-"""Wrongly answered images that are shown of a model on a shift."""
+"""Up to this many misclassified images are shown for each model and shift."""
 
 
 MOST_THUMBNAILS = 120
-"""Those that are shown in all: of at most 112 pixels a side, they are less than 1 MB of the page."""
+"""Up to this many are shown in total: with at most 112 pixels a side, they are less than 1 MB of the page."""
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a model says of the images of a set: their keys, and in the same order what the metrics need of them."""
+    """A model's predictions on an evaluation set: the keys of the images, and in the same order the metrics' inputs."""
 
     mixture: str
     model: str
@@ -44,14 +44,14 @@ def calibration(name: str, seen: Seen, scores: Mapping[str, float]) -> Calibrati
         "brier": scores["brier"],
         "bins": [
             {
-                "low": one.low,
-                "high": one.high,
-                "images": one.n,
-                "share": one.n / n,
-                "accuracy": one.accuracy,
-                "confidence": one.confidence,
+                "low": part.low,
+                "high": part.high,
+                "images": part.n,
+                "share": part.n / n,
+                "accuracy": part.accuracy,
+                "confidence": part.confidence,
             }
-            for one in reliability(seen.images)
+            for part in reliability(seen.images)
         ],
     }
 
@@ -59,15 +59,15 @@ def calibration(name: str, seen: Seen, scores: Mapping[str, float]) -> Calibrati
 def shared_classes(reference: Sequence[str], shift: Sequence[str]) -> list[tuple[int, int]]:
     """Return the numbers of the classes that both sets have, as (in the reference, in the shift), in the shift's order.
 
-    Two sets of the same list of classes share them all. Else classes are told by their names, and a name that stands
-    twice in either set is shared by none, as it could be either class.
+    Two sets with the same list of classes share them all. Otherwise classes are matched by name, and a name that occurs
+    twice in either set is not shared, because it is ambiguous.
     """
     if list(reference) == list(shift):
         return [(number, number) for number in range(len(shift))]
-    number = {name: place for place, name in enumerate(reference)}
-    once = {name for name, count in Counter(reference).items() if count == 1}
-    once &= {name for name, count in Counter(shift).items() if count == 1}
-    return [(number[name], place) for place, name in enumerate(shift) if name in once]
+    number = {name: position for position, name in enumerate(reference)}
+    unique_names = {name for name, count in Counter(reference).items() if count == 1}
+    unique_names &= {name for name, count in Counter(shift).items() if count == 1}
+    return [(number[name], position) for position, name in enumerate(shift) if name in unique_names]
 
 
 def class_drops(
@@ -78,52 +78,53 @@ def class_drops(
 ) -> ClassDrops:
     """Return the accuracy of each shared class on the reference and on the shift `name`.
 
-    `models` are what each says of the reference and of the shift; there is at least one, and all were asked about the
-    same images. On either set all of its classes are told apart. Raises ValueError where a label is no class.
+    `models` are the predictions of each model on the reference and on the shift; there is at least one model, and all
+    were evaluated on the same images. Predictions on a set are over all its classes. Raises ValueError where a label is
+    not the number of a class.
     """
     sizes = len(reference_classes), len(shift_classes)
-    counts = [np.bincount(one.images.labels, minlength=n) for one, n in zip(models[0], sizes, strict=True)]
+    counts = [np.bincount(seen.images.labels, minlength=n) for seen, n in zip(models[0], sizes, strict=True)]
     pairs = [
-        (one, other)
-        for one, other in shared_classes(reference_classes, shift_classes)
-        if counts[0][one] and counts[1][other]
+        (at_reference, at_shift)
+        for at_reference, at_shift in shared_classes(reference_classes, shift_classes)
+        if counts[0][at_reference] and counts[1][at_shift]
     ]
-    kept = {other for _, other in pairs}
-    found: ClassDrops = {
+    shared = {at_shift for _, at_shift in pairs}
+    drops: ClassDrops = {
         "set": name,
-        "classes": [shift_classes[other] for _, other in pairs],
-        "left_out": [one for place, one in enumerate(shift_classes) if place not in kept],
-        "reference_images": [int(counts[0][one]) for one, _ in pairs],
-        "shift_images": [int(counts[1][other]) for _, other in pairs],
+        "classes": [shift_classes[at_shift] for _, at_shift in pairs],
+        "left_out": [class_name for number, class_name in enumerate(shift_classes) if number not in shared],
+        "reference_images": [int(counts[0][at_reference]) for at_reference, _ in pairs],
+        "shift_images": [int(counts[1][at_shift]) for _, at_shift in pairs],
         "mixtures": [],
     }
     for reference, shift in models:
         before, after = per_class(reference.images, sizes[0]), per_class(shift.images, sizes[1])
-        found["mixtures"].append(
+        drops["mixtures"].append(
             {
                 "mixture": shift.mixture,
                 "model": shift.model,
-                "reference": [float(before[one]) for one, _ in pairs],
-                "shift": [float(after[other]) for _, other in pairs],
+                "reference": [float(before[at_reference]) for at_reference, _ in pairs],
+                "shift": [float(after[at_shift]) for _, at_shift in pairs],
             }
         )
-    return found
+    return drops
 
 
 def wrong_images(seen: Seen, count: int) -> list[int]:
-    """Return the places of `count` wrongly answered images, or of all there are, the first by a hash of their keys.
+    """Return the positions of at most `count` misclassified images, the first by a hash of their keys.
 
-    So models that are wrong about the same images show the same ones, whatever the order of the rows.
+    Models that misclassify the same images then show the same ones, whatever the order of the rows.
     """
     wrong = np.flatnonzero(~seen.images.right).tolist()
-    return sorted(wrong, key=lambda place: rank_key(0, seen.keys[place]))[:count]
+    return sorted(wrong, key=lambda position: rank_key(0, seen.keys[position]))[:count]
 
 
 def examples_each(models: int) -> list[int]:
-    """Return how many images are shown of each of so many models (a model counts once for each shift).
+    """Return how many images are shown for each of so many models (a model counts once for each shift).
 
-    That is `MOST_EXAMPLES`, or fewer, so that they are not above `MOST_THUMBNAILS`: of more models than these, one each
-    of the first.
+    That is `MOST_EXAMPLES`, or fewer, so that the total is at most `MOST_THUMBNAILS`; with more models than that, one
+    image for each of the first ones.
     """
     each = min(MOST_EXAMPLES, max(1, MOST_THUMBNAILS // max(1, models)))
-    return [each if place < MOST_THUMBNAILS // each else 0 for place in range(models)]
+    return [each if number < MOST_THUMBNAILS // each else 0 for number in range(models)]

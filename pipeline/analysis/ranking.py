@@ -1,4 +1,4 @@
-"""Standings: who leads on a set and by how much, and what a filter did to the mixture that it was put on.
+"""Ranking of the mixtures on each evaluation set, and the effect of a filter on the mixture it is applied to.
 
 Arrays in, the report's plain data out. All intervals come from one set of draws over images and seeds
 (`pipeline.robustness.trends`), the same for both sides of a difference.
@@ -28,96 +28,100 @@ def compare(
     baseline: Collection[str] = (),
     filters: Iterable[tuple[str, str]] = (),
 ) -> tuple[list[Standing], list[Filtered]]:
-    """Return the standings of trained models under a shift, and what filters did: pairs of a mixture and the plain one.
+    """Return the ranking of the trained mixtures under a shift, and the effects of `filters`.
 
-    The reference itself may be asked for as a shift of the same images; it has no effective robustness. With one seed
-    for each size the intervals leave out what a seed changes.
+    `filters` are pairs of a filtered mixture and the plain one. The reference itself may be passed as a shift of the
+    same images; it has no effective robustness. With one seed for each size the intervals do not include the variation
+    between seeds.
     """
-    mine = ordered(one for one in models if one.trained)
-    if not mine:
+    trained = ordered(model for model in models if model.trained)
+    if not trained:
         return [], []
-    evidence = evidence_of(mine, reference, shift)
-    trends = drawn(mine, evidence)
+    evidence = evidence_of(trained, reference, shift)
+    trends = drawn(trained, evidence)
     line = None if shift.name == reference else drawn_line(trends, baseline)
-    return _standings(shift, evidence, trends, line), [_filtered(shift, trends, *both) for both in filters]
+    return _ranking(shift, evidence, trends, line), [_filter_effect(shift, trends, *names) for names in filters]
 
 
-def _standings(shift: Shift, evidence: Evidence, trends: Trends, line: DrawnLine | None) -> list[Standing]:
-    """Return the mixtures by their mean accuracy in their largest sizes, the highest first."""
-    largest = {one: _largest(trends, one) for one in dict.fromkeys(trends.groups.tolist())}
-    means = {one: _accuracy(trends, mine) for one, mine in largest.items()}
-    ranked = sorted(means, key=lambda one: (-means[one][0], one))
-    first, firsts = means[ranked[0]]
-    found: list[Standing] = []
-    for place, one in enumerate(ranked):
-        mean, draws = means[one]
-        found.append(
+def _ranking(shift: Shift, evidence: Evidence, trends: Trends, line: DrawnLine | None) -> list[Standing]:
+    """Return the mixtures by decreasing mean accuracy in their largest sizes."""
+    largest = {mixture: _largest(trends, mixture) for mixture in dict.fromkeys(trends.groups.tolist())}
+    means = {mixture: _accuracy(trends, members) for mixture, members in largest.items()}
+    ranked = sorted(means, key=lambda mixture: (-means[mixture][0], mixture))
+    first, first_draws = means[ranked[0]]
+    rows: list[Standing] = []
+    for rank, mixture in enumerate(ranked):
+        mean, draws = means[mixture]
+        rows.append(
             {
                 "set": shift.name,
                 "kind": shift.kind,
-                "mixture": one,
-                "size": int(_sizes(trends)[largest[one]].max()),
-                "seeds": int(largest[one].sum()),
-                "accuracy": _mean(evidence, largest[one], mean, draws),
-                "behind": estimate(interval(first - mean, firsts - draws)) if place else None,
-                "effective": _excess(trends, one, line),
+                "mixture": mixture,
+                "size": int(_sizes(trends)[largest[mixture]].max()),
+                "seeds": int(largest[mixture].sum()),
+                "accuracy": _mean(evidence, largest[mixture], mean, draws),
+                "behind": estimate(interval(first - mean, first_draws - draws)) if rank else None,
+                "effective": _effective(trends, mixture, line),
             }
         )
-    return found
+    return rows
 
 
-def _mean(evidence: Evidence, mine: Mask, mean: float, draws: Floats) -> Estimate:
-    """Return a mean with its interval: of one model the exact one, of several that of the draws."""
-    if mine.sum() > 1:
+def _mean(evidence: Evidence, members: Mask, mean: float, draws: Floats) -> Estimate:
+    """Return a mean with its interval: the exact one for one model, that of the draws for several."""
+    if members.sum() > 1:
         return estimate(interval(mean, draws))
-    correct, n = int(evidence.shift.correct[mine][0]), evidence.shift.n
+    correct, n = int(evidence.shift.correct[members][0]), evidence.shift.n
     low, high = clopper_pearson(correct, n)
     return {"estimate": correct / n, "low": low, "high": high}
 
 
-def _filtered(shift: Shift, trends: Trends, mixture: str, plain: str) -> Filtered:
-    """Return what a filter did, over the sizes that both mixtures were trained in, or over all where there is none."""
-    sizes, mine, other = _sizes(trends), trends.members(mixture), trends.members(plain)
-    common = np.isin(sizes, np.intersect1d(sizes[mine], sizes[other]))
-    both = (mine & common, other & common) if common.any() else (mine, other)
-    line = trends.drawn.get(plain) if len(np.unique(sizes[other])) > 1 else None
-    x, (low, high) = trends.x[mine], trends.range(plain)
+def _filter_effect(shift: Shift, trends: Trends, mixture: str, plain: str) -> Filtered:
+    """Return a filter's effect, over the sizes that both mixtures were trained in, or over all where there are none."""
+    sizes, members, plain_members = _sizes(trends), trends.members(mixture), trends.members(plain)
+    common = np.isin(sizes, np.intersect1d(sizes[members], sizes[plain_members]))
+    compared = (members & common, plain_members & common) if common.any() else (members, plain_members)
+    line = trends.drawn.get(plain) if len(np.unique(sizes[plain_members])) > 1 else None
+    x, (low, high) = trends.x[members], trends.range(plain)
     return {
         "set": shift.name,
         "kind": shift.kind,
         "mixture": mixture,
         "plain": plain,
-        "reference": _gain(trends, *both, shift=False),
-        "accuracy": _gain(trends, *both, shift=True),
-        "moved": _excess(trends, mixture, line),
+        "reference": _gain(trends, *compared, shift=False),
+        "accuracy": _gain(trends, *compared, shift=True),
+        "moved": _effective(trends, mixture, line),
         "extrapolated": int(((x < low) | (x > high)).sum()),
     }
 
 
 def _sizes(trends: Trends) -> NDArray[np.int64]:
-    assert trends.sizes is not None, "draws of a grid know its sizes"
+    assert trends.sizes is not None, "the trends of a grid have sizes"
     return trends.sizes
 
 
 def _largest(trends: Trends, group: str) -> Mask:
-    mine, sizes = trends.members(group), _sizes(trends)
-    largest: Mask = mine & (sizes == sizes[mine].max())
+    members, sizes = trends.members(group), _sizes(trends)
+    largest: Mask = members & (sizes == sizes[members].max())
     return largest
 
 
-def _accuracy(trends: Trends, mine: Mask, shift: bool = True) -> tuple[float, Floats]:
+def _accuracy(trends: Trends, members: Mask, shift: bool = True) -> tuple[float, Floats]:
     """Return the mean accuracy of models on the shift or the reference, and that of each draw (draws,)."""
-    inverse, weights = trends.axis.inverse, trends.weights[:, mine]
+    inverse, weights = trends.axis.inverse, trends.weights[:, members]
     places, drawn = (trends.y, trends.drawn_y) if shift else (trends.x, trends.drawn_x)
-    return float(inverse(places[mine]).mean()), (inverse(drawn[:, mine]) * weights).sum(1) / weights.sum(1)
+    return float(inverse(places[members]).mean()), (inverse(drawn[:, members]) * weights).sum(1) / weights.sum(1)
 
 
-def _gain(trends: Trends, mine: Mask, other: Mask, shift: bool) -> Estimate:
-    (mean, drawn), (less, lesses) = _accuracy(trends, mine, shift), _accuracy(trends, other, shift)
-    return estimate(interval(mean - less, drawn - lesses))
+def _gain(trends: Trends, members: Mask, plain_members: Mask, shift: bool) -> Estimate:
+    (mean, drawn), (plain_mean, plain_drawn) = (
+        _accuracy(trends, members, shift),
+        _accuracy(trends, plain_members, shift),
+    )
+    return estimate(interval(mean - plain_mean, drawn - plain_drawn))
 
 
-def _excess(trends: Trends, group: str, line: DrawnLine | None) -> Estimate | None:
+def _effective(trends: Trends, group: str, line: DrawnLine | None) -> Estimate | None:
     if line is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The types of what the analyses find, as the report's JSON has them: robustness, calibration, classes, mistakes.
+"""The types of the analyses' results as they are in the report's JSON: robustness, calibration, classes, mistakes.
 
-Accuracies and confidences are fractions between 0 and 1. Of the error analysis, the model is the mixture's of the
-largest size and the first seed; `model` is its training's name.
+Accuracies and confidences are fractions between 0 and 1. In the error analysis, the model of a mixture is that of its
+largest size and the first seed; `model` is the name of its training.
 """
 
 from typing import TypedDict
@@ -10,7 +10,7 @@ from typing import TypedDict
 class ReliabilityBin(TypedDict):
     """The images whose confidence is above `low` and at most `high`: their number and their share of all.
 
-    `accuracy` and their mean `confidence` are None where there are none.
+    `accuracy` and the mean `confidence` are None for an empty bin.
     """
 
     low: float
@@ -22,8 +22,7 @@ class ReliabilityBin(TypedDict):
 
 
 class Calibration(TypedDict):
-    """A model's reliability diagram on the reference or a natural shift, as `pipeline.evaluation.metrics.reliability`
-    has it.
+    """A model's reliability diagram on the reference or a natural shift (`pipeline.evaluation.metrics.reliability`).
 
     `ece` (0 to 1), `nll` (nats) and `brier` (0 to 2) are those of the table `evaluations`.
     """
@@ -48,7 +47,7 @@ class ClassAccuracies(TypedDict):
 
 
 class ClassDrops(TypedDict):
-    """The classes that have images on the reference and on a natural shift, and the models' accuracies on each.
+    """The classes that have images in the reference and in a natural shift, and the models' accuracies on each.
 
     `reference_images` and `shift_images` count the images of each class; `left_out` names the shift's other classes.
     """
@@ -62,9 +61,9 @@ class ClassDrops(TypedDict):
 
 
 class Mistake(TypedDict):
-    """A wrongly answered image: its key in the set, its class and the predicted one.
+    """A misclassified image: its key in the evaluation set, its class and the predicted one.
 
-    `thumbnail` is a JPEG data URL, None where the image was refused; then `refused` says why.
+    `thumbnail` is a JPEG data URL, None where the image was refused; `refused` is then the reason.
     """
 
     key: str
@@ -75,7 +74,7 @@ class Mistake(TypedDict):
 
 
 class Mistakes(TypedDict):
-    """How many of a natural shift's images a model answers wrongly, and some of them to look at, chosen by hash."""
+    """How many of a natural shift's images a model misclassifies, and some of them as examples, chosen by hash."""
 
     set: str
     mixture: str
@@ -95,7 +94,7 @@ class RobustnessPoint(TypedDict):
 
 
 class Robustness(TypedDict):
-    """One shift: the line fitted through its points after the probit transform of both accuracies."""
+    """One shift: the line fitted to its points after the probit transform of both accuracies."""
 
     set: str
     slope: float | None
@@ -115,7 +114,7 @@ class Estimate(TypedDict):
 class TrendModel(TypedDict):
     """One trained model on the reference and a shift (fractions); `size` counts training pairs.
 
-    `effective` is its effective robustness from the baseline's line, None where there is no line.
+    `effective` is its effective robustness relative to the baseline's line, None where there is no line.
     """
 
     model: str
@@ -128,7 +127,7 @@ class TrendModel(TypedDict):
 
 
 class Baseline(TypedDict):
-    """The line that effective robustness is measured from, on probit axes, and the models that it was fitted on."""
+    """The line that effective robustness is relative to, on probit axes, and the models that it was fitted on."""
 
     fitted_on: list[str]
     slope: float
@@ -147,7 +146,7 @@ class BandPoint(TypedDict):
 
 
 class TrendGroup(TypedDict):
-    """One mixture's line over its ladder of sizes; slope and intercept are of probit axes."""
+    """One mixture's line over its sizes; slope and intercept are on probit axes."""
 
     mixture: str
     models: int
@@ -158,7 +157,7 @@ class TrendGroup(TypedDict):
 
 class Trend(TypedDict):
     """All models on one shift, natural or synthetic. `without` names mixtures that have no line of their own; `why`
-    says why there is no baseline. `moved` counts accuracies of 0 or 1 that were moved inside by half an image.
+    is the reason why there is no baseline. `moved` counts accuracies of 0 or 1 that were moved inside by half an image.
     """
 
     set: str
@@ -173,7 +172,7 @@ class Trend(TypedDict):
 
 
 class Ladder(TypedDict):
-    """Accuracy on a set of a mixture in one size: the mean over its seeds, the least and the greatest (fractions)."""
+    """Accuracy of a mixture in one size on a set: mean, minimum and maximum over its seeds (fractions)."""
 
     set: str
     mixture: str
@@ -187,9 +186,9 @@ class Ladder(TypedDict):
 class Standing(TypedDict):
     """A mixture on a set: the mean accuracy of its models of the largest size, and how far it is behind the first.
 
-    `behind` is the first's mean less this one's (fraction), None for the first itself. `effective` is the mean
-    effective robustness of all its models from the baseline's line; None on the reference, or where there is no line.
-    `kind` is "reference", "natural" or "synthetic".
+    `behind` is the first's mean minus this one's (fraction), None for the first itself. `effective` is the mean
+    effective robustness of all its models relative to the baseline's line; None on the reference, or where there is no
+    line. `kind` is "reference", "natural" or "synthetic".
     """
 
     set: str
@@ -203,11 +202,11 @@ class Standing(TypedDict):
 
 
 class Filtered(TypedDict):
-    """What a filter did on one shift: `mixture` is `plain` with it, and both were trained.
+    """The effect of a filter on one shift: `mixture` is `plain` with the filter, and both were trained.
 
-    `reference` and `accuracy` are the mixture's mean accuracy less the other's, on the reference and under the shift.
-    `moved` is its models' mean distance from the other's line (fraction), of which `extrapolated` lie beyond that
-    line's range on the reference.
+    `reference` and `accuracy` are the mixture's mean accuracy minus that of `plain`, on the reference and under the
+    shift. `moved` is its models' mean distance from the line of `plain` (fraction); `extrapolated` of its models lie
+    outside that line's range on the reference.
     """
 
     set: str
@@ -221,8 +220,8 @@ class Filtered(TypedDict):
 
 
 class Mixed(TypedDict):
-    """Output mixing: the ensemble of the sources' models, from the same line as the mixture; `gain` is how far it lies
-    above the mixture (fractions).
+    """Output mixing: the ensemble of the sources' models, relative to the same line as the mixture; `gain` is how far
+    it lies above the mixture (fractions).
     """
 
     effective: Estimate
@@ -231,9 +230,9 @@ class Mixed(TypedDict):
 
 
 class Forecast(TypedDict):
-    """The mixture's line as its sources' lines and shares foretell it: `weights` by source, and by how much the
-    mixture's models missed it (fraction). `within` says whether the noise of images and seeds alone explains the miss;
-    `why` says why there is no forecast.
+    """The mixture's line as predicted from its sources' lines and shares: `weights` by source, and `miss`, the mean
+    distance of the mixture's models from it (fraction). `within` says whether the noise of images and seeds alone
+    explains the miss; `why` is the reason why there is no forecast.
     """
 
     why: str
@@ -243,10 +242,10 @@ class Forecast(TypedDict):
 
 
 class Dilution(TypedDict):
-    """What became of a mixture's robustness on one shift, as `pipeline.robustness.dilution` says it.
+    """A mixture's robustness on one shift compared with its sources (`pipeline.robustness.dilution`).
 
-    `sources` are mixtures of one source each, `best` the one of them whose line is the mixture's measure; `effective`
-    is the mixture's mean distance from that line (fraction).
+    `sources` are mixtures of one source each, `best` the one of them that the mixture is compared with; `effective` is
+    the mixture's mean distance from its line (fraction).
     """
 
     set: str
@@ -264,11 +263,11 @@ class Dilution(TypedDict):
 
 
 class Contamination(TypedDict):
-    """What a mixture and an evaluation set have in common, by the thresholds of the filter against it.
+    """The overlap of a mixture and an evaluation set, by the thresholds of the filter against it.
 
-    Of the mixture's `pairs`, `copies` resemble one of the set's `images`, of which `copied_images` are resembled.
-    `accuracy` is that of the mixture's models (the mean over its seeds), and without those images (None: there are no
-    others).
+    Of the mixture's `pairs`, `copies` resemble one of the set's `images`; `copied_images` of the images are resembled.
+    `accuracy` is that of the mixture's models (the mean over its seeds), `accuracy_without` that without those images
+    (None where no other images are left).
     """
 
     mixture: str
@@ -282,7 +281,7 @@ class Contamination(TypedDict):
 
 
 class Cost(TypedDict):
-    """What the trainings of a mixture cost: how many there were, their samples, and wall seconds, each on its own."""
+    """The cost of a mixture's trainings: their number, the samples seen, and the sum of their wall-clock seconds."""
 
     mixture: str
     trainings: int
@@ -291,8 +290,8 @@ class Cost(TypedDict):
 
 
 class Tuned(TypedDict):
-    """What the search for a mixture's recipe found: `values` by key, its loss on pairs that were held out and that of
-    the recipe as it is written (None where it diverged), of so many trials.
+    """The result of the search for a mixture's training settings: the chosen `values` by key, their `loss` on pairs
+    that were held out, and `written`, the loss of the settings as written (None where it diverged).
     """
 
     mixture: str

@@ -1,4 +1,4 @@
-"""What the trained models say of robustness, shift by shift: lines and bands, effective robustness, dilution.
+"""Robustness of the trained models by shift: lines and bands, effective robustness, dilution.
 
 Arrays in, the report's plain data out (`pipeline.analysis.results`). The estimators are those of
 `pipeline.robustness`, on probit axes, with 1,000 draws.
@@ -40,16 +40,16 @@ BAND_POINTS = 25
 
 
 ENSEMBLE = "the ensemble of its sources"
-"""The group of models that output mixing makes; no mixture is called so."""
+"""The group of the models that output mixing makes; no mixture can have this name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """A trained model and what it answered: by evaluation set, where it was right (images,), in one order for all.
+    """A model and its correct predictions: `right` has a mask (images,) by evaluation set, in one order for all models.
 
-    `size` is the number of training pairs. `logits` (images, classes), times the model's scale, and `labels` are kept
-    of the sets for which outputs are mixed. A model that is only put beside the trainings is not `trained`: it has
-    effective robustness, and no part in any mixture's line.
+    `size` is the number of training pairs. `logits` (images, classes), multiplied by the model's scale, are kept for
+    the sets on which outputs are mixed. An external model, which the experiment only evaluates, is not `trained`: it
+    has an effective robustness, but is not part of any mixture's line.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A mixture and the mixtures of one source each that it is made of, with its shares of them."""
+    """A mixture and its shares of the single-source mixtures that it is composed of."""
 
     mixture: str
     shares: Mapping[str, float]
@@ -71,7 +71,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Shift:
-    """An evaluation set beside the reference; `same_images` where it is a change of the reference's own images."""
+    """An evaluation set other than the reference; `same_images` where its images are corrupted reference images."""
 
     name: str
     kind: str
@@ -79,41 +79,42 @@ class Shift:
 
 
 def _measured(models: Sequence[Answered], name: str) -> Measured:
-    return Measured.of_answers(np.stack([one.right[name] for one in models]))
+    return Measured.of_answers(np.stack([model.right[name] for model in models]))
 
 
 def evidence_of(models: Sequence[Answered], reference: str, shift: Shift) -> Evidence:
-    """Return what models answered on the reference and under a shift, in their order."""
+    """Return the models' correct predictions on the reference and under a shift, in the order of `models`."""
     return Evidence(_measured(models, reference), _measured(models, shift.name), shift.same_images)
 
 
 def ordered(models: Iterable[Answered]) -> list[Answered]:
-    """Return models in an order of their own, on which draws depend, and the last digits of sums."""
-    return sorted(models, key=lambda one: (one.mixture, one.size, one.seed))
+    """Return models in a fixed order, because draws and the last digits of sums depend on the order."""
+    return sorted(models, key=lambda model: (model.mixture, model.size, model.seed))
 
 
 def estimate(found: Interval) -> Estimate:
-    """Return an interval as the report holds it."""
+    """Return an interval in the form of the report."""
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
 
 def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Collection[str] = ()) -> Trend:
-    """Return all models on one shift: each one's effective robustness, and each mixture's line over its sizes.
+    """Return all models on one shift: each model's effective robustness, and each mixture's line over its sizes.
 
-    `baseline` names the mixtures on whose models the line of effective robustness is fitted; none are all trained ones.
-    Where they make no line (fewer than three models, or none that differ), `baseline` is None and says why. A mixture
-    has a line of its own where it was trained in at least two sizes and three models.
+    `baseline` names the mixtures on whose models the line of effective robustness is fitted; an empty one means all
+    trained models. Where they determine no line (fewer than three models, or no differences), the result's `baseline`
+    is None and `why` is the reason. A mixture has a line of its own where it was trained in at least two sizes and
+    three models.
     """
     models = ordered(models)
     evidence = evidence_of(models, reference, shift)
     effective, why = _effective(evidence, models, baseline)
     accuracy = evidence.reference.accuracy, evidence.shift.accuracy
-    told: list[TrendModel] = [
+    model_rows: list[TrendModel] = [
         {
-            "model": one.name,
-            "mixture": one.mixture,
-            "size": one.size,
-            "seed": one.seed,
+            "model": model.name,
+            "mixture": model.mixture,
+            "size": model.size,
+            "seed": model.seed,
             "reference": float(accuracy[0][number]),
             "shift": float(accuracy[1][number]),
             "effective": None
@@ -124,19 +125,19 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
                 "high": float(effective.high[number]),
             },
         }
-        for number, one in enumerate(models)
+        for number, model in enumerate(models)
     ]
-    trained = [one for one in models if one.trained]
+    trained = [model for model in models if model.trained]
     groups, without = _groups(trained, evidence_of(trained, reference, shift))
     places = evidence.places(PROBIT)
     return {
         "set": shift.name,
         "kind": shift.kind,
         "axis": PROBIT.name,
-        "moved": sum(one.moved for one in places),
+        "moved": sum(placed.moved for placed in places),
         "baseline": None if effective is None else _baseline(effective),
         "why": why,
-        "models": told,
+        "models": model_rows,
         "groups": groups,
         "without": without,
     }
@@ -145,48 +146,53 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
 def _effective(
     evidence: Evidence, models: Sequence[Answered], baseline: Collection[str]
 ) -> tuple[Effective | None, str]:
-    names = [one.name for one in models]
-    base = [one.name for one in models if (one.mixture in baseline if baseline else one.trained)]
+    names = [model.name for model in models]
+    baseline_names = [model.name for model in models if (model.mixture in baseline if baseline else model.trained)]
     try:
-        return effective_robustness(evidence, names, base, PROBIT), ""
+        return effective_robustness(evidence, names, baseline_names, PROBIT), ""
     except ValueError as error:
         return None, str(error)
 
 
-def _baseline(found: Effective) -> Baseline:
-    line = found.baseline
-    fitted = list(found.fitted_on)
-    return {"fitted_on": fitted, "slope": line.slope, "intercept": line.intercept, "r2": line.r2, "draws": found.draws}
+def _baseline(effective: Effective) -> Baseline:
+    line = effective.baseline
+    return {
+        "fitted_on": list(effective.fitted_on),
+        "slope": line.slope,
+        "intercept": line.intercept,
+        "r2": line.r2,
+        "draws": effective.draws,
+    }
 
 
 def drawn(models: Sequence[Answered], evidence: Evidence) -> Trends:
-    """Return the draws of models, each mixture a group, with the lines that they make."""
-    names, sizes, seeds = zip(*((one.mixture, one.size, one.seed) for one in models), strict=True)
+    """Return the bootstrap draws of the models, with a line for each mixture."""
+    names, sizes, seeds = zip(*((model.mixture, model.size, model.seed) for model in models), strict=True)
     return trend_lines(evidence, names, PROBIT, sizes=sizes, seeds=seeds)
 
 
-def _ladder(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
+def _size_trends(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
     """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes."""
-    rungs = {(one.mixture, one.size) for one in models}
-    return drawn(models, evidence) if len(rungs) > len(_mixtures(models)) else None
+    mixture_sizes = {(model.mixture, model.size) for model in models}
+    return drawn(models, evidence) if len(mixture_sizes) > len(_mixtures(models)) else None
 
 
 def _mixtures(models: Sequence[Answered]) -> list[str]:
-    return list(dict.fromkeys(one.mixture for one in models))
+    return list(dict.fromkeys(model.mixture for model in models))
 
 
 def _groups(models: Sequence[Answered], evidence: Evidence) -> tuple[list[TrendGroup], list[str]]:
-    trends = _ladder(models, evidence)
+    trends = _size_trends(models, evidence)
     if trends is None:
         return [], _mixtures(models)
-    found: list[TrendGroup] = []
+    groups: list[TrendGroup] = []
     without = list(trends.without)
     for name in trends.lines:
         try:
-            found.append(_group(trends, name))
+            groups.append(_group(trends, name))
         except ValueError:  # too few of its draws have a line for an interval
             without.append(name)
-    return found, without
+    return groups, without
 
 
 def _group(trends: Trends, name: str) -> TrendGroup:
@@ -205,19 +211,19 @@ def _band(line: DrawnLine, low: float, high: float) -> list[BandPoint]:
     ends = line.band(x)
     columns = (PROBIT.inverse(x), line.predict(x), *ends)
     return [
-        {"reference": float(at), "line": float(middle), "low": float(least), "high": float(most)}
-        for at, middle, least, most in zip(*columns, strict=True)
+        {"reference": float(reference), "line": float(line_value), "low": float(band_low), "high": float(band_high)}
+        for reference, line_value, band_low, band_high in zip(*columns, strict=True)
     ]
 
 
 def ladder(models: Sequence[Answered], name: str) -> list[Ladder]:
-    """Return the accuracy on a set by mixture and size: the mean over the seeds, the least and the greatest of them."""
-    found: list[Ladder] = []
+    """Return the accuracy on a set by mixture and size: mean, minimum and maximum over the seeds."""
+    rows: list[Ladder] = []
     for mixture in _mixtures(models):
-        mine = [one for one in models if one.mixture == mixture]
-        for size in sorted({one.size for one in mine}):
-            values = [float(one.right[name].mean()) for one in mine if one.size == size]
-            found.append(
+        of_mixture = [model for model in models if model.mixture == mixture]
+        for size in sorted({model.size for model in of_mixture}):
+            values = [float(model.right[name].mean()) for model in of_mixture if model.size == size]
+            rows.append(
                 {
                     "set": name,
                     "mixture": mixture,
@@ -228,7 +234,7 @@ def ladder(models: Sequence[Answered], name: str) -> list[Ladder]:
                     "most": max(values),
                 }
             )
-    return found
+    return rows
 
 
 def diluted(
@@ -239,19 +245,20 @@ def diluted(
     labels: Mapping[str, NDArray[np.integer[Any]]],
     chance: float,
 ) -> Dilution | None:
-    """Return what became of a mixture's robustness among those of its sources; None where there are no lines to judge.
+    """Return a mixture's robustness compared with its sources; None where there are no lines to compare.
 
-    Beside it stand the ensemble of the sources' models of the same size and seed, where their logits are there, and the
-    forecast of the mixture's line by its sources' lines and shares. `chance` is that of guessing on the reference.
+    The result includes the ensemble of the sources' models of the same size and seed, where their logits are available,
+    and the forecast of the mixture's line from its sources' lines and shares. `chance` is the accuracy of guessing on
+    the reference.
     """
     sources = list(recipe.shares)
-    mine = ordered(one for one in models if one.mixture in (recipe.mixture, *sources))
-    mixed = _ensembles(mine, sources, (reference, shift.name), labels)
+    compared = ordered(model for model in models if model.mixture in (recipe.mixture, *sources))
+    ensembles = _ensembles(compared, sources, (reference, shift.name), labels)
     try:
-        trends = _ladder(mine, evidence_of(mine, reference, shift))
+        trends = _size_trends(compared, evidence_of(compared, reference, shift))
         if trends is None:
             return None
-        judged = dilution(trends, recipe.mixture, sources)
+        result = dilution(trends, recipe.mixture, sources)
     except ValueError:
         return None
     return {
@@ -259,40 +266,42 @@ def diluted(
         "kind": shift.kind,
         "mixture": recipe.mixture,
         "sources": sources,
-        "best": judged.best,
-        "effective": estimate(judged.effective),
-        "verdict": str(judged.verdict),
-        "extrapolated": judged.extrapolated,
-        "margin": None if judged.margin is None else estimate(judged.margin),
-        "span": "" if judged.span is None else str(judged.span),
-        "ensemble": _mixing([*mine, *mixed], reference, shift, recipe.mixture, sources) if mixed else None,
+        "best": result.best,
+        "effective": estimate(result.effective),
+        "verdict": str(result.verdict),
+        "extrapolated": result.extrapolated,
+        "margin": None if result.margin is None else estimate(result.margin),
+        "span": "" if result.span is None else str(result.span),
+        "ensemble": _output_mixing([*compared, *ensembles], reference, shift, recipe.mixture, sources)
+        if ensembles
+        else None,
         "forecast": _forecast(trends, recipe, chance),
     }
 
 
-def _mixing(
+def _output_mixing(
     models: Sequence[Answered], reference: str, shift: Shift, mixture: str, sources: Sequence[str]
 ) -> Mixed | None:
     try:
-        trends = _ladder(models, evidence_of(models, reference, shift))
+        trends = _size_trends(models, evidence_of(models, reference, shift))
         if trends is None:
             return None
-        found = compare_mixing(trends, mixture, ENSEMBLE, sources)
+        comparison = compare_mixing(trends, mixture, ENSEMBLE, sources)
     except ValueError:
         return None
-    outputs = found.outputs
+    outputs = comparison.outputs
     verdict = str(outputs.verdict)
-    return {"effective": estimate(outputs.effective), "verdict": verdict, "gain": estimate(found.gain)}
+    return {"effective": estimate(outputs.effective), "verdict": verdict, "gain": estimate(comparison.gain)}
 
 
 def _forecast(trends: Trends, recipe: Recipe, chance: float) -> Forecast:
     try:
-        made = forecast(trends, recipe.shares, chance)
-        missed = how_far_off(made, trends, recipe.mixture)
+        prediction = forecast(trends, recipe.shares, chance)
+        miss = how_far_off(prediction, trends, recipe.mixture)
     except ValueError as error:
         return {"why": str(error), "weights": {}, "miss": None, "within": None}
-    weights = {name: estimate(one) for name, one in made.weights.items()}
-    return {"why": "", "weights": weights, "miss": estimate(missed.shift), "within": missed.within}
+    weights = {name: estimate(weight) for name, weight in prediction.weights.items()}
+    return {"why": "", "weights": weights, "miss": estimate(miss.shift), "within": miss.within}
 
 
 def _ensembles(
@@ -302,12 +311,14 @@ def _ensembles(
     labels: Mapping[str, NDArray[np.integer[Any]]],
 ) -> list[Answered]:
     """Return the ensembles of the sources' models, one for each size and seed that all sources were trained with."""
-    at = {(one.mixture, one.size, one.seed): one for one in models}
-    found = []
-    for size, seed in sorted({(one.size, one.seed) for one in models}):
-        parts = [at.get((name, size, seed)) for name in sources]
-        if any(one is None or any(name not in one.logits for name in sets) for one in parts):
+    by_cell = {(model.mixture, model.size, model.seed): model for model in models}
+    ensembles = []
+    for size, seed in sorted({(model.size, model.seed) for model in models}):
+        members = [by_cell.get((name, size, seed)) for name in sources]
+        if any(model is None or any(name not in model.logits for name in sets) for model in members):
             continue
-        mixed = {name: right(mix_outputs([one.logits[name] for one in parts if one]), labels[name]) for name in sets}
-        found.append(Answered(f"{ENSEMBLE} {size}/{seed}", ENSEMBLE, size, seed, mixed))
-    return found
+        correct = {
+            name: right(mix_outputs([model.logits[name] for model in members if model]), labels[name]) for name in sets
+        }
+        ensembles.append(Answered(f"{ENSEMBLE} {size}/{seed}", ENSEMBLE, size, seed, correct))
+    return ensembles

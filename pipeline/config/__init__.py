@@ -1,1 +1,1 @@
-"""The experiment file: frozen sections, checked when they are built."""
+"""The experiment file: frozen sections, validated when they are built."""

@@ -11,51 +11,75 @@ from pipeline.errors import unknown
 
 
 class Synthetic(Section):
-    """Shifts that are computed on the images of the sets `of`: each kind at each severity is an evaluation of its own.
+    """Synthetic corruptions of evaluation images: each kind at each severity is an evaluation of its own.
 
-    Kinds are those of `pipeline.evaluation.corruptions`, all of them where none is named.
+    They are computed from the images during evaluation; nothing is stored.
     """
 
     of: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of the evaluation sets (keys of `evaluation.sets`) whose images are corrupted; each at most once.
+    Required. Example: `[photo]`."""
+
     kinds: tuple[str, ...] = ()
+    """Kinds of corruption, those of `pipeline.evaluation.corruptions`; each at most once. Default: empty, which means
+    all kinds. Example: `[fog, gaussian_noise]`."""
+
     severities: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = (1, 3, 5)
+    """Severities, from 1 (weakest) to 5 (strongest); each at most once. Default: `[1, 3, 5]`. Example: `[5]`."""
 
     @model_validator(mode="after")
-    def _each_once(self) -> "Synthetic":
-        for key, given in (("of", self.of), ("kinds", self.kinds), ("severities", self.severities)):
-            once(key, given)
+    def _no_duplicates(self) -> "Synthetic":
+        for key, values in (("of", self.of), ("kinds", self.kinds), ("severities", self.severities)):
+            once(key, values)
         return self
 
 
 def once(key: str, given: Sequence[str | int]) -> None:
-    """Raise ValueError where a list names something twice."""
-    if twice := [one for one, times in Counter(given).items() if times > 1]:
-        raise ValueError(f"{key}: expected each once, found {twice[0]} {Counter(given)[twice[0]]} times")
+    """Raise ValueError where the list at `key` holds a value twice."""
+    if repeated := [value for value, times in Counter(given).items() if times > 1]:
+        raise ValueError(f"{key}: expected each once, found {repeated[0]} {Counter(given)[repeated[0]]} times")
 
 
 class Split(Section):
-    """Two sets of the same classes in CLIP_benchmark's layout: what a probe is fitted on, and what it is tested on."""
+    """Two evaluation sets of the same classes in CLIP_benchmark's layout, for a linear probe."""
 
     train: str
+    """Folder of the set on which the probe is fitted. Required. Example: `sets/photo_train`."""
+
     test: str
+    """Folder of the set on which the probe is tested; it must share no image with `train`. Required.
+    Example: `sets/photo`."""
 
 
 class Evaluation(Section):
-    """Evaluation sets in CLIP_benchmark's layout, by name; `reference` is the one that shifts are measured from.
-
-    A linear probe is fitted and tested for each split of `probe`, and captioned images of `retrieval` are looked for
-    by their captions. `models` are names of the section `models`, which are evaluated as the trainings are.
-    """
+    """What the models are evaluated on, in CLIP_benchmark's WebDataset layout."""
 
     reference: str
+    """Name of the reference set, a key of `sets`: distribution shifts are measured from it. Required.
+    Example: `photo`."""
+
     sets: Annotated[dict[Name, str], Field(min_length=1)]
+    """Folder of each zero-shot evaluation set, by name. Required, at least one.
+    Example: `{photo: sets/photo, sketch: sets/sketch}`."""
+
     synthetic: Synthetic | None = None
+    """Synthetic corruptions to evaluate as well. Default: null, none.
+    Example: `{of: [photo], kinds: [fog], severities: [1, 3, 5]}`, reported as `photo+fog_1` and so on."""
+
     probe: dict[Name, Split] = {}
+    """Linear probes by name; one is fitted and tested for each pair of sets, and reported as `probe:<name>`. Default:
+    none. Example: `{photo: {train: sets/photo_train, test: sets/photo}}`."""
+
     retrieval: dict[Name, str] = {}
+    """Folder of each retrieval set by name: tars of captioned images, which are searched by their captions; reported as
+    `retrieval:<name>`. Default: none. Example: `{captions: sets/captions}`."""
+
     models: tuple[str, ...] = ()
+    """Names of the section `models` that are evaluated as the trained models are; each at most once. Default: none.
+    Example: `[clip]`."""
 
     @model_validator(mode="after")
-    def _names_are_known(self) -> "Evaluation":
+    def _known_names(self) -> "Evaluation":
         if self.reference not in self.sets:
             raise ValueError(unknown("evaluation set", self.reference, self.sets))
         for name in self.synthetic.of if self.synthetic else ():

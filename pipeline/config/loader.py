@@ -1,4 +1,4 @@
-"""Reads an experiment file: YAML as plain data, `--set` on top, built into frozen sections; errors are one line."""
+"""Reads an experiment file: YAML as plain data, then `--set`, then frozen sections; each error is one line."""
 
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,27 @@ from pipeline.errors import InputError, unknown
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as plain data; a key that stands twice in a mapping is an error, as the first would be lost."""
+    """YAML as plain data; a key that a mapping has twice is an error, as the first value would be lost."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node: Any = super().compose_mapping_node(anchor)
-        seen = set[str]()
+        keys = set[str]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                if key.value in keys:
                     raise MarkedYAMLError(problem=f"found the key '{key.value}' twice", problem_mark=key.start_mark)
-                seen.add(key.value)
+                keys.add(key.value)
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError) as error:  # of values such as 2026-13-01 and !!bool x
+        except (ValueError, LookupError, AttributeError) as error:  # values such as 2026-13-01 and !!bool x
             raise MarkedYAMLError(problem=f"unreadable value: {error}", problem_mark=node.start_mark) from None
 
 
-def _plain(text: str) -> Any:
-    """Return YAML as plain data; raise yaml.YAMLError and nothing else."""
+def _parse(text: str) -> Any:
+    """Return YAML as plain data; raise no other error than yaml.YAMLError."""
     try:
         loader = _Loader(text)
         try:
@@ -44,69 +44,71 @@ def _plain(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the file as plain data; raise InputError with the line where it is no YAML mapping."""
+    """Return the file as plain data; raise InputError with the line where it is not a YAML mapping."""
     try:
-        data = _plain(path.read_text("utf-8"))
+        data = _parse(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected an experiment file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        position = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
         problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise InputError(f"{path}: {where}: not YAML: {problem}") from None
+        raise InputError(f"{path}: {position}: not YAML: {problem}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of keys, found {type(data).__name__}")
     return data
 
 
 def override(data: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Return `data` with each "a.b=c" set; c is read as YAML. Lists are taken whole, not by index."""
+    """Return `data` with each setting "a.b=c" applied; c is parsed as YAML. A list is replaced whole, not by index."""
     result = dict(data)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise InputError(f"--set {setting}: expected key.path=value")
         try:
-            value = _plain(text)
+            value = _parse(text)
         except yaml.YAMLError:
             raise InputError(f"--set {setting}: the value is not YAML") from None
-        result = _with(result, key.split("."), value)
+        result = _with_value(result, key.split("."), value)
     return result
 
 
-def _with(data: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    head, *rest = keys
-    if not rest:
+def _with_value(data: dict[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
+    """Return `data` with `value` at the path `keys`."""
+    head, *tail = keys
+    if not tail:
         return {**data, head: value}
     inner = data.get(head)
-    return {**data, head: _with(inner if isinstance(inner, dict) else {}, rest, value)}
+    return {**data, head: _with_value(inner if isinstance(inner, dict) else {}, tail, value)}
 
 
 def build(cls: type[Section], data: Any, where: str) -> Any:
-    """Return `cls` built from plain data; raise InputError of one line, `where` leading to the faulty key."""
+    """Return a `cls` built from plain data; raise InputError of one line: `where`, the key, and what is wrong."""
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        errors = [(one, _keys(data, one["loc"], one["type"])) for one in error.errors()]
-        top = errors[0][1]
-        # of the branches of a union, the one that went furthest into the file is the one that was meant
-        first, path = max((one for one in errors if one[1][: len(top)] == top), key=lambda one: len(one[1]))
-        if first["type"] == "extra_forbidden":
+        errors = [(details, _keys(data, details["loc"], details["type"])) for details in error.errors()]
+        first_path = errors[0][1]
+        # of the branches of a union, the one that matched deepest into the file is the one that was meant
+        branches = (branch for branch in errors if branch[1][: len(first_path)] == first_path)
+        details, path = max(branches, key=lambda branch: len(branch[1]))
+        if details["type"] == "extra_forbidden":
             known = _fields(cls, path[:-1])
             raise InputError(f"{where}: {'.'.join(path)}: {unknown('key', path[-1], known)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
+        message = details["msg"].removeprefix("Value error, ")
+        found = "" if details["type"] in ("missing", "value_error") else f", found {details['input']!r}"
         raise InputError(f"{where}: {'.'.join(path) or 'top level'}: {message}{found}") from None
 
 
 def _keys(data: Any, location: tuple[int | str, ...], kind: str) -> list[str]:
-    """Return the keys of pydantic's location that are in the file: it also names `[key]` and branches of unions."""
+    """Return the keys of an error's location that are in the file; pydantic also names `[key]` and union branches."""
     path = []
     for part in location:
-        if isinstance(data, dict) and str(part) in (keys := {str(key): key for key in data}):
-            data = data[keys[str(part)]]
+        if isinstance(data, dict) and str(part) in (by_text := {str(key): key for key in data}):
+            data = data[by_text[str(part)]]
         elif isinstance(data, list) and isinstance(part, int):
             data = data[part]
         elif kind != "missing":
@@ -116,19 +118,19 @@ def _keys(data: Any, location: tuple[int | str, ...], kind: str) -> list[str]:
 
 
 def _fields(cls: type[Section], path: list[str]) -> list[str]:
-    """Return the keys that the section at `path` below `cls` may have."""
+    """Return the valid keys of the section at `path` below `cls`."""
     current: Any = cls
     for part in path:
         field = getattr(current, "model_fields", {}).get(part)
-        current = _section_in(field.annotation) if field else current
+        current = _section_class(field.annotation) if field else current
     return list(current.model_fields)
 
 
-def _section_in(annotation: Any) -> Any:
-    """Return the Section class that an annotation holds, however deep (dict of, optional, annotated)."""
+def _section_class(annotation: Any) -> Any:
+    """Return the Section class in an annotation, however nested (dict, optional, annotated), or None."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
-        if (found := _section_in(inner)) is not None:
-            return found
+        if (cls := _section_class(inner)) is not None:
+            return cls
     return None

@@ -1,4 +1,4 @@
-"""Networks as the experiment file names them."""
+"""The notation of networks in the experiment file."""
 
 import ipaddress
 

@@ -7,33 +7,54 @@ from pydantic import Field, field_validator
 from pipeline.config.base import Count, Section
 
 Word = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.,-]*)?$")]
-"""A name of Slurm's: it stands in a line of the sbatch file, so it is nothing but letters, digits and _ . , -"""
+"""A name of Slurm's. It is written into a line of the sbatch file, so it holds only letters, digits and _ . , -"""
 
 
 class Slurm(Section):
-    """How Slurm is asked to run the grid: what of a task's may differ between two clusters, and shapes no result.
+    """How Slurm runs the grid of trainings: settings that differ between clusters and change no result.
 
-    What is empty is the cluster's default. `cpus` null is `threads` for each of `processes`; `gpus` and `memory`
-    (megabytes, or with K, M, G or T) are a task's too. `time` is Slurm's own form: minutes, or hours:minutes:seconds,
-    with days- before it; a training that it ends goes on from its last whole epoch, as does one that was cancelled, in
-    up to `attempts` tasks. At most `array_limit` tasks run at once. The launcher looks every `poll` seconds.
+    A training that Slurm ends at its time limit continues from its last whole epoch, as does a cancelled one.
     """
 
     partition: Word = ""
+    """Slurm partition. Default: empty, the cluster's default. Example: `gpu`."""
+
     account: Word = ""
+    """Slurm account that the time is charged to. Default: empty, the cluster's default. Example: `vision`."""
+
     qos: Word = ""
+    """Slurm quality of service. Default: empty, the cluster's default. Example: `long`."""
+
     constraint: Word = ""
+    """Node features that Slurm must find. Default: empty, no constraint. Example: `a100`."""
+
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "24:00:00"
+    """Time limit of one task, in Slurm's notation: minutes, or hours:minutes:seconds, either with `days-` before it; in
+    quotes, as YAML reads 24:00:00 as a number. Default: `"24:00:00"`. Example: `"2-00:00:00"`."""
+
     cpus: Count | None = None
+    """CPU cores of one task. Default: null, `training.threads` for each of `training.processes`. Example: `16`."""
+
     gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of one task; with `training.device: cuda` at least `training.processes`. Default: `0`. Example: `4`."""
+
     memory: Annotated[str, Field(pattern=r"^(\d+[KMGT]?)?$")] = ""
+    """Memory of one task, in megabytes or with the suffix K, M, G or T. Default: empty, the cluster's default. Example:
+    `64G`."""
+
     array_limit: Count = 16
+    """Most tasks of the job array that run at the same time. Default: `16`. Example: `4`."""
+
     attempts: Count = 3
+    """Most tasks that one training may take, the first included, when Slurm ends or cancels it. Default: `3`. Example:
+    `5`."""
+
     poll: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds between two queries of the tasks' state by the launcher. Default: `15`. Example: `60`."""
 
     @field_validator("time", mode="before")
     @classmethod
-    def _in_quotes(cls, given: Any) -> Any:
-        if isinstance(given, int):  # to YAML 24:00:00 is the number 86400
-            raise ValueError(f'expected text, in quotes, such as "24:00:00", found the number {given}')
-        return given
+    def _reject_unquoted(cls, value: Any) -> Any:
+        if isinstance(value, int):  # YAML reads 24:00:00 as the number 86400
+            raise ValueError(f'expected text, in quotes, such as "24:00:00", found the number {value}')
+        return value

@@ -12,7 +12,7 @@ def digest(value: Any) -> str:
 
 
 def stream_sha256(stream: BinaryIO) -> tuple[str, int]:
-    """Return (SHA-256 as 64 hex digits, length in bytes) of what is left in `stream`, read in blocks of 1 MiB."""
+    """Return (SHA-256 as 64 hex digits, length in bytes) of the rest of `stream`, read in blocks of 1 MiB."""
     state, size = hashlib.sha256(), 0
     while block := stream.read(1 << 20):
         state.update(block)

@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, whichever way that ended."""
+"""Processes that end with their parent, however the parent ends."""
 
 import ctypes
 import os
@@ -6,18 +6,19 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
-"""Of Linux's <sys/prctl.h>."""
+"""From Linux's <sys/prctl.h>."""
 
 
 def end_with_parent(number: signal.Signals) -> None:
-    """Have this process, and what it becomes by exec, sent a signal when its parent ends; on Linux alone.
+    """Send this process, also after exec, the signal `number` when its parent ends; on Linux only.
 
-    The kernel means the parent's thread that started it. Where that has ended already, the signal comes at once.
+    To the kernel, the parent is the thread that started this process. Where it has already ended, the signal is sent at
+    once. Raises OSError where prctl fails.
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    parent_pid = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-    if os.getppid() != parent:
+    if os.getppid() != parent_pid:
         os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Credentials in URLs: which URLs hold one, and what is kept of such a URL."""
+"""Credentials in URLs: detection, and removal from URLs and texts."""
 
 import re
 from urllib.parse import parse_qsl
@@ -37,14 +37,15 @@ _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 
 
 def _url_parts(url: str) -> tuple[str, str, str, str]:
-    found = _URL_PARTS.fullmatch(url)
-    return tuple(part or "" for part in found.groups()) if found else ("", "", "", "")  # type: ignore[return-value]
+    """Return scheme, authority, path and query of a URL, "" for each that is missing."""
+    match = _URL_PARTS.fullmatch(url)
+    return tuple(part or "" for part in match.groups()) if match else ("", "", "", "")  # type: ignore[return-value]
 
 
 def holds_secret(url: str) -> bool:
-    """Tell whether `url` carries a credential: user:password@, or a query field by which signed URLs are known.
+    """Tell whether `url` carries a credential: user:password@, or a query field that is typical of signed URLs.
 
-    Such a URL is never written to a ledger, log or report; `without_secret` is what is kept in its place.
+    Such a URL is never written to a ledger, log or report; `without_secret` returns what is kept in its place.
     """
     _, authority, _, query = _url_parts(url)
     if "@" in authority:
@@ -59,5 +60,5 @@ def without_secret(url: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return `text` with every URL in it that holds a secret replaced by what `without_secret` leaves of it."""
-    return _URL_IN_TEXT.sub(lambda found: without_secret(found[0]) if holds_secret(found[0]) else found[0], text)
+    """Return `text` with every URL in it that holds a secret replaced by its `without_secret`."""
+    return _URL_IN_TEXT.sub(lambda match: without_secret(match[0]) if holds_secret(match[0]) else match[0], text)

@@ -1,4 +1,4 @@
-"""Seeded sampling by hashes: no sample depends on another, or on any order, and SQL computes the same numbers."""
+"""Seeded sampling by hashes: each number is independent of the others and of any order, and SQL computes the same."""
 
 import hashlib
 
@@ -8,40 +8,40 @@ import numpy.typing as npt
 from pipeline.core.uid_arrays import Keys, halves
 
 BITS = 52
-"""A draw is a multiple of 2^-52, which a float64 holds exactly."""
+"""Bits of a random number: a multiple of 2^-52, which a float64 holds exactly."""
 
 
 def draw(seed: int, *what: str | int) -> float:
-    """Return a draw in [0, 1): the first 52 bits of SHA-256 over seed and `what` (a uid, say), joined by colons."""
+    """Return a number in [0, 1): the first 52 bits of SHA-256 over seed and `what` (a uid, say), joined by colons."""
     text = ":".join(map(str, (seed, *what)))
     return int(hashlib.sha256(text.encode()).hexdigest()[: BITS // 4], 16) / (1 << BITS)
 
 
 def draw_sql(seed: int, *what: str) -> str:
-    """Return the Spark SQL expression of `draw`; `what` are expressions."""
+    """Return the Spark SQL expression of `draw`; `what` are SQL expressions."""
     text = f"concat_ws(':', '{seed}', {', '.join(what)})"
     return f"cast(conv(substr(sha2({text}, 256), 1, {BITS // 4}), 16, 10) as double) / {1 << BITS}D"
 
 
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return each number with its bits mixed: SplitMix64's finalizer (Steele, Lea and Flood 2014, OOPSLA)."""
+def _mix_bits(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return each number with its bits mixed, (n,): SplitMix64's finalizer (Steele, Lea and Flood 2014, OOPSLA)."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
     return values ^ (values >> np.uint64(31))
 
 
 def order_keys(seed: int, copy: int, keys: Keys) -> npt.NDArray[np.uint64]:
-    """Return the numbers, (n,), by which copy number `copy` of each pair is placed among the others of that number."""
+    """Return the sort keys, (n,), that order the copies number `copy` of all pairs among each other."""
     start = np.frombuffer(hashlib.sha256(f"order:{seed}:{copy}".encode()).digest()[:16], np.uint64)
     high, low = halves(keys)
-    return _mixed(_mixed(high ^ start[0]) ^ low ^ start[1])
+    return _mix_bits(_mix_bits(high ^ start[0]) ^ low ^ start[1])
 
 
 def rank_sql(seed: int, uid: str = "uid") -> str:
-    """Return the Spark SQL expression of a pair's rank: SHA-256 over seed and uid, never a generator."""
+    """Return the Spark SQL expression of a pair's rank: SHA-256 over seed and uid, not a random generator."""
     return f"sha2(concat('{seed}', ':', {uid}), 256)"
 
 
 def rank_key(seed: int, uid: str) -> str:
-    """Return what `rank_sql` computes, for one uid."""
+    """Return the rank of one uid, the same as `rank_sql` computes."""
     return hashlib.sha256(f"{seed}:{uid}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Uids as numbers: 16 bytes each in numpy, so that millions of them are sorted, matched and written without a loop."""
+"""Uids as 16-byte keys in numpy, so that millions of them are sorted, matched and written without a Python loop."""
 
 import binascii
 
@@ -10,31 +10,31 @@ import pyarrow.compute as pc
 from pipeline.errors import StageFailed
 
 Keys = npt.NDArray[np.bytes_]
-"""Uids, (n,) of dtype S16: the 16 bytes that 32 hex digits stand for."""
+"""Uids, (n,) of dtype S16: the 16 bytes that 32 hex digits encode."""
 
 
 HEX = 32
-"""How many hex digits a uid has."""
+"""Number of hex digits of a uid."""
 
 
 def keys(column: pa.Array | pa.ChunkedArray) -> Keys:
-    """Return a column of uids as keys; raise StageFailed where one is not 32 hex digits."""
+    """Return a column of uids as keys, (n,); raise StageFailed where one is not 32 hex digits."""
     parts = []
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         texts = chunk.cast(pa.large_binary())
         if len(texts) and (texts.null_count or pc.min_max(pc.binary_length(texts)).as_py() != {"min": HEX, "max": HEX}):
-            raise StageFailed("a uid in the ledger is not of 32 hex digits")
+            raise StageFailed("found a uid in the ledger that is not of 32 hex digits")
         start = texts.offset * HEX if not len(texts) else np.frombuffer(texts.buffers()[1], np.int64)[texts.offset]
         data = memoryview(texts.buffers()[2] or b"")[int(start) : int(start) + HEX * len(texts)]
         try:
             parts.append(np.frombuffer(binascii.unhexlify(data), "S16"))
         except binascii.Error:
-            raise StageFailed("a uid in the ledger is not of 32 hex digits") from None
+            raise StageFailed("found a uid in the ledger that is not of 32 hex digits") from None
     return np.concatenate(parts) if parts else np.empty(0, "S16")
 
 
 def texts(found: Keys) -> pa.Array:
-    """Return keys as a column of uids."""
+    """Return keys, (n,), as a string column of uids."""
     data = binascii.hexlify(np.ascontiguousarray(found, "S16").tobytes())
     ends = np.arange(0, HEX * (len(found) + 1), HEX, dtype=np.int64)
     return pa.Array.from_buffers(pa.large_string(), len(found), [None, pa.py_buffer(ends), pa.py_buffer(data)]).cast(
@@ -43,44 +43,48 @@ def texts(found: Keys) -> pa.Array:
 
 
 def halves(found: Keys) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Return the first and the second eight bytes of each key as numbers, whose order is the keys'."""
+    """Return the first and the second eight bytes of each key as numbers, which sort like the keys."""
     pairs = np.ascontiguousarray(found, "S16").view(">u8").reshape(-1, 2)
     return pairs[:, 0].astype(np.uint64), pairs[:, 1].astype(np.uint64)
 
 
 def order(found: Keys) -> npt.NDArray[np.intp]:
-    """Return the places of the keys in their order; those of equal keys in theirs.
+    """Return the indices, (n,), that sort the keys; equal keys keep their order.
 
-    By the first halves where these are all different, as those of hashes are: it takes a third of the time.
+    Sorts by the first halves where these are all different, as those of hashes are: it takes a third of the time.
     """
     high, low = halves(found)
-    at = np.argsort(high)
-    return np.lexsort((low, high)) if _repeats(high[at]) else at
+    indices = np.argsort(high)
+    return np.lexsort((low, high)) if _has_repeats(high[indices]) else indices
 
 
-def _repeats(ordered: npt.NDArray[np.uint64]) -> bool:
+def _has_repeats(ordered: npt.NDArray[np.uint64]) -> bool:
+    """Tell whether sorted numbers hold one twice."""
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def unique(found: Keys) -> Keys:
-    """Return the keys in their order, each once."""
+    """Return the keys sorted, each once."""
     ordered = found[order(found)]
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(found) else ordered
 
 
 def places(wanted: Keys, among: Keys) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """Return for each of `wanted` its place in the sorted keys `among`, and whether it is there."""
+    """Return for each of `wanted`, (n,), its index in the sorted keys `among`, and whether it is among them."""
     if not len(among):
         return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_)
-    found = _searched(wanted, among)
-    found[found == len(among)] = 0
-    return found, among[found] == wanted
+    indices = _insertion_points(wanted, among)
+    indices[indices == len(among)] = 0
+    return indices, among[indices] == wanted
 
 
-def _searched(wanted: Keys, among: Keys) -> npt.NDArray[np.intp]:
-    """Return where each key would stand: by first halves in a sixth of the time, but for a pass over all of `among`."""
+def _insertion_points(wanted: Keys, among: Keys) -> npt.NDArray[np.intp]:
+    """Return the index at which each key would be inserted.
+
+    A search by first halves takes a sixth of the time, but first reads all of `among` once.
+    """
     if len(among) <= 8 * len(wanted):
-        there = halves(among)[0]
-        if not _repeats(there):
-            return np.searchsorted(there, halves(wanted)[0])
+        first_halves = halves(among)[0]
+        if not _has_repeats(first_halves):
+            return np.searchsorted(first_halves, halves(wanted)[0])
     return np.searchsorted(among, wanted)

@@ -1,6 +1,6 @@
-"""Evaluation sets in the WebDataset layout of CLIP_benchmark, read without trust: labelled images, or captioned ones.
+"""Evaluation sets in the WebDataset layout of CLIP_benchmark, read as untrusted data: labelled or captioned images.
 
-Captioned images, for retrieval, have a `.txt` in the place of `.cls`: a caption a line.
+Captioned images, for retrieval, have a `.txt` instead of `.cls`, with one caption a line.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = ("jpg", "png", "webp")
 
 
 _NUMBER = re.compile(r"[0-9]{1,6}")
-"""What a label or a count of tars may be; a longer one would be asked for as that many files."""
+"""The accepted form of a label or a number of tars; a larger number would be opened as that many files."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class EvaluationSet:
 
     @property
     def chance(self) -> float:
-        """The accuracy of a guess among the classes, 0 to 1."""
+        """The chance accuracy, 1 / number of classes, 0 to 1."""
         return 1 / len(self.classes)
 
     def prompts(self, name: str) -> list[str]:
@@ -47,13 +47,13 @@ class EvaluationSet:
         return [template.replace("{c}", name) for template in self.templates]
 
     def images(self) -> Iterator[EvaluationImage]:
-        """Yield the images in the order of the tars; raise InputError where one is not as the layout says."""
-        for tar, key, parts in members(f"evaluation set {self.name}", self.tars, (*IMAGE_SUFFIXES, "cls")):
-            label = parts.get("cls", b"").decode("ascii", "replace").strip()
-            if "image" not in parts or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
-                said = f"expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}"
-                raise InputError(f"evaluation set {self.name}: {tar}: {key}: {said}")
-            yield EvaluationImage(key, int(label), parts["image"])
+        """Yield the images in the order of the tars; raise InputError where one does not follow the layout."""
+        for tar, key, contents in members(f"evaluation set {self.name}", self.tars, (*IMAGE_SUFFIXES, "cls")):
+            label = contents.get("cls", b"").decode("ascii", "replace").strip()
+            if "image" not in contents or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
+                message = f"expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}"
+                raise InputError(f"evaluation set {self.name}: {tar}: {key}: {message}")
+            yield EvaluationImage(key, int(label), contents["image"])
 
     def digest(self) -> str:
         """Return SHA-256 over the digests of its files, in order."""
@@ -61,7 +61,7 @@ class EvaluationSet:
 
 
 def files_digest(text: str, files: Sequence[Path]) -> str:
-    """Return SHA-256 over a text and the digests of files, in order."""
+    """Return SHA-256 over a text and the digests of files, in this order."""
     state = hashlib.sha256(text.encode())
     for file in files:
         with file.open("rb") as stream:
@@ -72,28 +72,28 @@ def files_digest(text: str, files: Sequence[Path]) -> str:
 def members(
     where: str, tars: Sequence[Path], suffixes: tuple[str, ...]
 ) -> Iterator[tuple[Path, str, dict[str, bytes]]]:
-    """Yield (tar, key, contents by suffix, "image" for one of an image) for the members of each key, in order.
+    """Yield (tar, key, contents by suffix) for the members of each key, in order; an image's suffix is "image".
 
-    Raises InputError where a tar is not as the layout says.
+    Raises InputError where a tar does not follow the layout.
     """
     for tar in tars:
         try:
             with tar.open("rb") as stream:
-                parts: dict[str, bytes] = {}
-                current = ""
+                contents: dict[str, bytes] = {}
+                current_key = ""
                 for key, suffix, data, _ in read_members(stream, suffixes):
-                    if key != current and parts:
-                        yield tar, current, parts
-                        parts = {}
-                    current = key
-                    parts["image" if suffix in IMAGE_SUFFIXES else suffix] = data
-                if parts:
-                    yield tar, current, parts
+                    if key != current_key and contents:
+                        yield tar, current_key, contents
+                        contents = {}
+                    current_key = key
+                    contents["image" if suffix in IMAGE_SUFFIXES else suffix] = data
+                if contents:
+                    yield tar, current_key, contents
         except (BadTar, OSError) as error:
             raise InputError(f"{where}: {tar}: {error}") from None
 
 
-def _lines(path: Path, where: str) -> tuple[str, ...]:
+def _read_lines(path: Path, where: str) -> tuple[str, ...]:
     try:
         lines = tuple(line for line in path.read_text("utf-8").splitlines() if line.strip())
     except OSError as error:
@@ -108,16 +108,16 @@ def _lines(path: Path, where: str) -> tuple[str, ...]:
 def open_set(name: str, folder: Path, where: str = "") -> EvaluationSet:
     """Return the set in `folder`; raise InputError naming the file that is missing or wrong, and the key `where`."""
     where = where or f"evaluation.sets.{name}"
-    classes = _lines(folder / "classnames.txt", where)
-    templates = _lines(folder / "zeroshot_classification_templates.txt", where)
-    if faulty := [line for line in templates if "{c}" not in line]:
-        raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {faulty[0]!r}")
+    classes = _read_lines(folder / "classnames.txt", where)
+    templates = _read_lines(folder / "zeroshot_classification_templates.txt", where)
+    if wrong_templates := [line for line in templates if "{c}" not in line]:
+        raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {wrong_templates[0]!r}")
     return EvaluationSet(name, classes, templates, tars_of(folder, where))
 
 
 def tars_of(folder: Path, where: str) -> tuple[Path, ...]:
-    """Return the tars of a set; raise InputError where there are fewer than it says."""
-    count = _lines(folder / "test" / "nshards.txt", where)[0].strip()
+    """Return the tars of a set; raise InputError where there are fewer than nshards.txt says."""
+    count = _read_lines(folder / "test" / "nshards.txt", where)[0].strip()
     if not _NUMBER.fullmatch(count) or int(count) < 1:
         raise InputError(f"{where}: test/nshards.txt: expected a number of tars, found {count[:80]!r}")
     tars = tuple(folder / "test" / f"{number}.tar" for number in range(int(count)))
@@ -143,18 +143,18 @@ class CaptionSet:
     tars: tuple[Path, ...]
 
     def images(self) -> Iterator[CaptionedImage]:
-        """Yield the images in the order of the tars; raise InputError where one is not as the layout says."""
+        """Yield the images in the order of the tars; raise InputError where one does not follow the layout."""
         where = f"captioned images {self.name}"
-        for tar, key, parts in members(where, self.tars, (*IMAGE_SUFFIXES, "txt")):
+        for tar, key, contents in members(where, self.tars, (*IMAGE_SUFFIXES, "txt")):
             try:
-                lines = parts.get("txt", b"").decode("utf-8").splitlines()
+                lines = contents.get("txt", b"").decode("utf-8").splitlines()
             except UnicodeDecodeError:
                 raise InputError(f"{where}: {tar}: {key}.txt: not UTF-8") from None
             captions = tuple(line.strip() for line in lines if line.strip())
-            if "image" not in parts or not captions:
-                found = f"{'an' if 'image' in parts else 'no'} image and {len(captions)} captions"
+            if "image" not in contents or not captions:
+                found = f"{'an' if 'image' in contents else 'no'} image and {len(captions)} captions"
                 raise InputError(f"{where}: {tar}: {key}: expected an image and a .txt of captions, found {found}")
-            yield CaptionedImage(key, parts["image"], captions)
+            yield CaptionedImage(key, contents["image"], captions)
 
     def digest(self) -> str:
         """Return SHA-256 over the digests of its files, in order."""

@@ -1,9 +1,9 @@
 """A linear probe: logistic regression on frozen image embeddings, fitted on a training split.
 
-As Radford et al. 2021 (section 3.2 and appendix A.3): L-BFGS with at most 1000 steps, an L2 penalty on the weights
-that is chosen on a part of the training split. Where they take the features before CLIP's projection, this takes the
-unit vectors behind it, which are all that an embedding model needs to give. The loss is convex and starts from zero,
-so that nothing is random.
+As in Radford et al. 2021 (section 3.2 and appendix A.3): L-BFGS with at most 1000 steps and an L2 penalty on the
+weights, chosen on a held-out part of the training split. They use the features before CLIP's projection; this uses the
+unit vectors after it, which every embedding model can give. The loss is convex and the optimisation starts from zero,
+so nothing is random.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 RESULT_VERSION = 1
-"""What SciPy's optimiser fits: raised where a new version gives another probe."""
+"""Version of the probes that SciPy's optimiser fits: incremented where a new release changes them."""
 
 
 Vectors = npt.NDArray[np.floating[Any]]
@@ -26,18 +26,18 @@ Labels = npt.NDArray[np.integer[Any]]
 
 
 PENALTIES = tuple(10.0**power for power in range(0, -9, -1))
-"""Penalties that are tried, the greatest first. They are on the mean loss: 1 / (C n) of scikit-learn's C."""
+"""Penalties to try, largest first. They are relative to the mean loss: 1 / (C n) in terms of scikit-learn's C."""
 
 
 STEPS = 1000
 
 
 BLOCK = 8192
-"""Images whose logits are held at once."""
+"""Images whose logits are in memory at once."""
 
 
 HELD_OUT = 5
-"""One of how many training images, by the hash of its key, the penalty is chosen on."""
+"""The penalty is chosen on one of this many training images, by the hash of the key."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Probe:
     penalty: float
 
     def logits(self, vectors: Vectors) -> npt.NDArray[np.float32]:
-        """Return the logits of vectors (n, d), (n, classes): of a softmax as they are, without a scale."""
-        found: npt.NDArray[np.float32] = (vectors @ self.weights + self.biases).astype(np.float32)
-        return found
+        """Return the logits (n, classes) of vectors (n, d); the softmax takes them without a scale."""
+        logits: npt.NDArray[np.float32] = (vectors @ self.weights + self.biases).astype(np.float32)
+        return logits
 
 
 def fit(vectors: Vectors, labels: Labels, classes: int, penalty: float, start: Probe | None = None) -> Probe:
     """Return the probe that minimises mean cross-entropy + penalty / 2 * sum of squared weights.
 
-    `vectors` are (n, d), `labels` (n,) below `classes`; biases bear no penalty. `start` only spares steps. Raises
+    `vectors` are (n, d), `labels` (n,) below `classes`; biases are not penalised. `start` only saves steps. Raises
     ValueError where there is no image, a label is no class, a vector is not finite, or the penalty is not above 0.
     """
     if not len(labels) or vectors.shape[:1] != labels.shape:
@@ -72,37 +72,37 @@ def fit(vectors: Vectors, labels: Labels, classes: int, penalty: float, start: P
         weights, biases = flat[: d * classes].reshape(d, classes), flat[d * classes :]
         entropy, by_weight, by_bias = 0.0, penalty * weights, np.zeros(classes)
         for start in range(0, n, BLOCK):
-            inputs, wanted = vectors[start : start + BLOCK].astype(np.float64), labels[start : start + BLOCK]
+            inputs, block_labels = vectors[start : start + BLOCK].astype(np.float64), labels[start : start + BLOCK]
             logits = inputs @ weights + biases
             logits -= logits.max(axis=1, keepdims=True)
-            own = np.arange(len(wanted)), wanted
-            off = np.exp(logits)
-            total = off.sum(axis=1, keepdims=True)
-            entropy += float(np.log(total).sum() - logits[own].sum()) / n
-            off /= total
-            off[own] -= 1
-            by_weight += inputs.T @ off / n
-            by_bias += off.sum(axis=0) / n
+            label_cells = np.arange(len(block_labels)), block_labels
+            residuals = np.exp(logits)
+            sums = residuals.sum(axis=1, keepdims=True)
+            entropy += float(np.log(sums).sum() - logits[label_cells].sum()) / n
+            residuals /= sums
+            residuals[label_cells] -= 1
+            by_weight += inputs.T @ residuals / n
+            by_bias += residuals.sum(axis=0) / n
         return entropy + penalty / 2 * float((weights**2).sum()), np.concatenate([by_weight.ravel(), by_bias])
 
-    first = np.zeros((d + 1) * classes) if start is None else np.concatenate([start.weights.ravel(), start.biases])
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxfun": 2 * STEPS})
-    return Probe(found.x[: d * classes].reshape(d, classes), found.x[d * classes :], penalty)
+    initial = np.zeros((d + 1) * classes) if start is None else np.concatenate([start.weights.ravel(), start.biases])
+    optimum = minimize(loss, initial, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxfun": 2 * STEPS})
+    return Probe(optimum.x[: d * classes].reshape(d, classes), optimum.x[d * classes :], penalty)
 
 
 def fit_chosen(vectors: Vectors, labels: Labels, keys: Sequence[str], classes: int) -> Probe:
-    """Return the probe of the training images with these keys, its penalty the best of `PENALTIES`.
+    """Return the probe of the training images with these keys, with the best penalty of `PENALTIES`.
 
-    The best is the one with the highest accuracy on the fifth that is held out, the greatest of several; it is fitted
-    anew on all. Where either part is empty, as with few images, raises ValueError; else as `fit`.
+    The best penalty has the highest accuracy on the fifth of the images that is held out; of several the largest. The
+    probe is then fitted on all images. Raises ValueError where either part is empty, as with few images, and as `fit`.
     """
-    held = np.array([hashlib.sha256(key.encode()).digest()[0] % HELD_OUT == 0 for key in keys], bool)
-    if held.all() or not held.any():
+    held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % HELD_OUT == 0 for key in keys], bool)
+    if held_out.all() or not held_out.any():
         raise ValueError(f"expected training images to fit on and to choose by, found {len(keys)} images in all")
-    best, most, probe = PENALTIES[0], -1, None
+    best_penalty, best_correct, probe = PENALTIES[0], -1, None
     for penalty in PENALTIES:
-        probe = fit(vectors[~held], labels[~held], classes, penalty, probe)
-        right = int((probe.logits(vectors[held]).argmax(axis=1) == labels[held]).sum())
-        if right > most:
-            best, most = penalty, right
-    return fit(vectors, labels, classes, best)
+        probe = fit(vectors[~held_out], labels[~held_out], classes, penalty, probe)
+        correct = int((probe.logits(vectors[held_out]).argmax(axis=1) == labels[held_out]).sum())
+        if correct > best_correct:
+            best_penalty, best_correct = penalty, correct
+    return fit(vectors, labels, classes, best_penalty)

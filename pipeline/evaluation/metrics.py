@@ -1,9 +1,9 @@
-"""Metrics of classification from what a model says of each image: pure functions, computed at any time.
+"""Classification metrics from a model's logits: pure functions that can be computed at any time.
 
-Everything starts from `judged`, which turns logits into a few numbers for each image; a metric is a function of
-these. Probabilities are softmax(scale * logits): CLIP's logits are cosines, which its own learned logit scale makes
-into those that it was trained with (Radford et al. 2021, figure 3). No metric depends on the order of the images, nor
-on that of the classes but where logits are equal: then the class with the lower number goes first.
+Everything starts from `judged`, which reduces logits to a few numbers for each image; a metric is a function of these.
+Probabilities are softmax(scale * logits): CLIP's logits are cosines, and its learned logit scale turns them into the
+logits that it was trained with (Radford et al. 2021, figure 3). No metric depends on the order of the images, nor on
+that of the classes except for equal logits, where the class with the lower number ranks first.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ Integers = npt.NDArray[np.int32]
 
 
 BINS = 15
-"""Bins of equal width of the calibration error and its diagram (Guo et al. 2017, section 2 and table 1)."""
+"""Number of equal-width bins of the calibration error and the reliability diagram (Guo et al. 2017, section 2 and
+table 1)."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the metrics need of n images, each (n,): float64 but for the first three, which are int32.
+    """The values of n images that the metrics need, each (n,): float64 except for the first three, which are int32.
 
-    `rank` is how many classes stand before the label's, 0 where it is predicted. `confidence` is the predicted class's
-    probability, `log_likelihood` the natural logarithm of the label's, `squares` the sum of all classes' squared.
+    `rank` is the number of classes that rank before the label, 0 where the label is predicted. `confidence` is the
+    probability of the predicted class, `log_likelihood` the natural logarithm of the label's probability, `squares` the
+    sum of the squared probabilities of all classes.
     """
 
     labels: Integers
@@ -40,14 +42,15 @@ class Judged:
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """Whether each image's predicted class is its label, (n,)."""
-        right: npt.NDArray[np.bool_] = self.rank == 0
-        return right
+        is_right: npt.NDArray[np.bool_] = self.rank == 0
+        return is_right
 
 
 @dataclass(frozen=True)
 class Rest:
-    """The classes that are not among the logits, for each image, (n,) float64: sum of exp(scale * (logit - greatest)),
-    and the sum of that squared, over them.
+    """The sums over the classes whose logits were not stored, for each image, (n,) float64.
+
+    `weight` is the sum of exp(scale * (logit - greatest)) over them, `squares` the sum of its squares.
     """
 
     weight: Floats
@@ -71,38 +74,38 @@ def judged(
     classes: npt.NDArray[np.integer[Any]] | None = None,
     rest: Rest | None = None,
 ) -> Judged:
-    """Return what logits (n, k) say of images with labels (n,); probabilities are softmax(scale * logits).
+    """Return the values for the metrics of logits (n, k) with labels (n,); probabilities are softmax(scale * logits).
 
-    `classes` (n, k) are the class numbers of the columns where these are not 0 to k - 1; then an image's greatest logit
-    of all and its label's are among them, and `rest` is of the classes that are not. Raises ValueError where there is
-    no image, a logit is NaN or infinite, a label is no class of its row, or the scale is not above 0.
+    `classes` (n, k) are the class numbers of the columns where these are not 0 to k - 1; they must include each image's
+    greatest logit and its label, and `rest` then sums over the other classes. Raises ValueError where there is no
+    image, a logit is NaN or infinite, a label is no class of its row, or the scale is not above 0.
     """
     check(logits, labels, scale)
     numbers = np.broadcast_to(np.arange(logits.shape[1]), logits.shape) if classes is None else classes
-    at_label = numbers == labels[:, None]
-    if not (at_label.sum(axis=1) == 1).all():
-        raise ValueError(f"expected each label once among its image's classes, found {labels[~at_label.any(axis=1)]}")
-    plain = logits.astype(np.float64)
-    own = plain[at_label][:, None]
-    before = (plain > own) | ((plain == own) & (numbers < labels[:, None]))
-    greatest = plain.max(axis=1, keepdims=True)
-    least_number = np.where(plain == greatest, numbers, np.iinfo(np.int32).max).min(axis=1)
-    # summed from the least to the greatest, so that the order of the classes cannot change the last digit
-    weights = np.exp(np.sort(scale * (plain - greatest), axis=1))
+    is_label = numbers == labels[:, None]
+    if not (is_label.sum(axis=1) == 1).all():
+        raise ValueError(f"expected each label once among its image's classes, found {labels[~is_label.any(axis=1)]}")
+    exact = logits.astype(np.float64)
+    label_logits = exact[is_label][:, None]
+    ranks_before = (exact > label_logits) | ((exact == label_logits) & (numbers < labels[:, None]))
+    greatest = exact.max(axis=1, keepdims=True)
+    predicted = np.where(exact == greatest, numbers, np.iinfo(np.int32).max).min(axis=1)
+    # summed in increasing order, so that the order of the classes cannot change the last digit
+    weights = np.exp(np.sort(scale * (exact - greatest), axis=1))
     total = weights.sum(axis=1) + (0.0 if rest is None else rest.weight)
     squares = (weights**2).sum(axis=1) + (0.0 if rest is None else rest.squares)
     return Judged(
         labels.astype(np.int32),
-        least_number.astype(np.int32),
-        before.sum(axis=1).astype(np.int32),
+        predicted.astype(np.int32),
+        ranks_before.sum(axis=1).astype(np.int32),
         1 / total,
-        scale * (own - greatest)[:, 0] - np.log(total),
+        scale * (label_logits - greatest)[:, 0] - np.log(total),
         squares / total**2,
     )
 
 
 def top_k(images: Judged, k: int) -> float:
-    """Return the share of images whose label is among the first k classes; 1 where there are no more than k."""
+    """Return the share of images whose label is among the first k classes; 1 where there are at most k classes."""
     return float((images.rank < k).mean())
 
 
@@ -115,12 +118,12 @@ def per_class(images: Judged, classes: int) -> Floats:
         raise ValueError(f"expected labels below {classes}, found {images.labels.max()}")
     counts = np.bincount(images.labels, minlength=classes)
     right = np.bincount(images.labels[images.right], minlength=classes)
-    found: Floats = np.divide(right, counts, out=np.full(classes, np.nan), where=counts > 0)
-    return found
+    accuracies: Floats = np.divide(right, counts, out=np.full(classes, np.nan), where=counts > 0)
+    return accuracies
 
 
 def mean_per_class(images: Judged) -> float:
-    """Return the mean of the classes' accuracies, over those that have images."""
+    """Return the mean of the per-class accuracies over the classes that have images."""
     return float(np.nanmean(per_class(images, int(images.labels.max()) + 1)))
 
 
@@ -136,9 +139,9 @@ def brier(images: Judged) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """The images whose confidence is above `low` and at most `high`: how many, their accuracy, their mean confidence.
+    """The images with a confidence above `low` and at most `high`: their number, accuracy and mean confidence.
 
-    The last two are None where there are none.
+    Accuracy and confidence are None where there are no images.
     """
 
     low: float
@@ -150,23 +153,23 @@ class Bin:
 
 def reliability(images: Judged, bins: int = BINS) -> list[Bin]:
     """Return the bins of a reliability diagram, of equal width from 0 to 1 (Guo et al. 2017, section 2)."""
-    place = np.searchsorted(np.arange(1, bins) / bins, images.confidence)
-    found = []
+    bin_numbers = np.searchsorted(np.arange(1, bins) / bins, images.confidence)
+    diagram = []
     for number in range(bins):
-        inside = place == number
+        inside = bin_numbers == number
         n = int(inside.sum())
         accuracy = float(images.right[inside].mean()) if n else None
         confidence = float(images.confidence[inside].mean()) if n else None
-        found.append(Bin(number / bins, (number + 1) / bins, n, accuracy, confidence))
-    return found
+        diagram.append(Bin(number / bins, (number + 1) / bins, n, accuracy, confidence))
+    return diagram
 
 
 def calibration_error(images: Judged, bins: int = BINS) -> float:
-    """Return the expected calibration error, 0 to 1: the mean of |accuracy - confidence| over `reliability`'s bins,
-    each with its share of the images as weight (Guo et al. 2017, equation 3).
+    """Return the expected calibration error, 0 to 1: the mean of |accuracy - confidence| over the bins of
+    `reliability`, weighted by their share of the images (Guo et al. 2017, equation 3).
     """
-    held = [one for one in reliability(images, bins) if one.accuracy is not None and one.confidence is not None]
-    gaps = [one.n * abs((one.accuracy or 0.0) - (one.confidence or 0.0)) for one in held]
+    filled = [bin_ for bin_ in reliability(images, bins) if bin_.accuracy is not None and bin_.confidence is not None]
+    gaps = [bin_.n * abs((bin_.accuracy or 0.0) - (bin_.confidence or 0.0)) for bin_ in filled]
     return sum(gaps) / len(images.labels)
 
 
@@ -174,7 +177,7 @@ def selective_risk(images: Judged) -> Floats:
     """Return the share of errors among the k most confident images for k from 1 to n, (n,): the risk-coverage curve
     (El-Yaniv and Wiener 2010; Geifman and El-Yaniv 2017).
 
-    Images of equal confidence come in no order: each takes an equal part of their errors.
+    Images of equal confidence have no order: each counts the mean of their errors.
     """
     _, group, counts = np.unique(-images.confidence, return_inverse=True, return_counts=True)
     errors = np.bincount(group, weights=~images.right, minlength=len(counts)) / counts
@@ -189,7 +192,7 @@ def selective_area(images: Judged) -> float:
 
 
 METRICS = ("top1", "top5", "mean_per_class", "nll", "brier", "ece", "aurc")
-"""The names of `measures`, which are columns of the table `evaluations`."""
+"""The keys of `measures`, which are columns of the table `evaluations`."""
 
 
 def measures(images: Judged) -> dict[str, float]:
@@ -207,9 +210,9 @@ def measures(images: Judged) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Subsampled:
-    """Accuracy among some of the classes: of `n` images of these, `correct` ones.
+    """Accuracy among a subset of the classes: `correct` of the `n` images of these classes.
 
-    `undetermined` of the others could be right or wrong by what was kept of their logits; they count as wrong.
+    `undetermined` of the others could be right or wrong given the stored logits; they count as wrong.
     """
 
     n: int
@@ -223,22 +226,28 @@ def subsampled(
     subset: npt.NDArray[np.integer[Any]],
     classes: npt.NDArray[np.integer[Any]] | None = None,
 ) -> Subsampled:
-    """Return the accuracy on the images of the classes `subset` alone, the logits of other classes left out.
+    """Return the accuracy on the images of the classes in `subset` alone, without the logits of other classes.
 
-    So is a reference set measured for a shift that holds fewer classes, as ImageNet-A, -R and ObjectNet do (Taori et
-    al. 2020; Hendrycks et al. 2021). `logits`, `labels` and `classes` are as in `judged`; with
-    `classes`, an image is undetermined where its label is the last of its row, whose logit need not be the greatest
-    below the others', and no other class of its row is in the subset. Raises ValueError where no image is of them.
+    This is how a reference set is measured for a shift with fewer classes, such as ImageNet-A, -R and ObjectNet (Taori
+    et al. 2020; Hendrycks et al. 2021). `logits`, `labels` and `classes` are as in `judged`. With `classes`, an image
+    is undetermined where its label is the last of its row, whose logit need not be the next greatest after the others,
+    and no other class of its row is in the subset. Raises ValueError where no image is of these classes.
     """
-    mine = np.isin(labels, subset)
-    if not mine.any():
+    selected = np.isin(labels, subset)
+    if not selected.any():
         raise ValueError(f"expected images of the {len(subset)} classes, found none")
-    taken, wanted = logits[mine].astype(np.float64), labels[mine]
-    numbers = np.broadcast_to(np.arange(logits.shape[1]), taken.shape) if classes is None else classes[mine]
-    inside = np.isin(numbers, subset)
-    unknown = np.zeros(len(wanted), bool)
+    selected_logits, selected_labels = logits[selected].astype(np.float64), labels[selected]
+    numbers = (
+        np.broadcast_to(np.arange(logits.shape[1]), selected_logits.shape) if classes is None else classes[selected]
+    )
+    in_subset = np.isin(numbers, subset)
+    undetermined = np.zeros(len(selected_labels), bool)
     if classes is not None:
-        unknown = (numbers[:, -1] == wanted) & (inside.sum(axis=1) == 1)
-    left = np.where(inside, taken, -np.inf)
-    first = np.where(left == left.max(axis=1, keepdims=True), numbers, np.iinfo(np.int32).max).min(axis=1)
-    return Subsampled(int(mine.sum()), int(((first == wanted) & ~unknown).sum()), int(unknown.sum()))
+        undetermined = (numbers[:, -1] == selected_labels) & (in_subset.sum(axis=1) == 1)
+    subset_logits = np.where(in_subset, selected_logits, -np.inf)
+    predicted = np.where(
+        subset_logits == subset_logits.max(axis=1, keepdims=True), numbers, np.iinfo(np.int32).max
+    ).min(axis=1)
+    return Subsampled(
+        int(selected.sum()), int(((predicted == selected_labels) & ~undetermined).sum()), int(undetermined.sum())
+    )

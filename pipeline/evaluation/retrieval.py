@@ -1,4 +1,4 @@
-"""Image-text retrieval: how often a caption finds its image, and an image one of its captions."""
+"""Image-text retrieval: recall of the image of a caption, and of a caption of an image."""
 
 from typing import Any
 
@@ -12,21 +12,22 @@ DEPTHS = (1, 5, 10)
 
 
 ROUNDING = 1e-6
-"""Cosines that are as near to each other are equal: captions of the same words have the same vector, and the last
-digits of a product in float32 depend on where in a block it stands."""
+"""Cosines that differ by at most this are equal: captions of the same words have the same vector, and the last digits
+of a product in float32 depend on its position in a block."""
 
 
 BLOCK = 1024
-"""Rows whose cosines with all others are held at once."""
+"""Rows whose cosines with all others are in memory at once."""
 
 
 def recalls(images: Vectors, texts: Vectors, image_of: npt.NDArray[np.integer[Any]]) -> dict[str, float]:
     """Return recall at 1, 5 and 10 both ways, shares from 0 to 1, of unit vectors of images (n, d) and texts (m, d).
 
     Text j belongs to the image `image_of[j]`, and each image has at least one. `text_to_image_k` is the share of texts
-    whose image is among the k nearest; `image_to_text_k` that of images of which one text is (Karpathy and Fei-Fei
-    2015; of several captions the first found counts). What is as near as the own one stands before it, so that a model
-    which tells nothing apart finds nothing. Raises ValueError where there are none, or an image is without a text.
+    whose image is among the k nearest; `image_to_text_k` that of images with one of their texts among the k nearest
+    (Karpathy and Fei-Fei 2015; of several captions the nearest counts). Ties rank before the correct item, so that a
+    model which cannot tell items apart gains nothing. Raises ValueError where there are no images or texts, or an
+    image has no text.
     """
     if not len(images) or texts.shape[:1] != image_of.shape:
         raise ValueError(f"expected images and an image of each text, found {len(images)}, {image_of.shape}")
@@ -34,19 +35,19 @@ def recalls(images: Vectors, texts: Vectors, image_of: npt.NDArray[np.integer[An
         raise ValueError(f"expected at least one text of each of {len(images)} images, and no other")
     if not (np.isfinite(images).all() and np.isfinite(texts).all()):
         raise ValueError("expected finite vectors")
-    own_text = np.full(len(images), -np.inf)
-    behind = np.empty(len(texts), np.int64)
+    best_text = np.full(len(images), -np.inf)
+    texts_ahead = np.empty(len(texts), np.int64)
     for start in range(0, len(texts), BLOCK):
         rows = slice(start, start + BLOCK)
         cosines = texts[rows] @ images.T
-        own = cosines[np.arange(len(cosines)), image_of[rows]]
-        behind[rows] = (cosines >= own[:, None] - ROUNDING).sum(axis=1) - 1  # but for itself
-        np.maximum.at(own_text, image_of[rows], own)
-    ahead = np.zeros(len(images), np.int64)
+        own_cosines = cosines[np.arange(len(cosines)), image_of[rows]]
+        texts_ahead[rows] = (cosines >= own_cosines[:, None] - ROUNDING).sum(axis=1) - 1  # without the image itself
+        np.maximum.at(best_text, image_of[rows], own_cosines)
+    images_ahead = np.zeros(len(images), np.int64)
     for start in range(0, len(texts), BLOCK):
         rows = slice(start, start + BLOCK)
-        near = texts[rows] @ images.T >= own_text - ROUNDING
-        near[np.arange(len(near)), image_of[rows]] = False  # an image's other captions are no wrong ones
-        ahead += near.sum(axis=0)
-    found = {f"image_to_text_{depth}": float((ahead < depth).mean()) for depth in DEPTHS}
-    return found | {f"text_to_image_{depth}": float((behind < depth).mean()) for depth in DEPTHS}
+        as_near = texts[rows] @ images.T >= best_text - ROUNDING
+        as_near[np.arange(len(as_near)), image_of[rows]] = False  # an image's other captions are not wrong
+        images_ahead += as_near.sum(axis=0)
+    image_to_text = {f"image_to_text_{depth}": float((images_ahead < depth).mean()) for depth in DEPTHS}
+    return image_to_text | {f"text_to_image_{depth}": float((texts_ahead < depth).mean()) for depth in DEPTHS}

@@ -1,4 +1,4 @@
-"""Zero-shot classification with prompt ensembles: predict once, measure often."""
+"""Zero-shot classification with prompt ensembles."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ class Predictions:
 
     @property
     def predicted(self) -> npt.NDArray[np.int32]:
-        """The class of the largest logit, the first where several are."""
+        """The class of the largest logit, the first of several."""
         best: npt.NDArray[np.int32] = self.logits.argmax(axis=1).astype(np.int32)
         return best
 
     @property
     def correct(self) -> int:
-        """How many predictions are the label."""
+        """The number of predictions that are the label."""
         return int((self.predicted == self.labels).sum())
 
 
 def class_vectors(model: Embedder, evaluation: EvaluationSet, batch_size: int = 256) -> npt.NDArray[np.float32]:
     """Return (classes, d) unit vectors: the mean of each class's prompts' unit vectors (Radford et al. 2021, 3.1.4).
 
-    A class whose prompts have no direction has a vector of zeros, as they have.
+    A class whose prompts all have vectors of zeros has one too.
     """
     prompts = [prompt for name in evaluation.classes for prompt in evaluation.prompts(name)]
     texts = model.embed_texts(prompts, batch_size)
@@ -56,26 +56,26 @@ def predict(
     change: Callable[[Image.Image, str], Image.Image] | None = None,
     classes: npt.NDArray[np.float32] | None = None,
 ) -> Predictions:
-    """Return the model's predictions on every image of the set, each changed by `change(image, key)` if that is given.
+    """Return the model's predictions on every image of the set, each transformed by `change(image, key)` if given.
 
-    `classes` are the set's `class_vectors`, computed where they are not given. Raises InputError where there is no
-    image, or one that does not decode.
+    `classes` are the set's `class_vectors`, computed if not given. Raises InputError where there is no image, or one
+    does not decode.
     """
     vectors = class_vectors(model, evaluation) if classes is None else classes
     keys: list[str] = []
     labels: list[int] = []
     parts: list[npt.NDArray[np.float32]] = []
-    waiting: list[Image.Image] = []
-    for one in evaluation.images():
-        keys.append(one.key)
-        labels.append(one.label)
-        image = open_image(one.data, f"evaluation set {evaluation.name}: {one.key}")
-        waiting.append(image if change is None else change(image, one.key))
-        if len(waiting) == batch_size:
-            parts.append(model.embed_images(waiting, batch_size) @ vectors.T)
-            waiting = []
-    if waiting:
-        parts.append(model.embed_images(waiting, batch_size) @ vectors.T)
+    batch: list[Image.Image] = []
+    for example in evaluation.images():
+        keys.append(example.key)
+        labels.append(example.label)
+        image = open_image(example.data, f"evaluation set {evaluation.name}: {example.key}")
+        batch.append(image if change is None else change(image, example.key))
+        if len(batch) == batch_size:
+            parts.append(model.embed_images(batch, batch_size) @ vectors.T)
+            batch = []
+    if batch:
+        parts.append(model.embed_images(batch, batch_size) @ vectors.T)
     if not parts:
         raise InputError(f"evaluation set {evaluation.name}: no images")
     return Predictions(keys, np.array(labels, np.int32), np.concatenate(parts))
@@ -84,7 +84,7 @@ def predict(
 def embed_set(evaluation: EvaluationSet, model: Embedder) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Return the keys of a set's images and their unit embeddings, (n, d) float32, n >= 1.
 
-    Raises InputError where there are none, or one is no image.
+    Raises InputError where there are no images, or one does not decode.
     """
     files = ((image.key, image.data) for image in evaluation.images())
     return embed_pictures(files, f"evaluation set {evaluation.name}", model)

@@ -2,7 +2,7 @@
 
 Formats: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html and croissant-rai-spec.html; sources are
 named by PROV-O (https://www.w3.org/TR/prov-o/). mlcroissant 1.1.1 reads the record sets `images` and `captions`;
-`pairs` is the two joined, which the format can say of files in tars and that reader cannot do.
+`pairs` is the join of the two, which the format can express for files in tars but that reader does not support.
 """
 
 import json
@@ -16,7 +16,7 @@ from pipeline.export.manifest import export_digest
 CROISSANT, RAI = "http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"
 
 
-_CR = (
+_CROISSANT_TERMS = (
     *("arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty"),
     *("fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5"),
     *("parentField", "path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate", "separator"),
@@ -38,9 +38,9 @@ CONTEXT: dict[str, Any] = {
     "description": {"@container": "@language"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "name": {"@container": "@language"},
-    **{name: f"cr:{name}" for name in _CR},
+    **{name: f"cr:{name}" for name in _CROISSANT_TERMS},
 }
-"""The names of the format in JSON-LD, as its specification gives them."""
+"""The JSON-LD context of the format, as in its specification."""
 
 
 def _file_set(suffix: str, encoding: str, tars: Tars) -> dict[str, Any]:
@@ -54,15 +54,15 @@ def _file_set(suffix: str, encoding: str, tars: Tars) -> dict[str, Any]:
     }
 
 
-def _field(path: str, kind: str, description: str, source: dict[str, Any], **more: Any) -> dict[str, Any]:
+def _field(path: str, data_type: str, description: str, source: dict[str, Any], **properties: Any) -> dict[str, Any]:
     return {
         "@type": "cr:Field",
         "@id": path,
         "name": path.rpartition("/")[2],
         "description": description,
-        "dataType": kind,
+        "dataType": data_type,
         "source": source,
-        **more,
+        **properties,
     }
 
 
@@ -77,30 +77,30 @@ def _record_set(name: str, description: str, fields: list[dict[str, Any]]) -> di
     }
 
 
-def _member(suffix: str, what: str) -> dict[str, Any]:
-    """Return the source of a field: the content of a member of the tars, or the uid in its name."""
+def _member_source(suffix: str, what: str) -> dict[str, Any]:
+    """Return the source of a field: the content of a tar member, or the uid in its file name."""
     source: dict[str, Any] = {"fileSet": {"@id": f"{suffix}-files"}, "extract": {"fileProperty": what}}
     return source | ({"transform": {"regex": rf"([0-9a-f]{{32}})\.{suffix}"}} if what == "filename" else {})
 
 
-def _of_field(path: str) -> dict[str, Any]:
+def _field_source(path: str) -> dict[str, Any]:
     return {"field": {"@id": path}}
 
 
 def _record_sets() -> list[dict[str, Any]]:
     uid, image, caption = "The pair's uid: 32 hex digits.", "The image, a JPEG.", "The caption, UTF-8."
     images = [
-        _field("images/uid", "sc:Text", uid, _member("jpg", "filename")),
-        _field("images/image", "sc:ImageObject", image, _member("jpg", "content")),
+        _field("images/uid", "sc:Text", uid, _member_source("jpg", "filename")),
+        _field("images/image", "sc:ImageObject", image, _member_source("jpg", "content")),
     ]
     captions = [
-        _field("captions/uid", "sc:Text", uid, _member("txt", "filename")),
-        _field("captions/caption", "sc:Text", caption, _member("txt", "content")),
+        _field("captions/uid", "sc:Text", uid, _member_source("txt", "filename")),
+        _field("captions/caption", "sc:Text", caption, _member_source("txt", "content")),
     ]
     pairs = [
-        _field("pairs/uid", "sc:Text", uid, _of_field("images/uid"), references=_of_field("captions/uid")),
-        _field("pairs/image", "sc:ImageObject", image, _of_field("images/image")),
-        _field("pairs/caption", "sc:Text", caption, _of_field("captions/caption")),
+        _field("pairs/uid", "sc:Text", uid, _field_source("images/uid"), references=_field_source("captions/uid")),
+        _field("pairs/image", "sc:ImageObject", image, _field_source("images/image")),
+        _field("pairs/caption", "sc:Text", caption, _field_source("captions/caption")),
     ]
     return [
         _record_set("images", "The images.", images),
@@ -109,30 +109,30 @@ def _record_sets() -> list[dict[str, Any]]:
     ]
 
 
-def _rai(about: About) -> dict[str, Any]:
-    """Return what is known in the vocabulary of Responsible AI; a property of which nothing is known is left out."""
-    filters = [f"{one['name']}: {one['rule']}" for one in about["filters"]]
-    known = {
+def _rai_properties(about: About) -> dict[str, Any]:
+    """Return the properties of the Responsible AI vocabulary; those without a value are left out."""
+    filters = [f"{filter_['name']}: {filter_['rule']}" for filter_ in about["filters"]]
+    properties = {
         "rai:dataCollection": words.collection(about),
         "rai:dataCollectionType": ["Secondary Data analysis", "Software Collection"],
         "rai:dataCollectionMissingData": words.missing(about),
         "rai:dataPreprocessingProtocol": [words.storing(about), *filters],
-        "rai:machineAnnotationTools": [words.told_signal(one) for one in about["signals"]],
+        "rai:machineAnnotationTools": [words.told_signal(signal) for signal in about["signals"]],
         "rai:dataLimitations": words.limits(about),
         "rai:dataUseCases": ["Training of contrastive image-text models."],
         "rai:personalSensitiveInformation": [words.people(about)],
         "rai:dataReleaseMaintenancePlan": words.removal(about["contact"]),
     }
-    return {key: value for key, value in known.items() if value}
+    return {key: value for key, value in properties.items() if value}
 
 
-def _derived(about: About) -> list[dict[str, str]]:
-    found = []
+def _source_entities(about: About) -> list[dict[str, str]]:
+    entities = []
     for name, source in about["sources"].items():
-        said = {"name": name, "license": source["licence"], "version": source["snapshot"]}
-        said |= {"usageInfo": source["terms"], "citation": source["citation"]}
-        found.append({"@type": "prov:Entity", **{key: text for key, text in said.items() if text}})
-    return found
+        properties = {"name": name, "license": source["licence"], "version": source["snapshot"]}
+        properties |= {"usageInfo": source["terms"], "citation": source["citation"]}
+        entities.append({"@type": "prov:Entity", **{key: value for key, value in properties.items() if value}})
+    return entities
 
 
 def croissant(about: About, tars: Tars) -> bytes:
@@ -160,9 +160,9 @@ def croissant(about: About, tars: Tars) -> bytes:
         "version": f"1.0.0+{export_digest(ordered)[:12]}",
         "license": words.licences(about),
         "keywords": ["image-text pairs", "webdataset"],
-        "prov:wasDerivedFrom": _derived(about),
+        "prov:wasDerivedFrom": _source_entities(about),
         **({"citeAs": "; ".join(cited)} if (cited := words.citations(about)) else {}),
-        **_rai(about),
+        **_rai_properties(about),
         "distribution": [
             *files,
             _file_set("jpg", "image/jpeg", ordered),

@@ -1,7 +1,7 @@
-"""What an export's papers say of it, as plain data that stands in the ledger, and the sentences that they share.
+"""The facts of an export for its documents, as plain data that is stored in the ledger, and the sentences they share.
 
-Nothing of a pair is in it: no caption, no URL, no uid. Names, licences, citations and filters are the experiment
-file's; counts and reasons are the ledger's.
+No data of single pairs is in them: no caption, URL or uid. Names, licences, citations and filters come from the
+experiment file; counts and reasons from the ledger.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 
 class AboutSource(TypedDict):
-    """A source: what the experiment file says of it, and its pairs in the export, without copies."""
+    """A source: its keys in the experiment file, and its number of pairs in the export, without copies."""
 
     format: str
     licence: str
@@ -21,7 +21,7 @@ class AboutSource(TypedDict):
 
 
 class AboutPart(TypedDict):
-    """A part of the mixture: its share where it has one, its pairs with copies and without."""
+    """A part of the mixture: its share, if any, and its number of pairs with copies (`pairs`) and without."""
 
     name: str
     share: float | None
@@ -30,14 +30,14 @@ class AboutPart(TypedDict):
 
 
 class AboutFilter(TypedDict):
-    """A filter that the mixture stands on, in words."""
+    """A filter that the mixture depends on, with its rule as text."""
 
     name: str
     rule: str
 
 
 class AboutSignal(TypedDict):
-    """A signal that one of the filters reads; `model` is "" where it needs none."""
+    """A signal that the filters or parts read; `model` is "" where it needs none."""
 
     name: str
     kind: str
@@ -45,10 +45,10 @@ class AboutSignal(TypedDict):
 
 
 class About(TypedDict):
-    """All that the papers say beyond the tars. `funnel` is `SourceFunnel.plain` of each source.
+    """All facts of the documents except those about the tars. `funnel` is `SourceFunnel.plain` of each source.
 
-    `ingest` holds the experiment's rules of fetching and storing. `inputs` names the jobs and tables it came from;
-    `factors` the upsampling factor of each tar, where pairs are repeated by weights.
+    `ingest` holds the experiment's settings for fetching and storing. `inputs` names the jobs and table versions that
+    the export came from; `factors` has the upsampling factor of each tar, where pairs are repeated by weights.
     """
 
     title: str
@@ -70,7 +70,7 @@ Tars = Sequence[Mapping[str, Any]]
 """Each with `tar`, `pairs`, `bytes` and `sha256`."""
 
 
-_OBEYED = {
+_RESPECTED_OPT_OUTS = {
     "robots_txt": "robots.txt",
     "refuse": "X-Robots-Tag",
     "tdm_reservation": "the TDM Reservation Protocol",
@@ -79,68 +79,70 @@ _OBEYED = {
 
 
 def collection(about: About) -> str:
-    """Return how the pairs came here."""
-    obeyed = [name for key, name in _OBEYED.items() if about["ingest"].get(key)]
-    asked = f"Sites were asked for their wishes first, and obeyed: {', '.join(obeyed)}." if obeyed else ""
+    """Return how the pairs were collected."""
+    respected = [name for key, name in _RESPECTED_OPT_OUTS.items() if about["ingest"].get(key)]
+    opt_out_sentence = (
+        f"Opt-outs of the sites were read first and respected: {', '.join(respected)}." if respected else ""
+    )
     return (
         "Each pair is a row that a source published: an image, by its URL or in the published file, and a caption. "
-        f"An image with a URL was fetched from there. {asked}"
+        f"An image with a URL was fetched from there. {opt_out_sentence}"
     ).strip()
 
 
 def storing(about: About) -> str:
-    """Return what was done to an image before it was stored."""
+    """Return how images were processed before they were stored."""
     resize = about["ingest"].get("resize", {})
-    how = f", resized ({resize['mode']}, {resize['size']} pixels)" if resize.get("mode", "none") != "none" else ""
-    kept = "" if how else "; a JPEG that needed neither was kept as it came"
+    resizing = f", resized ({resize['mode']}, {resize['size']} pixels)" if resize.get("mode", "none") != "none" else ""
+    unchanged = "" if resizing else "; a JPEG that needed neither was kept as it came"
     quality = f" of quality {resize['quality']}" if "quality" in resize else ""
     return (
-        f"Images were set upright{how} and stored as JPEG{quality}{kept}. Faces were blurred where a source publishes "
+        f"Images were set upright{resizing} and stored as JPEG{quality}{unchanged}. Faces were blurred where a source publishes "
         "boxes."
     )
 
 
 def missing(about: About) -> str:
-    """Return what became of the published rows of which no pair is stored."""
-    published = sum(one["published"] for one in about["funnel"])
+    """Return how many published rows were stored, and why the others were not."""
+    published = sum(source_funnel["published"] for source_funnel in about["funnel"])
     dropped: Counter[str] = Counter()
-    for one in about["funnel"]:
-        for step in one["stages"][:1]:
+    for source_funnel in about["funnel"]:
+        for step in source_funnel["stages"][:1]:
             dropped.update(step["dropped"])
     by_reason = ", ".join(f"{reason} {count}" for reason, count in sorted(dropped.items(), key=lambda x: (-x[1], x[0])))
-    lost = f"; the rest by reason: {by_reason}" if by_reason else ""
-    return f"Of {published} published rows, {published - sum(dropped.values())} were stored as pairs{lost}."
+    dropped_clause = f"; the rest by reason: {by_reason}" if by_reason else ""
+    return f"Of {published} published rows, {published - sum(dropped.values())} were stored as pairs{dropped_clause}."
 
 
 def removal(contact: str) -> str:
-    """Return how to ask for an image's removal; `contact` is "" where nobody said whom to write to."""
-    where = contact or "whoever gave you this data (the experiment file names no contact)"
+    """Return how to ask for an image's removal; `contact` is "" where the experiment file names none."""
+    recipient = contact or "whoever gave you this data (the experiment file names no contact)"
     return (
-        f"To have an image removed, write to {where} and give its URL, its SHA-256 or its uid. "
+        f"To have an image removed, write to {recipient} and give its URL, its SHA-256 or its uid. "
         "The command cuvee takedown removes a pair and its near copies from shards, exports and tables, refuses it in "
         "later ingests, and names the models that were trained on it."
     )
 
 
 def limits(about: About) -> list[str]:
-    """Return what is known to be wanting."""
-    known = [
+    """Return the known limitations."""
+    sentences = [
         "Captions are as published: nobody checked that they describe their images.",
         "An image is what its URL gave at the time of ingest, which may not be what the source saw.",
         "Licences and terms are what the sources say of themselves; those of single images may differ.",
         "The web shows people, places and languages unevenly; the mixture inherits this from its sources and filters.",
     ]
     if not about["filters"]:
-        known.append("No filter was applied: unsafe, wrong and repeated pairs are to be expected.")
+        sentences.append("No filter was applied: unsafe, wrong and repeated pairs are to be expected.")
     if about["mismatched"]:
-        known.append("Images that differ from the hash that their source publishes are in it.")
+        sentences.append("Images that differ from the hash that their source publishes are in it.")
     if any(part["pairs"] > part["distinct"] for part in about["parts"]):
-        known.append("Some pairs are repeated, as a part of the mixture was short of its share.")
-    return known
+        sentences.append("Some pairs are repeated, as a part of the mixture was short of its share.")
+    return sentences
 
 
 def people(about: About) -> str:
-    """Return what is known of personal and sensitive information."""
+    """Return what is known about personal and sensitive information."""
     return (
         "Images and captions of the web may show or name people. Beyond the face boxes that sources publish, and the "
         "filters named here, nothing was done to find or remove them."
@@ -148,16 +150,16 @@ def people(about: About) -> str:
 
 
 def told_signal(signal: AboutSignal) -> str:
-    """Return a signal with its kind and its model."""
+    """Return a signal's name with its kind and model."""
     model = f", {signal['model']}" if signal["model"] else ""
     return f"{signal['name']} ({signal['kind']}{model})"
 
 
 def licences(about: About) -> list[str]:
-    """Return the sources' licences, each once, sorted."""
-    return sorted({one["licence"] for one in about["sources"].values()})
+    """Return the distinct licences of the sources, sorted."""
+    return sorted({source["licence"] for source in about["sources"].values()})
 
 
 def citations(about: About) -> list[str]:
-    """Return what to cite, each once, in the order of the sources."""
-    return list(dict.fromkeys(one["citation"] for one in about["sources"].values() if one["citation"]))
+    """Return the distinct citations, in the order of the sources."""
+    return list(dict.fromkeys(source["citation"] for source in about["sources"].values() if source["citation"]))

@@ -1,4 +1,4 @@
-"""The papers of an export: what lies beside its tars, made of what the ledger says of it and of the tars alone."""
+"""The documents of an export: the files beside its tars, made from its facts in the ledger and its tars alone."""
 
 from pipeline.export.croissant import croissant
 from pipeline.export.data_card import data_card
@@ -7,11 +7,11 @@ from pipeline.export.manifest import manifest, sizes
 
 
 def papers(about: About, tars: Tars) -> dict[str, bytes]:
-    """Return each paper by its name in the export's folder; the same tars make the same papers."""
-    drawn = [{**tar, "factor": about["factors"].get(tar["tar"])} for tar in tars]
+    """Return the documents by their names in the export's folder; the same input gives the same bytes."""
+    tars_with_factors = [{**tar, "factor": about["factors"].get(tar["tar"])} for tar in tars]
     return {
         "README.md": data_card(about, tars),
         "croissant.json": croissant(about, tars),
-        "manifest.json": manifest(about["mixture"], about["job"], about["inputs"], drawn),
+        "manifest.json": manifest(about["mixture"], about["job"], about["inputs"], tars_with_factors),
         "sizes.json": sizes(tars),
     }

@@ -1,4 +1,4 @@
-"""Which pairs go into which tar of an export, and where their bytes lie: numpy columns, no object for each pair."""
+"""The layout of an export: which pairs go into which tar, as numpy columns without an object per pair."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from pipeline.core.uid_arrays import Keys
 
 
 def laid_out(keys: Keys, times: npt.NDArray[np.int32], seed: int, pairs_per_tar: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Yield for each tar the places of its pairs in `keys`, in their order; `keys` are sorted, and each is there once.
+    """Yield for each tar the indices of its pairs in `keys`, in tar order; `keys` are sorted and distinct.
 
-    First come all first copies, shuffled, then all second ones, and so on, as a tar never holds two copies of a pair:
-    readers take equal keys side by side for one sample. The pairs of a round are spread evenly, so that no tar is
-    much smaller than another.
+    All first copies come first, shuffled, then all second ones, and so on, since a tar must not hold two copies of a
+    pair: readers take adjacent equal keys for one sample. The pairs of a round are spread evenly, so no tar is much
+    smaller than another.
     """
     for copy in range(int(times.max(initial=0))):
-        mine = np.flatnonzero(times > copy)
-        round_ = mine[np.argsort(order_keys(seed, copy, keys[mine]), kind="stable")]
-        tars = -(-len(round_) // pairs_per_tar)
+        repeated = np.flatnonzero(times > copy)
+        shuffled = repeated[np.argsort(order_keys(seed, copy, keys[repeated]), kind="stable")]
+        tars = -(-len(shuffled) // pairs_per_tar)
         for number in range(tars):
-            yield round_[len(round_) * number // tars : len(round_) * (number + 1) // tars]
+            yield shuffled[len(shuffled) * number // tars : len(shuffled) * (number + 1) // tars]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The pairs of a mixture, sorted by uid: how often each is in it, and its part, as a place in `parts`."""
+    """The pairs of a mixture, sorted by uid: the number of copies of each, and its part, as an index into `parts`."""
 
     keys: Keys
     times: npt.NDArray[np.int32]
@@ -35,19 +35,19 @@ class Chosen:
     parts: tuple[str, ...]
 
     def pairs(self) -> dict[str, tuple[int, int]]:
-        """Return the pairs of each part, with copies and without."""
+        """Return the number of pairs of each part, with and without copies."""
         distinct = np.bincount(self.part, minlength=len(self.parts))
         copies = np.bincount(self.part, weights=self.times, minlength=len(self.parts))
         return {name: (int(copies[number]), int(distinct[number])) for number, name in enumerate(self.parts)}
 
 
 def tars_of_parts(chosen: Chosen, seed: int, pairs_per_tar: int) -> Iterator[tuple[npt.NDArray[np.intp], float]]:
-    """Yield as `laid_out` does, but each pair once, part by part, and with each tar its upsampling factor.
+    """Yield as `laid_out` does, but each pair once, part by part, and each tar with its upsampling factor.
 
-    open_clip draws tars in proportion to their factors, so that of all samples a part has its factor times its pairs:
-    its pairs with copies over those without make that its quota.
+    open_clip draws tars in proportion to their factors, so a part's share of all samples is proportional to its factor
+    times its pairs. The factor is the number of pairs with copies over that without, which makes this the part's quota.
     """
     for number, (copies, distinct) in enumerate(chosen.pairs().values()):
-        mine = np.flatnonzero(chosen.part == number)
-        for tar in laid_out(chosen.keys[mine], np.ones(len(mine), np.int32), seed, pairs_per_tar):
-            yield mine[tar], copies / distinct
+        part_rows = np.flatnonzero(chosen.part == number)
+        for tar_rows in laid_out(chosen.keys[part_rows], np.ones(len(part_rows), np.int32), seed, pairs_per_tar):
+            yield part_rows[tar_rows], copies / distinct

@@ -1,4 +1,4 @@
-"""An export's tars, written of byte ranges of the shards."""
+"""Writing of an export's tars from byte ranges of the shards."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,7 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class ExportedTar:
-    """A tar of an export: its name, pairs, bytes and SHA-256. Its pairs lie one behind the other as they were given."""
+    """A tar of an export: its name, pairs, bytes and SHA-256. Its pairs follow each other in the order given."""
 
     name: str
     pairs: int
@@ -24,22 +24,22 @@ class ExportedTar:
 def write_tar(store: Store, folder: str, number: int, pieces: Pieces) -> ExportedTar:
     """Copy the pieces into `folder`/<number>.tar in their order; nothing is decoded.
 
-    What is written is hashed beside, by a thread of its own. Raises ValueError for a piece that is not of whole blocks,
-    and what `gathered` raises; the tar appears whole or not at all.
+    A thread of its own hashes the output in parallel. Raises ValueError for a piece that is not of whole blocks, and
+    whatever `gathered` raises; the tar appears whole or not at all.
     """
     if np.any(pieces.sizes % BLOCK):
         raise ValueError(f"{folder}/{number:08d}.tar: a range in the ledger is not of whole blocks of {BLOCK} bytes")
     name = f"{number:08d}.tar"
-    state = hashlib.sha256()
-    with ThreadPoolExecutor(1, "sha256") as beside, store.create(f"{folder}/{name}") as stream:
-        before: list[Future[None]] = []
-        for stretch in gathered(store, pieces):
-            before.append(beside.submit(state.update, stretch))
-            stream.write(stretch)
-            if len(before) > 1:
-                before.pop(0).result()  # the next stretch overwrites the one before this
-        for one in before:
-            one.result()
+    sha256 = hashlib.sha256()
+    with ThreadPoolExecutor(1, "sha256") as hasher, store.create(f"{folder}/{name}") as stream:
+        running: list[Future[None]] = []
+        for chunk in gathered(store, pieces):
+            running.append(hasher.submit(sha256.update, chunk))
+            stream.write(chunk)
+            if len(running) > 1:
+                running.pop(0).result()  # the next chunk overwrites the buffer of the one before this
+        for future in running:
+            future.result()
         stream.write(END)
-        state.update(END)
-    return ExportedTar(name, len(pieces), int(pieces.sizes.sum()) + len(END), state.hexdigest())
+        sha256.update(END)
+    return ExportedTar(name, len(pieces), int(pieces.sizes.sum()) + len(END), sha256.hexdigest())

@@ -1,4 +1,4 @@
-"""Which addresses a connection may be opened to: globally routable ones, and those that the user has allowed."""
+"""The addresses that connections may be opened to: globally routable ones, and those that the user has allowed."""
 
 import ipaddress
 from collections.abc import Mapping, Sequence
@@ -16,19 +16,19 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 _UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out of IPv6; the rest is reserved, whatever `is_global` says of it (::ffff:0:127.0.0.1)."""
+"""All of IPv6 that IANA has assigned; the rest is reserved, whatever `is_global` says (::ffff:0:127.0.0.1)."""
 
 
-_INSIDE = (
-    ipaddress.IPv4Network("192.0.0.0/24"),  # IETF's assignments (RFC 6890); Oracle's clouds answer at 192.0.0.192
-    ipaddress.IPv4Network("192.88.99.0/24"),  # relays of 6to4, withdrawn (RFC 7526)
-    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's host, as its guests see it
+_NOT_ROUTABLE = (
+    ipaddress.IPv4Network("192.0.0.0/24"),  # IETF protocol assignments (RFC 6890); Oracle Cloud answers at 192.0.0.192
+    ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays, deprecated (RFC 7526)
+    ipaddress.IPv4Network("168.63.129.16/32"),  # Azure's host, as its virtual machines see it
 )
-"""Refused although Python, or Python of some versions, takes them for globally routable."""
+"""Refused although Python, or some versions of it, treats them as globally routable."""
 
 
 def outside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Tell whether an address is globally routable, and so is the IPv4 address that it may wrap (6to4, NAT64)."""
+    """Tell whether an address is globally routable; so must be an IPv4 address that it wraps (6to4, NAT64)."""
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = ip.ipv4_mapped or ip.sixtofour
         if ip in _NAT64:
@@ -37,7 +37,7 @@ def outside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
             return outside(wrapped)
         if ip not in _UNICAST:
             return False
-    elif any(ip in network for network in _INSIDE):
+    elif any(ip in network for network in _NOT_ROUTABLE):
         return False
     return ip.is_global and not ip.is_multicast
 
@@ -47,8 +47,8 @@ class AddressRules:
     """Where connections may go.
 
     `hosts` maps host patterns (``*.yfcc.test``) to "address:port", as curl's --connect-to does; the address of such a
-    mapping is allowed. `allow` lists further networks, with or without a port, for intranets. No other address is
-    reached that is not globally routable.
+    mapping is allowed. `allow` lists further networks, with or without a port, for intranets. Every other address that
+    is not globally routable is refused.
     """
 
     hosts: Mapping[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class AddressRules:
         """Return (address, port) that `host` is mapped to, or None."""
         target = self.hosts.get(host)
         if target is None:
-            target = next((one for pattern, one in self.hosts.items() if fnmatch(host, pattern)), None)
+            target = next((destination for pattern, destination in self.hosts.items() if fnmatch(host, pattern)), None)
         if target is None:
             return None
         address, _, port = target.rpartition(":")
@@ -72,6 +72,6 @@ class AddressRules:
         if outside(ip):
             return True
         return any(
-            ip.version == network.version and ip in network and wanted in (None, port)
-            for network, wanted in map(allowed_network, self.allow)
+            ip.version == network.version and ip in network and allowed_port in (None, port)
+            for network, allowed_port in map(allowed_network, self.allow)
         )

@@ -1,4 +1,4 @@
-"""How long one attempt may still take."""
+"""The time limit of one fetch attempt."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from types import TracebackType
 
 
 class Clock:
-    """Seconds on the network that one attempt has left, and the end of the shard's time."""
+    """The network time that one attempt has left, in seconds, and the deadline of its shard (monotonic clock)."""
 
     def __init__(self, seconds: float, deadline: float) -> None:
         self.left = self.given = seconds
@@ -18,11 +18,11 @@ class Clock:
 
     @property
     def spent(self) -> float:
-        """Seconds that were spent on the network."""
+        """Seconds spent on the network."""
         return self.given - self.left
 
     async def __aenter__(self) -> None:
-        """Let it run; TimeoutError comes where nothing is left, or the shard's time is up."""
+        """Start it; TimeoutError is raised where no time is left, or at the shard's deadline."""
         self._started, self._waited = time.monotonic(), 0.0
         self._limit = asyncio.timeout_at(min(self._started + self.left, self.deadline))
         await self._limit.__aenter__()
@@ -35,7 +35,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop it while something is waited for that is not the site's doing; the shard's end stays."""
+        """Pause it during a wait that the site does not cause; the shard's deadline still holds."""
         started, end = time.monotonic(), self._limit.when() or 0.0
         self._limit.reschedule(self.deadline if self.deadline < float("inf") else None)
         yield

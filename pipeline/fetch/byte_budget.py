@@ -1,55 +1,56 @@
-"""How many bytes of answers a task may hold at once."""
+"""The memory budget of a task: how many bytes of response bodies it may hold at once."""
 
 import asyncio
 import threading
 
 
 class Budget:
-    """Bytes of bodies in flight: at most `limit`, but for one body that may grow beyond it, or be larger by itself.
+    """Bytes of bodies in flight: at most `limit`, except that one body may exceed it.
 
-    Without that one, bodies that have begun would wait for each other for ever. Bodies that have not begun wait in the
-    order in which they came.
+    Without that exception, bodies that have been read in part would wait for each other for ever. Bodies that have not
+    been started wait in order of arrival. `held` is the number of bytes taken.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self._over: Claim | None = None  # the one that may pass the limit
+        self._over: Claim | None = None  # the one claim that may exceed the limit
         self._loop = asyncio.get_running_loop()
         self._freed = asyncio.Event()
         self._line = asyncio.Lock()
         self._lock = threading.Lock()
-        self._returned = 0  # given back by other threads, not yet taken off `held`
+        self._returned = 0  # bytes returned by other threads, not yet subtracted from `held`
         self._waiting = 0
 
     def give_from_thread(self, size: int) -> None:
-        """Give back what a claim left to whoever has the body; in any thread. The loop is woken if someone waits."""
+        """Return `size` bytes that a settled claim left to the body's owner; called from any thread."""
         with self._lock:
             self._returned += size
         if self._waiting:
             self._loop.call_soon_threadsafe(self._freed.set)
 
     def take_now(self, claim: "Claim", size: int) -> bool:
-        """Take `size` bytes more for a claim, if it has not to wait for that."""
-        return (claim.held > 0 or not self._line.locked()) and self._took(claim, size)
+        """Take `size` more bytes for a claim if that needs no wait; return whether it did."""
+        return (claim.held > 0 or not self._line.locked()) and self._try_take(claim, size)
 
     async def take(self, claim: "Claim", size: int) -> None:
-        """Take `size` bytes more for a claim, once there is room."""
-        if claim.held:  # a body that has begun must not wait behind those that have not
+        """Take `size` more bytes for a claim, once there is room."""
+        if claim.held:  # a body that has been started must not wait behind those that have not
             await self._wait(claim, size)
         else:
             async with self._line:
                 await self._wait(claim, size)
 
     def settle(self, claim: "Claim", size: int) -> None:
-        """Give back `size` bytes of a claim that takes no more."""
+        """Return `size` bytes of a claim that takes no more."""
         self.held -= size
         if self._over is claim:
             self._over = None
         if self._waiting:
             self._freed.set()
 
-    def _took(self, claim: "Claim", size: int) -> bool:
+    def _try_take(self, claim: "Claim", size: int) -> bool:
+        """Take `size` bytes for a claim if the limit or the exception for one body allows; return whether."""
         if self.held + size > self.limit and self._over is not claim:
             if self._over or self.held > (self.limit if claim.held else 0):
                 return False
@@ -65,7 +66,7 @@ class Budget:
                 self._freed.clear()
                 with self._lock:
                     self.held, self._returned = self.held - self._returned, 0
-                if self._took(claim, size):
+                if self._try_take(claim, size):
                     return
                 await self._freed.wait()
         finally:
@@ -73,22 +74,22 @@ class Budget:
 
 
 class Claim:
-    """What one body holds of a budget, from its first byte until it is settled."""
+    """The bytes of a budget that one body holds, from its first byte until it is settled."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self.held = 0
 
     def holds(self, size: int) -> bool:
-        """Make it hold `size` bytes at least; return False where it would have to wait for them."""
+        """Hold at least `size` bytes; return False where that would need a wait."""
         return size <= self.held or self._budget.take_now(self, size - self.held)
 
     async def hold(self, size: int) -> None:
-        """Make it hold `size` bytes at least, once there is room."""
+        """Hold at least `size` bytes, once there is room."""
         if not self.holds(size):
             await self._budget.take(self, size - self.held)
 
     def settle(self, kept: int = 0) -> None:
-        """Give back all but the `kept` bytes of a body, which whoever has it gives back."""
+        """Return all but the `kept` bytes of a body, which the owner of the body returns later."""
         self._budget.settle(self, self.held - kept)
         self.held = 0

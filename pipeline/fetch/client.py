@@ -1,8 +1,8 @@
-"""The one door to the web: which URLs, addresses, bodies and permissions are accepted, and what each refusal is called.
+"""The only HTTP client: which URLs, addresses, bodies and opt-outs are accepted, and the outcome of each refusal.
 
-Only http and https; every address is checked at the socket, at every redirect, after name resolution, so that no
-name and no redirect leads inside. A host is asked as often as its limit and its robots.txt allow, and left alone while
-it asks for that. A body is read to a limit. A refusal is an outcome with what caused it.
+Only http and https. Every address is checked at the socket, at every redirect, after name resolution, so that no name
+and no redirect leads to an internal address. A host is queried as often as its rate limit and its robots.txt allow,
+and not at all while it asks for a pause. A body is read up to a limit. A refusal is an outcome with its cause.
 """
 
 import asyncio
@@ -38,26 +38,26 @@ CLOSE = {"Connection": "close"}
 
 
 LONGEST_HEADER = 1 << 15
-"""Bytes; a page's Content-Security-Policy may pass aiohttp's own 8190."""
+"""Bytes; a page's Content-Security-Policy may exceed aiohttp's default of 8190."""
 
 
 MOST_HOSTS = 50_000
-"""How many hosts are remembered before those are forgotten that may be asked at once."""
+"""Number of hosts whose state is kept before idle ones (`Host.forgettable`) are dropped."""
 
 
 OUT_OF_TIME = Attempt("out_of_time", detail="the shard's time was up")
 
 
 UNSAID = 1 << 18
-"""Bytes that a body is taken to have where its length is not said."""
+"""Assumed bytes of a body whose length is not stated."""
 
 
 @dataclass(frozen=True)
 class WebRules:
-    """What the fetcher may do. Times in seconds, sizes in bytes.
+    """The client's limits. Times in seconds, sizes in bytes.
 
-    `timeout` is for one attempt, redirects included, without what is waited for a turn. `max_wait` is the longest wait
-    that a site may ask for. `max_in_flight` bounds the bodies that are held at once.
+    `timeout` is for one attempt, redirects included, waiting for a turn excluded. `max_wait` is the longest wait that a
+    site may ask for. `max_in_flight` bounds the bodies that are held at once.
     """
 
     permissions: Permissions
@@ -75,8 +75,11 @@ class WebRules:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """What one attempt has on its way: its time, its share of the budget, and how much of which kind it reads."""
+class _AttemptState:
+    """The state and limits of one attempt: its clock, its claim on the budget, and what it may read.
+
+    `image` says whether an image is expected, not a robots.txt; `alone` is as in `Client.fetch`.
+    """
 
     clock: Clock
     claim: Claim
@@ -88,8 +91,8 @@ class _Way:
 class Client:
     """Fetches URLs by the rules; an async context manager. Cookies, proxies and netrc are off.
 
-    What it learns of hosts (turns, pauses, robots.txt) lasts as long as it does. Each body that it returns must be
-    given back to `budget` when it is done with. No redirect is followed to a URL that is `forbidden`, as taken down.
+    The state of hosts (turns, pauses, robots.txt) lasts as long as the client. The bytes of each body that it returns
+    must be returned to `budget` after use. No redirect is followed to a URL that is `forbidden` by a takedown.
     """
 
     def __init__(
@@ -103,10 +106,10 @@ class Client:
         self.budget = Budget(rules.max_in_flight)
         self._gate = asyncio.Semaphore(rules.concurrency)
         self._hosts: dict[str, Host] = {}
-        self._robots = robots.Book(self._ask_robots)
+        self._robots = robots.Book(self._fetch_robots)
         self._resolver = Resolver(rules.addresses, system)
         connector = aiohttp.TCPConnector(
-            limit=0,  # the gate is the limit
+            limit=0,  # the gate limits connections
             resolver=self._resolver,
             socket_factory=guarded_socket(rules.addresses),
             ttl_dns_cache=60,
@@ -118,7 +121,7 @@ class Client:
             headers={"User-Agent": rules.permissions.user_agent},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            middlewares=(_once,),
+            middlewares=(_send_once,),
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
         )
@@ -134,7 +137,7 @@ class Client:
         await self._resolver.close()
 
     def host(self, url: str) -> Host:
-        """Return what is known of a URL's host."""
+        """Return the state of a URL's host."""
         name = host_of(url)
         if name not in self._hosts:
             if len(self._hosts) >= MOST_HOSTS:
@@ -145,125 +148,134 @@ class Client:
     async def fetch(self, url: str, deadline: float = float("inf"), alone: bool = False) -> list[Attempt]:
         """Return every attempt at `url`, the last one being the outcome; transient failures are tried again.
 
-        Waits `back_off`, twice that, four times that … seconds between attempts, each spread by a random half up or
-        down, or as long as the site asks (`Retry-After`). After `deadline`, on the monotonic clock, nothing is tried.
-        `alone` says that its host will be asked for nothing else, so that no connection is kept for it.
+        Waits `back_off`, twice that, four times that … seconds between attempts, each randomly spread by up to half, or
+        as long as the site asks (`Retry-After`). After `deadline`, on the monotonic clock, nothing is tried. `alone`
+        says that nothing else will be fetched from this host, so that no connection is kept open to it.
         """
         attempts: list[Attempt] = []
         while True:
-            found = await self._tried(url, deadline, alone)
-            attempts.append(found)
-            if found.outcome not in TRANSIENT or len(attempts) == self.rules.attempts:
+            attempt = await self._try_once(url, deadline, alone)
+            attempts.append(attempt)
+            if attempt.outcome not in TRANSIENT or len(attempts) == self.rules.attempts:
                 return attempts
-            spread = 0.5 + random.random()  # noqa: S311 - no secret, only a spread in time
-            wait = max(self.rules.back_off * 2 ** (len(attempts) - 1) * spread, found.retry_after or 0.0)
+            spread = 0.5 + random.random()  # noqa: S311 - not a secret, only a spread in time
+            wait = max(self.rules.back_off * 2 ** (len(attempts) - 1) * spread, attempt.retry_after or 0.0)
             if wait > self.rules.max_wait or time.monotonic() + wait > deadline:
                 return attempts
             await asyncio.sleep(wait)
 
-    async def _tried(self, url: str, deadline: float, alone: bool) -> Attempt:
-        way = _Way(Clock(self.rules.timeout, deadline), Claim(self.budget), self.rules.max_bytes, alone=alone)
-        found = OUT_OF_TIME
+    async def _try_once(self, url: str, deadline: float, alone: bool) -> Attempt:
+        """Return the outcome of one attempt at `url`, whatever it raises, with the seconds spent on the network."""
+        state = _AttemptState(
+            Clock(self.rules.timeout, deadline), Claim(self.budget), self.rules.max_bytes, alone=alone
+        )
+        attempt = OUT_OF_TIME
         try:
             if time.monotonic() < deadline:
-                found = await self._attempt(url, way)
+                attempt = await self._attempt(url, state)
         except Paused as error:
-            found = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
+            attempt = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
         except TooLate:
             pass
-        except Exception as error:  # noqa: BLE001 - as at a decoder: one answer must not end a shard
-            found = named(error)
+        except Exception as error:  # noqa: BLE001 - as with a decoder: one response must not end a shard
+            attempt = named(error)
         finally:
-            way.claim.settle(len(found.body))
-        if found.outcome == "timeout" and time.monotonic() >= deadline:
-            found = OUT_OF_TIME
-        detail = found.detail[:200].encode("utf-8", "replace").decode()  # headers may hold bytes that are no text
-        return Attempt(found.outcome, found.status, detail, found.body, max(way.clock.spent, 0.0), found.retry_after)
+            state.claim.settle(len(attempt.body))
+        if attempt.outcome == "timeout" and time.monotonic() >= deadline:
+            attempt = OUT_OF_TIME
+        detail = attempt.detail[:200].encode("utf-8", "replace").decode()  # headers may hold bytes that are not text
+        return Attempt(
+            attempt.outcome, attempt.status, detail, attempt.body, max(state.clock.spent, 0.0), attempt.retry_after
+        )
 
-    async def _attempt(self, url: str, way: _Way) -> Attempt:
-        """Follow `url` through its redirects, each of which is checked like a URL of its own."""
+    async def _attempt(self, url: str, state: _AttemptState) -> Attempt:
+        """Fetch `url` through its redirects, each of which is checked like a URL of its own."""
         target = checked(url)
         for _ in range(self.rules.max_redirects + 1):
-            if self.rules.robots_txt and (refused := await self._unwanted(target, way.clock.deadline)):
-                return refused
-            found = await self._hop(target, way)
-            if isinstance(found, Attempt):
-                return found
-            target = led(target, found)
+            if self.rules.robots_txt and (refusal := await self._robots_refusal(target, state.clock.deadline)):
+                return refusal
+            result = await self._request(target, state)
+            if isinstance(result, Attempt):
+                return result
+            target = led(target, result)
             if self._forbidden(str(target)):
-                return Attempt(TAKEN_DOWN)  # where it leads is written nowhere
+                return Attempt(TAKEN_DOWN)  # the redirect's target is not recorded
         return Attempt("too_many_redirects", detail=f"more than {self.rules.max_redirects} redirects")
 
-    async def _hop(self, url: URL, way: _Way) -> Attempt | str:
-        """Return what one request came to, or the Location that it leads on to."""
+    async def _request(self, url: URL, state: _AttemptState) -> Attempt | str:
+        """Return the outcome of one request, or the Location that it redirects to."""
         host = self.host(str(url))
         async with (
-            host.turn(self._gate, self.rules.max_wait, way.clock.deadline),
-            way.clock,
-            self._session.get(url, allow_redirects=False, headers=CLOSE if way.alone else None) as reply,
+            host.turn(self._gate, self.rules.max_wait, state.clock.deadline),
+            state.clock,
+            self._session.get(url, allow_redirects=False, headers=CLOSE if state.alone else None) as response,
         ):
-            if reply.status in REDIRECTS and (location := reply.headers.get("Location")):
+            if response.status in REDIRECTS and (location := response.headers.get("Location")):
                 return location
-            if reply.status != 200:
-                return _failed(reply, host)
-            if way.image and (cause := self._unusable(reply, way.max_bytes)):
-                return cause
-            return await _body(reply, way)
+            if response.status != 200:
+                return _failure(response, host)
+            if state.image and (refusal := self._header_refusal(response, state.max_bytes)):
+                return refusal
+            return await _read_body(response, state)
 
-    def _unusable(self, reply: aiohttp.ClientResponse, max_bytes: int) -> Attempt | None:
-        if cause := self.rules.permissions.refused(reply.headers):
+    def _header_refusal(self, response: aiohttp.ClientResponse, max_bytes: int) -> Attempt | None:
+        """Return the outcome of a response whose headers rule out its body, or None."""
+        if cause := self.rules.permissions.refused(response.headers):
             return Attempt("opted_out", 200, cause)
-        kind = reply.headers.get("Content-Type", "")
-        if kind[:5].lower() == "text/":
-            return Attempt("not_an_image", 200, f"Content-Type: {kind[:80]}")
-        if (reply.content_length or 0) > max_bytes:
-            return Attempt("body_too_large", 200, f"Content-Length: {reply.content_length}")
+        content_type = response.headers.get("Content-Type", "")
+        if content_type[:5].lower() == "text/":
+            return Attempt("not_an_image", 200, f"Content-Type: {content_type[:80]}")
+        if (response.content_length or 0) > max_bytes:
+            return Attempt("body_too_large", 200, f"Content-Length: {response.content_length}")
         return None
 
-    async def _unwanted(self, url: URL, deadline: float) -> Attempt | None:
-        """Return the outcome of a URL that its origin's robots.txt does not allow, or None."""
+    async def _robots_refusal(self, url: URL, deadline: float) -> Attempt | None:
+        """Return the outcome of a URL that its origin's robots.txt does not allow, or None; note its Crawl-delay."""
         origin = str(url.origin())
-        found = self._robots.known(origin)
-        if found is None:
+        rules = self._robots.known(origin)
+        if rules is None:
             try:
                 async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
-                    found = await self._robots.of(origin)
+                    rules = await self._robots.of(origin)
             except TimeoutError:
                 raise TooLate from None
-        if found.failed is not None:
-            return found.failed
-        if found.interval:
-            self.host(str(url)).slow_to(found.interval)
-        if cause := found.refusal(str(url), self.rules.permissions.user_agent):
+        if rules.failed is not None:
+            return rules.failed
+        if rules.interval:
+            self.host(str(url)).slow_to(rules.interval)
+        if cause := rules.refusal(str(url), self.rules.permissions.user_agent):
             return Attempt("robots_refused", 0, cause)
         return None
 
-    async def _ask_robots(self, origin: str) -> Robots:
-        way = _Way(Clock(self.rules.timeout, float("inf")), Claim(self.budget), robots.MAX_BYTES, image=False)
+    async def _fetch_robots(self, origin: str) -> Robots:
+        """Fetch an origin's robots.txt through its redirects."""
+        state = _AttemptState(
+            Clock(self.rules.timeout, float("inf")), Claim(self.budget), robots.MAX_BYTES, image=False
+        )
         url = first = URL(f"{origin}/robots.txt")
-        answer = Attempt("http_404", 404)  # RFC 9309: too many redirects are as none
+        answer = Attempt("http_404", 404)  # RFC 9309: too many redirects count as a missing file
         try:
             for _ in range(robots.MAX_REDIRECTS + 1):
-                found = await self._hop(url, way)
-                if isinstance(found, Attempt):
-                    answer = found
+                result = await self._request(url, state)
+                if isinstance(result, Attempt):
+                    answer = result
                     break
-                url = led(url, found)
+                url = led(url, result)
         except Paused as error:
             answer = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
-        except Exception as error:  # noqa: BLE001 - as at an image
+        except Exception as error:  # noqa: BLE001 - as with an image
             answer = named(error)
-            if url is not first or isinstance(error, UrlRefused):  # where it led to is not what the row asks for
+            if url is not first or isinstance(error, UrlRefused):  # the target's fault is not the row's
                 answer = Attempt("robots_unreachable", detail=f"{answer.outcome} {answer.detail}")
         finally:
-            way.claim.settle()
+            state.claim.settle()
         return robots_of(answer, self.rules.permissions.user_agent, time.monotonic())
 
 
-async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Send a request; where its connection breaks, raise what aiohttp does not answer with a second one.
+async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send a request; where its connection breaks, raise an error that does not make aiohttp send it again.
 
-    That one would have no turn of its host, and stand nowhere.
+    The repetition would not wait for the host's turn, and would not be recorded.
     """
     try:
         return await send(request)
@@ -273,29 +285,30 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
         raise aiohttp.ClientConnectionError(str(error)) from error
 
 
-def _failed(reply: aiohttp.ClientResponse, host: Host) -> Attempt:
-    """Return what a status other than 200 comes to; its host is left alone where it asks for that."""
-    outcome, said = f"http_{reply.status}", reply.headers.get("Retry-After")
-    if reply.status not in (429, 503) or (wait := retry_after(said)) is None:
-        return Attempt(outcome, reply.status, reply.reason or "")
+def _failure(response: aiohttp.ClientResponse, host: Host) -> Attempt:
+    """Return the outcome of a status other than 200; pause the host where it asks for that."""
+    outcome, value = f"http_{response.status}", response.headers.get("Retry-After")
+    if response.status not in (429, 503) or (wait := retry_after(value)) is None:
+        return Attempt(outcome, response.status, response.reason or "")
     host.pause(wait)
-    return Attempt(outcome, reply.status, f"Retry-After: {said}", retry_after=wait)
+    return Attempt(outcome, response.status, f"Retry-After: {value}", retry_after=wait)
 
 
-async def _body(reply: aiohttp.ClientResponse, way: _Way) -> Attempt:
-    """Read a body to its end or its limit, a block only once the budget has room for it."""
+async def _read_body(response: aiohttp.ClientResponse, state: _AttemptState) -> Attempt:
+    """Read a body to its end or to the limit; each block is read only once the budget has room for it."""
     body = bytearray()
-    await _hold(way, min(reply.content_length or UNSAID, way.max_bytes))
-    async for block in reply.content.iter_chunked(BLOCK):
-        await _hold(way, len(body) + len(block))
+    await _hold(state, min(response.content_length or UNSAID, state.max_bytes))
+    async for block in response.content.iter_chunked(BLOCK):
+        await _hold(state, len(body) + len(block))
         body += block
-        if len(body) > way.max_bytes:
-            said = f"more than {way.max_bytes} bytes"
-            return Attempt("body_too_large", 200, said, b"" if way.image else bytes(body))
+        if len(body) > state.max_bytes:
+            detail = f"more than {state.max_bytes} bytes"
+            return Attempt("body_too_large", 200, detail, b"" if state.image else bytes(body))
     return Attempt(STORED, 200, body=bytes(body))
 
 
-async def _hold(way: _Way, size: int) -> None:
-    if not way.claim.holds(size):
-        with way.clock.stopped():
-            await way.claim.hold(size)
+async def _hold(state: _AttemptState, size: int) -> None:
+    """Hold at least `size` bytes of the budget; a wait for them does not count as network time."""
+    if not state.claim.holds(size):
+        with state.clock.stopped():
+            await state.claim.hold(size)

@@ -1,4 +1,4 @@
-"""What an answer's headers say about use for training, and which of it counts: each refusal is kept word for word."""
+"""Opt-outs from training in response headers, and which of them count. Each refusal is kept verbatim."""
 
 import re
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ _AGENT = re.compile(r"\*|[a-z0-9][\w./-]*")
 
 
 _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-"""Directives of X-Robots-Tag that have a colon of their own."""
+"""Directives of X-Robots-Tag that contain a colon themselves."""
 
 
 def product(user_agent: str) -> str:
-    """Return the word by which a site names a crawler: the user agent up to the first "/", in lower case."""
+    """Return the product token by which sites name a crawler: the user agent up to the first "/", in lower case."""
     return user_agent.split("/")[0].strip().lower()
 
 
 def refusal(values: Sequence[str], agent: str, refuse: frozenset[str]) -> str:
     """Return the `X-Robots-Tag` value that refuses us, verbatim, or "".
 
-    A value is "[agent:] directive, directive", or several of these joined by commas; directives behind an agent count
-    only if that is ours (its first word before any "/"). "none" says "noindex, nofollow".
+    A value is "[agent:] directive, directive", or several of these joined by commas; directives after an agent count
+    only if that is our product token (`product`) or "*". "none" means "noindex, nofollow".
     https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
     """
     ours = (product(agent), "*")
     for value in values:
-        meant = True
+        applies = True
         for part in value.lower().split(","):
             head, colon, tail = part.partition(":")
             if colon and _AGENT.fullmatch(head.strip()) and head.strip() not in _WITH_VALUE:
-                meant, part = product(head) in ours, tail
-            said = {part.strip(), "noindex", "nofollow"} if part.strip() == "none" else {part.strip()}
-            if meant and said & refuse:
+                applies, part = product(head) in ours, tail
+            directives = {part.strip(), "noindex", "nofollow"} if part.strip() == "none" else {part.strip()}
+            if applies and directives & refuse:
                 return value
     return ""
 
@@ -40,7 +40,7 @@ def refusal(values: Sequence[str], agent: str, refuse: frozenset[str]) -> str:
 def reserved(values: Sequence[str]) -> str:
     """Return the `tdm-reservation` value that reserves text and data mining, verbatim, or "".
 
-    1 reserves the rights, 0 does not, and anything else says nothing (TDM Reservation Protocol, W3C community group,
+    1 reserves the rights, 0 does not, and any other value means nothing (TDM Reservation Protocol, W3C community group,
     2024, "tdm-reservation").
     """
     return next((value for value in values if value.strip() == "1"), "")
@@ -51,19 +51,23 @@ def usage_refused(values: Sequence[str], categories: Sequence[str]) -> str:
 
     The header is a dictionary of structured fields (RFC 9651), category=y or =n (AIPREF, draft-ietf-aipref-attach).
     `categories` go from the most specific to the most general: the first that is stated decides, so "bots=n,
-    train-ai=y" allows training. A category that stands twice has its last value, as RFC 9651 says.
+    train-ai=y" allows training. A category that occurs twice has its last value (RFC 9651).
     """
     stated: dict[str, str] = {}
     for member in ",".join(values).lower().split(","):
         key, _, value = member.partition(";")[0].partition("=")
         stated[key.strip()] = value.strip()
-    decisive = next((stated[name] for name in categories if stated.get(name) in ("y", "n")), "y")
-    return ", ".join(values) if decisive == "n" else ""
+    decision = next((stated[name] for name in categories if stated.get(name) in ("y", "n")), "y")
+    return ", ".join(values) if decision == "n" else ""
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Whose refusals count: `refuse` are directives of X-Robots-Tag, in lower case; `content_usage` are categories."""
+    """Which opt-outs count: those for `user_agent` or for all agents.
+
+    `refuse` are directives of X-Robots-Tag, in lower case. `tdm_reservation` says whether that header counts.
+    `content_usage` are categories of Content-Usage, the most specific first.
+    """
 
     user_agent: str
     refuse: frozenset[str]

@@ -1,7 +1,7 @@
-"""Rate limits: how often and how many at once a host is asked, and when it asked us to wait.
+"""Rate limits: how often and with how many concurrent requests a host is queried, and the pauses that it asks for.
 
-Everything here lives in one event loop. A host is asked by one task at a time (`jobs.ingest.stage` sees to that), so a
-limit that holds here holds for the whole cluster.
+Everything here belongs to one event loop. Each host is queried by one task at a time (`jobs.ingest.stage` ensures
+that), so a limit that holds here holds for the whole cluster.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
 
 EARLY = 0.005
-"""Seconds by which a turn may be taken before its time where turns are closer than that.
+"""Seconds by which a turn may be taken early where turns are closer together than that.
 
-Timers are no finer, and a sleep for each of a thousand turns a second costs more than the request. The turns that
-follow are as much later: in any second, a host gets at most 5 requests in a thousand more than its limit.
+Timers are no finer, and a sleep for each of a thousand turns a second costs more than the request. The following turns
+are later by the same time: in any second, a host gets at most 5 requests in a thousand more than its limit.
 """
 
 
@@ -33,14 +33,14 @@ class HostLimit:
         return self.at_once is not None or self.per_second is not None
 
     def shared(self, parts: int) -> "HostLimit":
-        """Return the limit of each of `parts` tasks that ask a host at the same time."""
+        """Return the limit of each of `parts` tasks that query a host at the same time."""
         at_once = None if self.at_once is None else max(1, self.at_once // parts)
         return HostLimit(at_once, None if self.per_second is None else self.per_second / parts)
 
 
 @dataclass(frozen=True)
 class HostLimits:
-    """The limit of every host, but for those that a pattern names (``*.wikimedia.org``; the first that fits)."""
+    """The limit of each host: `default`, or that of the first pattern in `named` that fits (``*.wikimedia.org``)."""
 
     default: HostLimit = HostLimit()
     named: Mapping[str, HostLimit] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class HostLimits:
         return next((limit for pattern, limit in self.named.items() if fnmatch(host, pattern)), self.default)
 
     def shared(self, parts: int) -> "HostLimits":
-        """Return the limits of each of `parts` tasks that may ask the same hosts at the same time."""
-        return HostLimits(self.default.shared(parts), {name: one.shared(parts) for name, one in self.named.items()})
+        """Return the limits of each of `parts` tasks that may query the same hosts at the same time."""
+        return HostLimits(self.default.shared(parts), {name: limit.shared(parts) for name, limit in self.named.items()})
 
 
 class TooLate(Exception):
@@ -59,7 +59,7 @@ class TooLate(Exception):
 
 
 class Paused(Exception):
-    """A host asked us to wait for longer than we do: `seconds` are left, `why` says by what."""
+    """A host asks for a longer wait than `max_wait`: `seconds` of it remain, `why` names the cause."""
 
     def __init__(self, seconds: float, why: str) -> None:
         super().__init__(why)
@@ -67,42 +67,45 @@ class Paused(Exception):
 
 
 class Host:
-    """What is known of one host while a task asks it: its limit, when it may be asked next, and its pause."""
+    """The state of one host within a task: its limit, its next turn, and its pause.
+
+    Times are on the monotonic clock.
+    """
 
     def __init__(self, limit: HostLimit) -> None:
         self.slots = asyncio.Semaphore(limit.at_once or 1 << 30)
         self._interval = 1 / limit.per_second if limit.per_second else 0.0
-        self._asked = 0.0  # the interval that the site asks for
-        self._next = 0.0  # when the first turn is that nobody waits for
-        self._earliest = 0.0  # when the next request may go out
-        self._paused = 0.0  # until when
+        self._requested_interval = 0.0  # seconds, as the site asks for
+        self._next = 0.0  # the first turn that is not yet taken or waited for
+        self._earliest = 0.0  # when the next request may be sent
+        self._paused = 0.0  # end of the pause
         self.inside = 0
         self.workers = limit.at_once or 1 << 30
 
     @property
     def forgettable(self) -> bool:
-        """Whether nobody waits for it, and it may be asked at once: a new one would know as much."""
+        """Whether nothing waits for the host and it may be queried at once: a new `Host` would be equivalent."""
         return not self.inside and max(self._next, self._paused) <= time.monotonic()
 
     def slow_to(self, interval: float) -> None:
         """Leave at least `interval` seconds between requests (robots.txt's Crawl-delay)."""
-        self._asked = max(self._asked, interval)
+        self._requested_interval = max(self._requested_interval, interval)
 
     def pause(self, seconds: float) -> None:
-        """Ask nothing for so many seconds (Retry-After)."""
+        """Send no request for so many seconds (Retry-After)."""
         self._paused = max(self._paused, time.monotonic() + seconds)
 
     def turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> "Turn":
-        """Wait for the host's turn and for a place in `gate`; raise Paused where it asks for more than `max_wait`.
+        """Return a context that waits for the host's turn and a place in `gate`.
 
-        Raises TooLate where the turn comes after `deadline`, on the monotonic clock. While it waits for its turn, it
-        takes no place in the gate.
+        Entering it raises Paused where the host asks for a wait of more than `max_wait` seconds, and TooLate where the
+        turn comes after `deadline`, on the monotonic clock. While waiting for the turn, it takes no place in the gate.
         """
         return Turn(self, gate, max_wait, deadline)
 
     async def take(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
-        """Take a slot and a place in the gate, or neither and raise."""
-        if not self.slots.locked() and not gate.locked() and self._free(time.monotonic()):
+        """Take a slot and a place in the gate, or raise and take neither."""
+        if not self.slots.locked() and not gate.locked() and self._take_free_turn(time.monotonic()):
             await self.slots.acquire()  # neither waits
             await gate.acquire()
             return
@@ -117,18 +120,18 @@ class Host:
         except TimeoutError:
             raise TooLate from None
 
-    def _free(self, now: float) -> bool:
-        """Take this turn if nothing has to be waited for."""
-        interval = max(self._interval, self._asked)
+    def _take_free_turn(self, now: float) -> bool:
+        """Take the next turn if it needs no wait; return whether it was taken."""
+        interval = max(self._interval, self._requested_interval)
         if now < max(self._next - _early(interval), self._paused):
             return False
         self._next = self._earliest = max(self._next, now) + interval
         return True
 
     async def _take_turn(self, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
-        """Wait for a turn of one's own: whoever comes later waits for the next, so that nobody wakes in vain."""
+        """Reserve a turn and wait for it: later callers wait for the following ones, so that none wakes in vain."""
         while True:
-            interval = max(self._interval, self._asked)
+            interval = max(self._interval, self._requested_interval)
             wait = self._wait(max_wait, deadline)
             self._next = max(self._next, time.monotonic() + wait) + interval
             if wait > 0:
@@ -136,32 +139,33 @@ class Host:
             await gate.acquire()
             now = time.monotonic()
             if now >= max(self._earliest - _early(interval), self._paused):
-                # the gate may have made this turn late: the next one keeps away too
+                # the gate may have delayed this turn: the next one keeps its distance
                 self._earliest = max(self._earliest, now) + interval
                 self._next = max(self._next, self._earliest)
                 return
-            gate.release()  # another was late, or a pause began
+            gate.release()  # another turn was late, or a pause began
 
     def _wait(self, max_wait: float, deadline: float) -> float:
-        """Return the seconds until the next turn; raise Paused or TooLate where that is not waited for."""
+        """Return the seconds until the next turn; raise Paused or TooLate where that is too long."""
         now = time.monotonic()
-        early = _early(max(self._interval, self._asked))
+        early = _early(max(self._interval, self._requested_interval))
         pause, wait = self._paused - now, max(self._next - early - now, 0.0)
         if pause > max_wait:
             raise Paused(pause, f"Retry-After: {pause:.0f} more seconds")
-        if wait > max_wait and self._asked > max_wait:
-            raise Paused(wait, f"robots.txt: a Crawl-delay of {self._asked:.0f} seconds")
+        if wait > max_wait and self._requested_interval > max_wait:
+            raise Paused(wait, f"robots.txt: a Crawl-delay of {self._requested_interval:.0f} seconds")
         if max(wait, pause) >= deadline - now:
             raise TooLate
         return max(wait, pause)
 
 
 def _early(interval: float) -> float:
+    """Return the seconds by which a turn may be taken early where turns are `interval` seconds apart."""
     return EARLY if interval < EARLY else 0.0
 
 
 class Turn:
-    """A host's turn and a place in the gate, held for the time of an `async with`."""
+    """A host's turn and a place in the gate, held for the duration of an `async with`."""
 
     def __init__(self, host: Host, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
         self._host, self._gate, self._max_wait, self._deadline = host, gate, max_wait, deadline
@@ -188,8 +192,8 @@ def retry_after(value: str | None) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        moment = parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())

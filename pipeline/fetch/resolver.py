@@ -1,7 +1,7 @@
-"""How names become addresses, and addresses connections.
+"""Name resolution and sockets that refuse internal addresses.
 
 A name is resolved once, every address that it resolves to is checked, and the connection goes to the address that was
-checked, so a name that answers differently the second time (DNS rebinding) leads nowhere.
+checked, so a name that resolves differently the second time (DNS rebinding) has no effect.
 """
 
 import re
@@ -18,9 +18,9 @@ _NAME = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 
 
 class Resolver(AbstractResolver):
-    """Resolves through the rules' mapping first; what a name resolves to is refused as a whole if any of it is inside.
+    """Resolves by the rules' mapping first; a name is refused if any of its addresses is internal.
 
-    `system` is what asks the network's name servers, aiohttp's own by default.
+    `system` queries the network's name servers; by default it is aiohttp's threaded resolver.
     """
 
     def __init__(self, rules: AddressRules, system: AbstractResolver | None = None) -> None:
@@ -30,31 +30,31 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses to connect to; raise ValueError for what can't be a name (RFC 1035, 2.3.4).
+        """Return the addresses to connect to; raise ValueError for what cannot be a host name (RFC 1035, 2.3.4).
 
-        Raises AddressRefused for what is inside, and OSError where there is no address.
+        Raises AddressRefused for an internal address, and OSError where there is no address.
         """
         if len(host.removesuffix(".")) > 253 or not _NAME.fullmatch(host):
             raise ValueError(f"{host[:80]} is no host name")
         target = self._rules.mapped(host)
         if target is None:
-            found = await self._system.resolve(host, port, family)
-            for one in found:
-                if not self._rules.allows(one["host"], one["port"]):
-                    raise AddressRefused(f"{host} is {one['host']}, which is not globally routable")
-            if not found:  # the connector takes it for granted that there is one
+            results = await self._system.resolve(host, port, family)
+            for result in results:
+                if not self._rules.allows(result["host"], result["port"]):
+                    raise AddressRefused(f"{host} is {result['host']}, which is not globally routable")
+            if not results:  # the connector assumes that there is one
                 raise socket.gaierror(socket.EAI_NODATA, "no address associated with hostname")
-            return found
+            return results
         address, mapped_port = target
         return [ResolveResult(hostname=host, host=address, port=mapped_port, family=family, proto=0, flags=0)]
 
     async def close(self) -> None:
-        """Release the system's resolver."""
+        """Close the system's resolver."""
         await self._system.close()
 
 
 def guarded_socket(rules: AddressRules) -> Callable[[Any], socket.socket]:
-    """Return a socket factory that refuses an inside address before a packet leaves."""
+    """Return a socket factory that refuses an internal address before a packet is sent."""
 
     def create(info: Any) -> socket.socket:
         family, kind, proto, _, address = info

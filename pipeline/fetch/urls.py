@@ -1,4 +1,4 @@
-"""URLs: which are asked at all, where a redirect leads, their host, and the keys by which a takedown knows them."""
+"""URLs: which may be fetched, redirect targets, hosts, and the canonical keys by which a takedown finds them."""
 
 import re
 
@@ -12,16 +12,16 @@ _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:///*(?:[^/?#@]*@)?(\[[^\]]*\]|
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-_LOWER = str.maketrans(_UPPER, _UPPER.lower())  # of other letters, Python and each Java know different cases
+_LOWER = str.maketrans(_UPPER, _UPPER.lower())  # Python and Java versions differ in other letters
 
 
 def host_of(url: str) -> str:
     """Return the host of a URL in lower case, "" where there is none. `host_sql` is the same in Spark SQL.
 
-    The dot that may end a name is left out, as it is the same host with it.
+    A dot at the end of the name is removed, as it does not change the host.
     """
-    found = _AUTHORITY.match(url)
-    return found[1].translate(_LOWER).rstrip(".") if found else ""
+    match = _AUTHORITY.match(url)
+    return match[1].translate(_LOWER).rstrip(".") if match else ""
 
 
 def host_sql(url: str) -> str:
@@ -31,13 +31,13 @@ def host_sql(url: str) -> str:
 
 
 class UrlRefused(ValueError):
-    """What is no URL to ask; the message may be shown, so it holds no credentials."""
+    """A URL that must not be fetched. The message may be shown, so it holds no credentials."""
 
 
 def checked(url: str) -> URL:
-    """Return a URL that may be asked; raise UrlRefused, or ValueError for what is none.
+    """Return `url` parsed, if it may be fetched; raise UrlRefused, or ValueError for what is not a URL.
 
-    Credentials are nobody's leave to use them, whoever published them; no browser loads an image with any.
+    Published credentials give no permission to use them, and no browser loads an image with any.
     """
     if not url.lower().startswith(("http://", "https://")):
         raise UrlRefused("expected http or https")
@@ -50,9 +50,9 @@ def checked(url: str) -> URL:
 
 
 def led(url: URL, location: str) -> URL:
-    """Return where a redirect leads; raise UrlRefused with the header as it came, but for credentials.
+    """Return the target of a redirect; raise UrlRefused with the header verbatim, credentials removed.
 
-    Bytes that are no UTF-8 are percent-encoded, as browsers do.
+    Bytes that are not UTF-8 are percent-encoded, as browsers do.
     """
     quoted = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", location)
     try:
@@ -63,7 +63,7 @@ def led(url: URL, location: str) -> URL:
 
 
 _PLAIN = r"^https?://[a-z0-9.-]*[a-z0-9]/[^#]*$"
-"""URLs that are their own key; nearly all are, and are not taken apart."""
+"""URLs that are their own key, as nearly all are; these are not parsed."""
 
 
 _IS_PLAIN = re.compile(_PLAIN)
@@ -79,7 +79,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def host_key(host: str) -> str:
-    """Return the one way to write a host: lower case, no dot at its end, in the letters of DNS where it has others."""
+    """Return the canonical form of a host: lower case, no dot at the end, non-ASCII names in IDNA encoding."""
     host = host.lower().rstrip(".")
     try:
         return host if host.isascii() else host.encode("idna").decode("ascii")
@@ -88,27 +88,27 @@ def host_key(host: str) -> str:
 
 
 def url_key(url: str) -> str:
-    """Return the one way to write a URL: RFC 3986's case normalization of scheme and host, no default port, no
-    fragment, "/" for an empty path; "" for no URL. What is no absolute URL is returned as it is.
+    """Return the canonical form of a URL: RFC 3986's case normalization of scheme and host, no default port, no
+    fragment, "/" for an empty path; "" for an empty URL. What is not an absolute URL is returned unchanged.
     """
     if _IS_PLAIN.match(url):
         return url
-    found = _PARTS.fullmatch(url)
-    if not found:
+    match = _PARTS.fullmatch(url)
+    if not match:
         return url
-    scheme, authority, path, query = found[1].lower(), found[2].rpartition("@")[2], found[3], found[4]
-    port = _PORT.search(authority)
-    shown = f":{port[1]}" if port and port[1] not in ("", _DEFAULT_PORTS.get(scheme)) else ""
-    host = host_key(authority[: port.start()] if port else authority)
-    return f"{scheme}://{host}{shown}{path or '/'}{query}"
+    scheme, authority, path, query = match[1].lower(), match[2].rpartition("@")[2], match[3], match[4]
+    port_match = _PORT.search(authority)
+    port_suffix = f":{port_match[1]}" if port_match and port_match[1] not in ("", _DEFAULT_PORTS.get(scheme)) else ""
+    host = host_key(authority[: port_match.start()] if port_match else authority)
+    return f"{scheme}://{host}{port_suffix}{path or '/'}{query}"
 
 
 def odd_urls(urls: pa.Array) -> pa.Array:
-    """Return which of the URLs are not their own key, as booleans; an empty one is not among them."""
+    """Return a boolean for each URL: whether it differs from its own key; False for an empty one."""
     return pc.and_(pc.invert(pc.match_substring_regex(urls, _PLAIN)), pc.not_equal(urls, ""))
 
 
 def domains_of(host: str) -> list[str]:
-    """Return a host's key and the domains it is in: a.b.c, b.c, c."""
+    """Return a host's key and its parent domains: a.b.c, b.c, c."""
     parts = host_key(host).split(".")
     return [".".join(parts[start:]) for start in range(len(parts))] if host else []

@@ -1,4 +1,4 @@
-"""Faces made unrecognisable: the published boxes, turned as their image is, and the blur within them."""
+"""Blurring of faces: the published boxes, oriented as their image, and the blur within them."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.records import Box
 
 NOT_BLURRED = "face_not_blurred"
-"""The outcome of an image whose boxes are none or could not be blurred: it is not stored."""
+"""The outcome of an image whose boxes are invalid or could not be blurred: it is not stored."""
 
 
 TURNS = {
@@ -24,19 +24,19 @@ TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-"""EXIF's orientations (CIPA DC-008, tag 274): swap x and y, then mirror x, then mirror y, and the image is upright."""
+"""EXIF orientations (CIPA DC-008, tag 274): swap x and y, then mirror x, then mirror y, to make the image upright."""
 
 
 def upright(faces: Sequence[Box], orientation: int) -> list[Box]:
-    """Return the boxes that have an area, turned with their image; raise ValueError for what is no box.
+    """Return the boxes with an area, oriented as their image; raise ValueError for an invalid box.
 
-    Published boxes are taken to be of the image as img2dataset decodes it, without its orientation (OpenCV's
-    IMREAD_UNCHANGED ignores it): DataComp's are made to be blurred there (`bbox_col` in its download_upstream.py).
+    Published boxes are assumed to refer to the image as img2dataset decodes it, without its EXIF orientation (OpenCV's
+    IMREAD_UNCHANGED ignores it), as DataComp's boxes do (`bbox_col` in its download_upstream.py).
     """
     swap, mirror_x, mirror_y = TURNS[orientation]
     boxes = []
     for box in faces:
-        left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in box)  # detectors look over the edge
+        left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in box)  # detectors report boxes beyond the edge
         if any(math.isnan(side) for side in box) or left > right or top > bottom:
             raise ValueError(f"expected left, top, right, bottom, found {box}")
         if swap:
@@ -53,9 +53,10 @@ def upright(faces: Sequence[Box], orientation: int) -> list[Box]:
 def blur(img: npt.NDArray[np.uint8], bbox_list: Sequence[Box]) -> npt.NDArray[np.uint8]:
     """Return an image, (height, width) or (height, width, 3) uint8, with its boxes blurred.
 
-    As ImageNet's faces were (Yang et al. 2021, https://arxiv.org/abs/2103.06191, appendix; DataComp's too): a Gaussian
-    of a tenth of the largest box's longer side, boxes widened by a tenth of theirs, and the mask softened likewise.
-    img2dataset 1.47's own blurrer cuts the kernel at one sigma: what it does is half of that.
+    The method of ImageNet's faces (Yang et al. 2021, https://arxiv.org/abs/2103.06191, appendix) and of DataComp: a
+    Gaussian with a sigma of a tenth of the largest box's longer side, boxes widened by a tenth of their own longer
+    side, and the mask blurred likewise. img2dataset 1.47's own blurrer cuts the kernel at one sigma, which blurs half
+    as much.
     """
     height, width = img.shape[:2]
     mask, largest = np.zeros((height, width), np.float32), 0
@@ -70,7 +71,7 @@ def blur(img: npt.NDArray[np.uint8], bbox_list: Sequence[Box]) -> npt.NDArray[np
 
 
 def _gaussian(image: npt.NDArray[Any], sigma: float) -> npt.NDArray[Any]:
-    """Return an image blurred by `sigma` pixels; a wide blur is made on a smaller copy, or its time grows with it."""
+    """Return an image blurred by `sigma` pixels; a wide blur is computed on a smaller copy, to bound its time."""
     height, width = image.shape[:2]
     shrink = max(1, int(sigma / 4))
     small = cv2.resize(image, (-(-width // shrink), -(-height // shrink)), interpolation=cv2.INTER_AREA)
@@ -79,7 +80,7 @@ def _gaussian(image: npt.NDArray[Any], sigma: float) -> npt.NDArray[Any]:
 
 
 def blurrer(img: npt.NDArray[np.uint8], bbox_list: Sequence[Box]) -> npt.NDArray[np.uint8]:
-    """Blur for the Resizer, which turns exceptions into their text: what fails here is named, to be told apart."""
+    """Blur for the Resizer, which turns exceptions into their text: `NOT_BLURRED` in the text marks a failure."""
     try:
         return blur(img, bbox_list)
     except Exception as error:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from struct import error as StructError
 from struct import iter_unpack, unpack_from
 from types import FunctionType
@@ -20,10 +20,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pipeline.images.face_blur import NOT_BLURRED, TURNS, blurrer, upright
 from pipeline.images.frame_count import frames
+from pipeline.images.pdq import pdq
 from pipeline.records import Box
 
 RESULT_VERSION = 1
@@ -92,6 +94,30 @@ class Picture:
     blurred: int = 0
     format: str = "jpeg"
     frames: int = 1
+
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.uint8] | None:
+        """The stored image as RGB, (height, width, 3) uint8, decoded at the first use; None where it does not decode."""
+        return decoded(self.jpg)
+
+    @cached_property
+    def fingerprint(self) -> tuple[bytes, int] | None:
+        """PDQ of the stored image (32 bytes, quality 0 to 100), computed at the first use."""
+        return None if self.pixels is None else pdq(self.pixels)
+
+    @property
+    def known_fingerprint(self) -> tuple[bytes | None, int | None]:
+        """The fingerprint where something has asked for it, else nulls: of 256 pixels it takes longer than all else."""
+        return vars(self).get("fingerprint") or (None, None)
+
+
+def decoded(jpg: bytes) -> npt.NDArray[np.uint8] | None:
+    """Return an image's pixels as RGB, (height, width, 3) uint8, as OpenCV decodes them; None where it cannot."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # no bytes, or a header that says billions of pixels
+        return None
+    return None if pixels is None else np.asarray(pixels, np.uint8)
 
 
 @dataclass(frozen=True)

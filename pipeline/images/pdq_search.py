@@ -1,10 +1,11 @@
-"""Which of some fingerprints each of many is nearest to: a search for copies, exact, one thread.
+"""Exact nearest-neighbour search among PDQ fingerprints, to find copies; on one thread.
 
-A few are compared with all by FAISS, 2 ns a pair. A takedown of a site has tens of thousands, and compared so would
-cost the square of what the store holds. Many are found by bands (pigeonhole; Norouzi et al. 2012, arXiv 1307.2982):
-256 bits are cut into 16 bands of 16, so two fingerprints that differ in at most 31 bits, the distance of PDQ's
-authors, differ in at most one bit of some band. Each fingerprint is entered in each band under its value and under the
-16 values one bit from it; only those that stand under the other's value are compared, one in 240 of random ones.
+Few fingerprints are compared with all queries by FAISS, 2 ns a pair. The takedown of a site has tens of thousands, for
+which this would be quadratic in the size of the store. Many are searched by bands (pigeonhole principle; Norouzi et al.
+2012, arXiv 1307.2982): 256 bits are split into 16 bands of 16, so two fingerprints that differ in at most 31 bits, the
+distance of PDQ's authors, differ in at most one bit of some band. Each fingerprint is entered in the table of each band
+under its value and under the 16 values one bit from it; only fingerprints under the query's value are compared, one in
+240 of random ones.
 """
 
 from collections.abc import Iterator
@@ -19,19 +20,19 @@ BANDS, WIDTH = 16, 16
 
 
 REACH = 2 * BANDS - 1
-"""The largest distance, in bits, at which bands lose nothing."""
+"""The largest distance, in bits, at which the bands miss no pair."""
 
 
 FEW = 1024
-"""Fingerprints up to which comparing with all is as fast; it changes no result."""
+"""Number of fingerprints up to which a comparison with all is as fast; it changes no result."""
 
 
 PART = 1 << 16
-"""Fingerprints that are entered in one table, of 70 MB."""
+"""Number of fingerprints in one table, of 70 MB."""
 
 
 MOST = 1 << 22
-"""Pairs that are held at once, where many are alike; it changes no result."""
+"""Most pairs in memory at once, where many are similar; it changes no result."""
 
 
 Codes = npt.NDArray[np.uint8]
@@ -47,13 +48,13 @@ Words = npt.NDArray[np.uint64]
 
 
 Pairs = tuple[Numbers, Numbers, Numbers]
-"""Pairs near each other: number of the one that is asked for, number among the others, distance in bits."""
+"""Near pairs, three arrays (n,): index of the query, index among the others, distance in bits."""
 
 
 class Alike:
-    """Fingerprints `others`, (k, 32) uint8, each with its limit, (k,) int64 in bits, to look others up among.
+    """Search index over fingerprints `others`, (k, 32) uint8, each with a distance limit, (k,) int64 in bits.
 
-    `one_by_one` says that few are looked up at a time, for which bands are never worth their entries.
+    `one_by_one` says that few queries come at a time, for which building the bands never pays off.
     """
 
     def __init__(self, others: Codes, limits: Numbers, one_by_one: bool = False) -> None:
@@ -69,31 +70,31 @@ class Alike:
             self._tables.append(_Flat(others, far, int(limits[far].max())))
 
     def closest(self, prints: Codes) -> Numbers:
-        """Return for each of `prints`, (n, 32) uint8, which of the others it is nearest to, (n,) int64.
+        """Return for each of `prints`, (n, 32) uint8, the index of the nearest of the others, (n,) int64.
 
-        -1 where none is within its limit. Nearness is the limit less the distance; ties go to the first.
+        -1 where none is within its limit. The nearest has the largest limit minus distance; ties go to the first.
         """
-        found, slack = np.full((2, len(prints)), -1, np.int64)
+        best, slack = np.full((2, len(prints)), -1, np.int64)
         prints = np.ascontiguousarray(prints)
         for table in self._tables:
             for rows, places, distances in table.near(prints):
-                left = self._limits[places] - distances
-                within = left >= 0
-                _keep_best(found, slack, rows[within], places[within], left[within])
-        return found
+                margins = self._limits[places] - distances
+                within = margins >= 0
+                _keep_best(best, slack, rows[within], places[within], margins[within])
+        return best
 
 
-def _keep_best(found: Numbers, slack: Numbers, rows: Numbers, places: Numbers, left: Numbers) -> None:
-    """Put the best of these pairs where it is better than what was found for its row, with its slack."""
-    order = np.lexsort((places, -left, rows))
-    rows, at = np.unique(rows[order], return_index=True)
-    places, left = places[order][at], left[order][at]
-    better = (left > slack[rows]) | (left == slack[rows]) & (places < found[rows])
-    found[rows[better]], slack[rows[better]] = places[better], left[better]
+def _keep_best(best: Numbers, slack: Numbers, rows: Numbers, places: Numbers, margins: Numbers) -> None:
+    """Store the best of these pairs of each row, and its margin in `slack`, where it beats the best so far."""
+    order = np.lexsort((places, -margins, rows))
+    rows, first = np.unique(rows[order], return_index=True)
+    places, margins = places[order][first], margins[order][first]
+    better = (margins > slack[rows]) | (margins == slack[rows]) & (places < best[rows])
+    best[rows[better]], slack[rows[better]] = places[better], margins[better]
 
 
 class _Flat:
-    """Some of the others, compared with all by FAISS's binary range search."""
+    """Some of the others, compared with every query by FAISS's binary range search."""
 
     def __init__(self, others: Codes, places: Numbers, reach: int) -> None:
         import faiss
@@ -103,20 +104,20 @@ class _Flat:
         self._index.add(np.ascontiguousarray(others[places]))
 
     def near(self, prints: Codes) -> Iterator[Pairs]:
-        """Yield the pairs within the reach, some rows at a time."""
+        """Yield the pairs within `reach` bits, some rows at a time."""
         import faiss
 
         faiss.omp_set_num_threads(1)
         step = max(1, MOST // len(self._places))
         for start in range(0, len(prints), step):
             part = prints[start : start + step]
-            ends, distances, found = self._index.range_search(part, self._reach + 1)  # FAISS's radius is exclusive
+            ends, distances, indices = self._index.range_search(part, self._reach + 1)  # FAISS's radius is exclusive
             rows = np.repeat(np.arange(start, start + len(part)), np.diff(ends).astype(np.int64))
-            yield rows, self._places[found], distances.astype(np.int64)
+            yield rows, self._places[indices], distances.astype(np.int64)
 
 
 class _Banded:
-    """Some of the others, entered in each band under the values that they are at most one bit from."""
+    """Some of the others, entered in each band under the values at most one bit from their own."""
 
     def __init__(self, others: Codes, places: Numbers) -> None:
         self._places, codes = places, np.ascontiguousarray(others[places])
@@ -124,43 +125,44 @@ class _Banded:
         flips = np.array([0, *(1 << bit for bit in range(WIDTH))], np.uint16)
         self._bands: list[tuple[Small, Small]] = []
         for values in _values(codes):
-            under = (flips[:, None] ^ values).ravel()
-            starts = np.concatenate([[0], np.cumsum(np.bincount(under, minlength=1 << WIDTH))])
-            entries = np.argsort(under, kind="stable") % len(codes)
+            keys = (flips[:, None] ^ values).ravel()
+            starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=1 << WIDTH))])
+            entries = np.argsort(keys, kind="stable") % len(codes)
             self._bands.append((starts.astype(np.int32), entries.astype(np.int32)))
 
     def near(self, prints: Codes) -> Iterator[Pairs]:
-        """Yield the pairs within REACH, some of them in several bands, some rows at a time."""
+        """Yield the pairs within REACH, some rows at a time; a pair may be yielded for several bands."""
         words = words_of(prints)
         for values, (starts, entries) in zip(_values(prints), self._bands, strict=True):
             first = starts[values]
             counts = starts[1:][values] - first
             for rows in _portions(counts):
-                many, each = counts[rows], np.repeat(np.arange(len(prints), dtype=np.int32)[rows], counts[rows])
-                places = np.repeat(first[rows] - np.cumsum(many, dtype=np.int32) + many, many)
-                places += np.arange(len(each), dtype=np.int32)
-                found, others, distances = within(words, self._words, each, entries[places], REACH)
-                yield found.astype(np.int64), self._places[others], distances.astype(np.int64)
+                row_counts = counts[rows]
+                queries = np.repeat(np.arange(len(prints), dtype=np.int32)[rows], row_counts)
+                positions = np.repeat(first[rows] - np.cumsum(row_counts, dtype=np.int32) + row_counts, row_counts)
+                positions += np.arange(len(queries), dtype=np.int32)
+                near_rows, others, distances = within(words, self._words, queries, entries[positions], REACH)
+                yield near_rows.astype(np.int64), self._places[others], distances.astype(np.int64)
 
 
 def within(
     left: Words, right: Words, rows: npt.NDArray[Any], others: npt.NDArray[Any], distance: int
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.uint16]]:
-    """Return those of the pairs (a row of `left`, one of `right`) within `distance` bits, and how many bits those are.
+    """Return the pairs (a row of `left`, one of `right`) within `distance` bits, and their distances, uint16.
 
-    `left` and `right` are what `words_of` makes. Few pass the first two words that do not pass all.
+    `left` and `right` are results of `words_of`. Few pairs that pass the first two words fail at the others.
     """
     distances = np.zeros(len(rows), np.uint16)
     for first in (0, 2):
-        for mine, theirs in zip(left[first : first + 2], right[first : first + 2], strict=True):
-            distances += np.bitwise_count(mine[rows] ^ theirs[others])
+        for left_word, right_word in zip(left[first : first + 2], right[first : first + 2], strict=True):
+            distances += np.bitwise_count(left_word[rows] ^ right_word[others])
         passed = np.flatnonzero(distances <= distance)
         rows, others, distances = rows[passed], others[passed], distances[passed]
     return rows, others, distances
 
 
 def _portions(counts: Small) -> Iterator[slice]:
-    """Yield slices of rows that have at most MOST pairs, but for a single row that has more."""
+    """Yield slices of rows with at most MOST pairs together, or of a single row that has more."""
     ends, start = np.cumsum(counts, dtype=np.int64), 0
     while start < len(counts):
         done = ends[start - 1] if start else 0
@@ -175,11 +177,11 @@ def words_of(codes: Codes) -> Words:
 
 
 def _values(codes: Codes) -> npt.NDArray[np.uint16]:
-    """Return the value of each fingerprint in each band, (16, n).
+    """Return the value of each fingerprint in each band, (16, n) uint16.
 
-    A band takes every 16th bit, as PDQ's neighbouring bits agree more often than not: so the bands are the columns of a
-    matrix of 16 rows of 16 bits. It is transposed as in Warren, Hacker's Delight, section 7-3: four times, blocks of
-    half the size change places.
+    A band takes every 16th bit, as PDQ's neighbouring bits are correlated: the bands are the columns of a matrix of 16
+    rows of 16 bits. It is transposed as in Warren, Hacker's Delight, section 7-3: in four steps, blocks of half the
+    previous size are swapped.
     """
     rows = np.ascontiguousarray(codes.view(">u2").T.astype(np.uint16))
     size, mask = WIDTH // 2, 0x00FF

@@ -4,11 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.images.normalize import Picture
+from pipeline.images.normalize import Picture, decoded
 from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES, SAME_PICTURE, hamming, pdq
 from pipeline.outcomes import MATCH, MISMATCH, NO_HASH, SAME, TOO_FLAT, UNREADABLE
 
@@ -41,20 +37,21 @@ def _readable(name: str, text: object) -> bytes | None:
     return value if len(value) == _BYTES[name] else None  # fromhex passes over spaces
 
 
-def _pixels(body: bytes, picture: Picture) -> npt.NDArray[np.uint8] | None:
-    """Return the whole picture as RGB, (height, width, 3) uint8: the stored one, or the body where that was cropped."""
+def _fingerprint(body: bytes, picture: Picture) -> tuple[bytes, int] | None:
+    """Return PDQ of the whole image: of the stored one, or of the body where that was cropped."""
     stretched = picture.width * picture.original_height - picture.height * picture.original_width
-    whole = abs(stretched) <= max(picture.original_width, picture.original_height)  # sides are rounded to a pixel
-    image = cv2.imdecode(np.frombuffer(picture.jpg if whole else body, np.uint8), cv2.IMREAD_COLOR_RGB)
-    return None if image is None else np.asarray(image, np.uint8)
+    if abs(stretched) <= max(picture.original_width, picture.original_height):  # sides are rounded to a pixel
+        return picture.fingerprint
+    pixels = decoded(body)
+    return None if pixels is None else pdq(pixels)
 
 
 def _by_look(expected: bytes, body: bytes, picture: Picture) -> Verdict:
     """Return the verdict of a PDQ fingerprint."""
-    image = _pixels(body, picture)
-    if image is None:
+    fingerprint = _fingerprint(body, picture)
+    if fingerprint is None:
         return Verdict(TOO_FLAT, "pdq: the picture cannot be compared")
-    found, quality = pdq(image)
+    found, quality = fingerprint
     distance = hamming(expected, found)
     if quality < LEAST_QUALITY:
         return Verdict(TOO_FLAT, f"pdq: quality {quality}, expected at least {LEAST_QUALITY}")

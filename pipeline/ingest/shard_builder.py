@@ -119,7 +119,7 @@ class FilledShard:
             self._end += len(members)
 
     def _taken_down(self, body: bytes, picture: Picture) -> bool:
-        return self._tombstones.holds_image(body, picture.jpg) or self._tombstones.looks_taken(picture.jpg)
+        return self._tombstones.holds_image(body, picture.jpg) or self._tombstones.looks_taken(picture)
 
     def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
         """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
@@ -174,6 +174,7 @@ def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
         meta["blurred_faces"] = picture.blurred
     if checked.verdict:
         meta["verdict"] = checked.verdict
+    bits, quality = picture.known_fingerprint
     sample = {
         "uid": row["uid"],
         "source": row["source"],
@@ -188,5 +189,7 @@ def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
         "blurred_faces": picture.blurred,
         "verdict": checked.verdict,
         "verdict_detail": checked.detail,
+        "pdq": bits,
+        "pdq_quality": quality,
     }
     return sample, pair_bytes(row["uid"], picture.jpg, row["caption"], meta)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.fetch.urls import domains_of, host_of, url_key
-from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES, pdq
+from pipeline.images.normalize import Picture
+from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES
 from pipeline.images.pdq_search import Alike
 from pipeline.ledger.tables import Ledger
 from pipeline.outcomes import TAKEN_DOWN
@@ -89,16 +89,13 @@ class Tombstones:
         """Tell whether one of these files, as fetched or as stored, is refused byte for byte."""
         return bool(self.images) and any(hashlib.sha256(image).hexdigest() in self.images for image in images)
 
-    def looks_taken(self, jpg: bytes) -> bool:
-        """Tell whether a stored picture looks like one that was taken down, by PDQ of the quality that counts."""
-        if not self.prints:
+    def looks_taken(self, image: Picture) -> bool:
+        """Tell whether a stored image looks like one that was taken down, by PDQ of the quality that counts."""
+        if not self.prints or image.fingerprint is None:
             return False
-        image = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
-        if image is None:
-            return False
-        bits, quality = pdq(np.asarray(image, np.uint8))
-        found = self._alike.closest(np.frombuffer(bits, np.uint8).reshape(1, -1))
-        return quality >= LEAST_QUALITY and bool(found[0] >= 0)
+        bits, quality = image.fingerprint
+        nearest = self._alike.closest(np.frombuffer(bits, np.uint8).reshape(1, -1))
+        return quality >= LEAST_QUALITY and bool(nearest[0] >= 0)
 
     @cached_property
     def _alike(self) -> Alike:

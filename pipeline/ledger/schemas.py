@@ -54,7 +54,8 @@ TABLES: dict[str, pa.Schema] = {
     # One row for each stored pair: where its bytes lie. `offset` and `size` span its members in the tar;
     # the image's bytes start at offset + 512. Sizes of images are in pixels. `format` (jpeg, png, gif, …) is of the
     # body as it came, `frames` 1 but for animations. `verdict` compares with what the source says of the image
-    # (`pipeline.ingest.hash_check`), "" where it says nothing; `blurred_faces` counts boxes.
+    # (`pipeline.ingest.hash_check`), "" where it says nothing; `blurred_faces` counts boxes. `pdq` (32 bytes) and
+    # `pdq_quality` (0 to 100) are of the stored image, null where ingest had no use for them.
     "samples": _schema(
         uid=S,
         source=S,
@@ -74,6 +75,8 @@ TABLES: dict[str, pa.Schema] = {
         blurred_faces=I32,
         verdict=S,
         verdict_detail=S,
+        pdq=BIN,
+        pdq_quality=I32,
     ),
     # One row for each index that was built of a set: what it holds (the set's SHA-256), how it searches (`kind` exact,
     # ivf or ivfpq, `parameters` as JSON), its files by name as JSON of their SHA-256, and the recall of the nearest

@@ -1,1 +1,1 @@
-"""What a mixture is made of: parts, quotas, and differences between two mixtures."""
+"""Mixtures: parts, quotas, and the diff between two mixtures."""

@@ -1,4 +1,7 @@
-"""Mixtures: shares apportioned exactly; pairs chosen by a hash, so that a smaller mixture is a part of a larger."""
+"""Exact apportionment of a mixture's shares into quotas.
+
+Pairs are chosen by a hash rank, so a smaller mixture is a subset of a larger one.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +10,20 @@ from fractions import Fraction
 from pipeline.errors import InputError
 
 
-def _exact(shares: Mapping[str, float]) -> dict[str, Fraction]:
-    """Return the shares as the decimals that a person wrote, so that no sum depends on the order."""
+def _exact_shares(shares: Mapping[str, float]) -> dict[str, Fraction]:
+    """Return the shares as the exact decimals of the experiment file, so that no sum depends on the order."""
     return {name: Fraction(str(share)) for name, share in shares.items()}
 
 
 def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
     """Return whole numbers that sum to `total`, in proportion to `shares`, by Hamilton's method.
 
-    Each gets its quota rounded down; what is left goes to the largest remainders, ties to the first name. So a count
-    is its quota rounded down or up. A larger total leaves no count smaller where it adds a whole pair or more to each
-    quota. Of two totals nearer than that, one of three or more counts can be one smaller under the larger total (the
+    Each name gets its quota rounded down; the rest goes to the largest remainders, ties to the first name. So a count
+    is its quota rounded down or up. A larger total makes no count smaller where it adds a whole pair or more to each
+    quota. With two totals nearer than that, one of three or more counts can be one smaller under the larger total (the
     Alabama paradox; Balinski and Young 1982, Fair Representation).
     """
-    exact = _exact(shares)
+    exact = _exact_shares(shares)
     whole = sum(exact.values())
     quotas = {name: total * share / whole for name, share in exact.items()}
     counts = {name: int(quota) for name, quota in quotas.items()}
@@ -32,9 +35,9 @@ def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Quota:
-    """What a mixture takes from one part: `pairs` in all, over `available` distinct ones.
+    """The number of pairs that a mixture takes from one part: `pairs` with copies, out of `available` distinct ones.
 
-    They are the first by rank, so of two quotas over the same pairs the smaller takes no pair more often.
+    The first pairs by rank are taken, so of two quotas over the same pairs the smaller takes no pair more often.
     """
 
     pairs: int
@@ -42,13 +45,13 @@ class Quota:
 
     def times(self, rank: int) -> int:
         """Return how often the pair of this rank (from 0) is taken: whole rounds over all, then the first ranks."""
-        rounds, rest = divmod(self.pairs, self.available)
-        return rounds + (1 if rank < rest else 0)
+        rounds, remainder = divmod(self.pairs, self.available)
+        return rounds + (1 if rank < remainder else 0)
 
 
 def _largest_total(shares: Mapping[str, float], available: Mapping[str, int], repeat: int) -> int:
-    """Return the largest total of which each part has its whole quota; no smaller one falls short either."""
-    exact = _exact(shares)
+    """Return the largest total for which each part can fill its quota; every smaller total can be filled too."""
+    exact = _exact_shares(shares)
     whole = sum(exact.values())
     return min(int(repeat * available[name] * whole / share) for name, share in exact.items())
 
@@ -61,25 +64,25 @@ def quotas(
     shortage: str,
     repeat: int,
 ) -> dict[str, Quota]:
-    """Return the quota of each part (a source, say) for mixture `name`. `total` None means as many as there are.
+    """Return the quota of each part (such as a source) of mixture `name`. `total` None means as many as possible.
 
-    Without shares, every part gives all it has, or its part of `total` in proportion to what it has. On a shortage:
-    "fail" raises InputError, "shrink" takes the largest total that the shares allow, "repeat" takes pairs up to
-    `repeat` times and fails beyond.
+    Without shares, each part gives all its available pairs, or a proportional number where there is a `total`. On a
+    shortage, "fail" raises InputError, "shrink" takes the largest total that the shares allow, and "repeat" takes pairs
+    up to `repeat` times and fails beyond that.
     """
-    most = repeat if shortage == "repeat" else 1
+    max_repeats = repeat if shortage == "repeat" else 1
     if not shares:
         shares = {source: float(count) for source, count in available.items() if count}
     if not shares or any(available[source] == 0 for source in shares):
         empty = [source for source in shares if available[source] == 0] or list(available)
-        raise InputError(f"mixtures.{name}: no pair is left of {', '.join(empty)} after its filter")
-    largest = _largest_total(shares, available, most)
+        raise InputError(f"mixtures.{name}: found no pairs of {', '.join(empty)} after its filter, expected at least 1")
+    largest = _largest_total(shares, available, max_repeats)
     if total is None or (total > largest and shortage == "shrink"):
         total = largest
     if total > largest:
-        have = ", ".join(f"{source} {available[source]}" for source in shares)
+        stock = ", ".join(f"{source} {available[source]}" for source in shares)
         raise InputError(
             f"mixtures.{name}.total: found {total}, expected at most {largest} with these shares and shortage: "
-            f"{shortage} (available: {have})"
+            f"{shortage} (available: {stock})"
         )
     return {source: Quota(count, available[source]) for source, count in apportion(shares, total).items() if count}

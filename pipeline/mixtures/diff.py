@@ -1,6 +1,4 @@
-"""What changed between two mixtures: pairs in and out, of which source and for which reason, and whether one is a part
-of the other.
-"""
+"""The diff between two mixtures: pairs added and removed, by source and reason, and whether one is a subset."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,14 +16,14 @@ from pipeline.ledger.tables import Ledger
 from pipeline.outcomes import MISMATCH
 
 NOT_STORED, QUARANTINED, NOT_DRAWN = "not_stored", "quarantined", "not_drawn"
-"""Why a pair is not in a mixture that no filter keeps it out of. What is not drawn is beyond its part's quota, in no
+"""Why a pair is not in a mixture although no filter drops it. `NOT_DRAWN` pairs are beyond their part's quota, in no
 part, or not listed."""
 
 
 @dataclass(frozen=True)
 class Behind:
-    """What a mixture was drawn from: the jobs of its filters by name, as they are asked, its ingest jobs, and whether
-    it takes images that are not what their source says they are.
+    """The inputs of a mixture: the jobs of its filters by name, in the order they apply, its ingest jobs, and whether
+    it accepts images that differ from the hash that their source publishes.
     """
 
     filters: Mapping[str, str]
@@ -44,99 +42,102 @@ class Drawn:
 
     @classmethod
     def read(cls, ledger: Ledger, job: str) -> "Drawn":
-        """Return what a blend job drew."""
+        """Return the pairs of a blend job."""
         rows = ledger.read("mixtures", ["uid", "source", "part", "times"], [job])
-        found = keys(rows["uid"])
-        at = order(found)
+        uid_keys = keys(rows["uid"])
+        by_uid = order(uid_keys)
         return cls(
-            found[at],
-            rows["source"].to_numpy(zero_copy_only=False)[at],
-            rows["times"].to_numpy()[at].astype(np.int64),
-            _sums(rows, "part"),
+            uid_keys[by_uid],
+            rows["source"].to_numpy(zero_copy_only=False)[by_uid],
+            rows["times"].to_numpy()[by_uid].astype(np.int64),
+            _sums_by(rows, "part"),
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return its pairs with copies and without, by source and by part."""
+        """Return the counts of pairs with and without copies, and those with copies by source and by part."""
         by_source = pa.table({"source": pa.array(self.source, pa.string()), "times": self.times})
         return {
             "pairs": int(self.times.sum()),
             "distinct": len(self.keys),
-            "by_source": _sums(by_source, "source"),
+            "by_source": _sums_by(by_source, "source"),
             "by_part": self.by_part,
         }
 
 
-def _sums(rows: pa.Table, column: str) -> dict[str, int]:
+def _sums_by(rows: pa.Table, column: str) -> dict[str, int]:
     grouped = rows.group_by(column).aggregate([("times", "sum")]).to_pylist()
-    return {str(one[column]): one["times_sum"] for one in sorted(grouped, key=lambda one: str(one[column]))}
+    return {str(group[column]): group["times_sum"] for group in sorted(grouped, key=lambda group: str(group[column]))}
 
 
-def reasons(ledger: Ledger, behind: Behind, wanted: Keys) -> npt.NDArray[np.object_]:
-    """Return for each of the sorted keys why a mixture left it out: "<filter>: <reason>" of the first filter that drops
-    it, `NOT_STORED`, `QUARANTINED` or `NOT_DRAWN`.
+def reasons(ledger: Ledger, inputs: Behind, keys_left_out: Keys) -> npt.NDArray[np.object_]:
+    """Return why a mixture left out each of the sorted keys: "<filter>: <reason>" of the first filter that drops the
+    pair, `NOT_STORED`, `QUARANTINED` or `NOT_DRAWN`.
     """
-    found = np.full(len(wanted), NOT_STORED, np.object_)
-    for _, path in ledger.snapshot("samples", behind.ingests) if len(wanted) else []:
+    reasons_out = np.full(len(keys_left_out), NOT_STORED, np.object_)
+    for _, path in ledger.snapshot("samples", inputs.ingests) if len(keys_left_out) else []:
         with ledger.store.arrow(path) as stream:
             rows = pq.read_table(stream, columns=["uid", "verdict"])
-        at, there = places(keys(rows["uid"]), wanted)
-        found[at[there]] = NOT_DRAWN
-        if not behind.mismatched:
-            wrong = pc.equal(rows["verdict"], MISMATCH).to_numpy()
-            found[at[there & wrong]] = QUARANTINED
-    for name, job in behind.filters.items() if len(wanted) else []:
+        positions, is_wanted = places(keys(rows["uid"]), keys_left_out)
+        reasons_out[positions[is_wanted]] = NOT_DRAWN
+        if not inputs.mismatched:
+            mismatched = pc.equal(rows["verdict"], MISMATCH).to_numpy()
+            reasons_out[positions[is_wanted & mismatched]] = QUARANTINED
+    for name, job in inputs.filters.items() if len(keys_left_out) else []:
         for _, path in ledger.snapshot("decisions", [job]):
             with ledger.store.arrow(path) as stream:
                 rows = pq.read_table(stream, columns=["uid", "reason"])
             dropped = rows.filter(pc.not_equal(rows["reason"], ""))
-            at, there = places(keys(dropped["uid"]), wanted)
-            said = np.array([f"{name}: {one}" for one in dropped["reason"].filter(pa.array(there)).to_pylist()], object)
-            at = at[there]
-            first = np.isin(found[at], (NOT_DRAWN, QUARANTINED))
-            found[at[first]] = said[first]
-    return found
+            positions, is_wanted = places(keys(dropped["uid"]), keys_left_out)
+            drop_reasons = np.array(
+                [f"{name}: {reason}" for reason in dropped["reason"].filter(pa.array(is_wanted)).to_pylist()], object
+            )
+            positions = positions[is_wanted]
+            is_first = np.isin(reasons_out[positions], (NOT_DRAWN, QUARANTINED))
+            reasons_out[positions[is_first]] = drop_reasons[is_first]
+    return reasons_out
 
 
-def _told(source: npt.NDArray[np.object_], why: npt.NDArray[np.object_]) -> dict[str, Any]:
-    by_reason = Counter(why.tolist())
+def _change_counts(source: npt.NDArray[np.object_], reasons_out: npt.NDArray[np.object_]) -> dict[str, Any]:
+    by_reason = Counter(reasons_out.tolist())
     return {
         "pairs": len(source),
         "by_source": dict(sorted(Counter(source.tolist()).items())),
-        "by_reason": dict(sorted(by_reason.items(), key=lambda one: (-one[1], one[0]))),
+        "by_reason": dict(sorted(by_reason.items(), key=lambda entry: (-entry[1], entry[0]))),
     }
 
 
 def changes(ledger: Ledger, before: tuple[Drawn, Behind], after: tuple[Drawn, Behind]) -> dict[str, Any]:
-    """Return what changed: `out` by why the mixture after leaves the pairs out, `in` by why the one before did.
+    """Return the diff as plain data: `out` by the reason why the mixture after leaves pairs out, `in` by the reason why
+    the one before did.
 
-    `nested` is "same", "after in before", "before in after" or "neither", for pairs without their copies.
+    `nested` is "same", "after in before", "before in after" or "neither", for distinct pairs.
     """
-    (old, behind_old), (new, behind_new) = before, after
-    at, stays = places(old.keys, new.keys)
-    _, had = places(new.keys, old.keys)
-    out, came = old.keys[~stays], new.keys[~had]
+    (old, old_inputs), (new, new_inputs) = before, after
+    positions, is_in_new = places(old.keys, new.keys)
+    _, was_in_old = places(new.keys, old.keys)
+    removed, added = old.keys[~is_in_new], new.keys[~was_in_old]
     kind = {(0, 0): "same", (1, 0): "after in before", (0, 1): "before in after"}
     return {
         "before": old.plain(),
         "after": new.plain(),
-        "out": _told(old.source[~stays], reasons(ledger, behind_new, out)),
-        "in": _told(new.source[~had], reasons(ledger, behind_old, came)),
-        "stay": int(stays.sum()),
-        "times_changed": int((new.times[at[stays]] != old.times[stays]).sum()),
-        "nested": kind.get((min(1, len(out)), min(1, len(came))), "neither"),
+        "out": _change_counts(old.source[~is_in_new], reasons(ledger, new_inputs, removed)),
+        "in": _change_counts(new.source[~was_in_old], reasons(ledger, old_inputs, added)),
+        "stay": int(is_in_new.sum()),
+        "times_changed": int((new.times[positions[is_in_new]] != old.times[is_in_new]).sum()),
+        "nested": kind.get((min(1, len(removed)), min(1, len(added))), "neither"),
     }
 
 
-def _side(told: Mapping[str, Any], word: str) -> list[str]:
-    lines = [f"{word}: {told['pairs']} pairs"]
+def _change_lines(change: Mapping[str, Any], word: str) -> list[str]:
+    lines = [f"{word}: {change['pairs']} pairs"]
     for key in ("by_source", "by_reason"):
-        lines += [f"  {name:<52} {count:>9}" for name, count in told[key].items()]
+        lines += [f"  {name:<52} {count:>9}" for name, count in change[key].items()]
     return lines
 
 
-def as_text(told: Mapping[str, Any]) -> str:
+def as_text(diff: Mapping[str, Any]) -> str:
     """Return `changes` as a table for a terminal."""
-    before, after = told["before"], told["after"]
+    before, after = diff["before"], diff["after"]
     lines = [f"{'':<36} {'before':>9} {'after':>9}"]
     for key in ("pairs", "distinct"):
         lines.append(f"{key:<36} {before[key]:>9} {after[key]:>9}")
@@ -148,7 +149,7 @@ def as_text(told: Mapping[str, Any]) -> str:
             ]
             shown = " ".join(f"{count:>9}" for count in counts)
             lines.append(f"  {f'{title} {name}':<34} {shown}   {shares[0]} -> {shares[1]}")
-    lines += _side(told["out"], "out") + _side(told["in"], "in")
-    lines.append(f"stay: {told['stay']} pairs, {told['times_changed']} of them another number of times")
-    lines.append(f"nested: {told['nested']}")
+    lines += _change_lines(diff["out"], "out") + _change_lines(diff["in"], "in")
+    lines.append(f"stay: {diff['stay']} pairs, {diff['times_changed']} of them a different number of times")
+    lines.append(f"nested: {diff['nested']}")
     return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""Names of mixtures in a size: `name@pairs`."""
+"""Names of mixtures at a size: `name@pairs`."""
 
 
 def sized(name: str, size: int) -> str:
-    """Return what the mixture of so many pairs is called; no name in an experiment file has an `@`."""
+    """Return the name of a mixture at a size in pairs; names in experiment files have no `@`."""
     return f"{name}@{size}"
 
 
 def unsized(name: str) -> str:
-    """Return the mixture of which a name is a size, or the name itself."""
+    """Return the name without its size; a name without a size is returned as it is."""
     return name.partition("@")[0]

@@ -1,4 +1,4 @@
-"""A model as a folder in open_clip's `local-dir:` form. Imports no torch, which takes seconds, until one is written."""
+"""A model as a folder in open_clip's `local-dir:` form. torch, slow to import, is loaded only to write one."""
 
 import json
 import shutil
@@ -14,22 +14,22 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
 class NotFinite(ValueError):
-    """A checkpoint holds a weight that is infinite or no number."""
+    """A checkpoint holds a weight that is infinite or NaN."""
 
 
 def save_as_folder(checkpoint: Path, config: Path, folder: Path) -> None:
-    """Turn a checkpoint of open_clip_train into a folder in `local-dir:` form: its configuration and safetensors.
+    """Convert a checkpoint of open_clip_train to a folder in `local-dir:` form: its configuration and safetensors.
 
-    The checkpoint is read with weights_only: a pickle in it cannot run code. Raises NotFinite, and writes nothing,
-    where a weight is infinite or no number.
+    The checkpoint is read with weights_only, so a pickle in it cannot run code. Raises NotFinite, and writes nothing,
+    where a weight is infinite or NaN.
     """
     import torch
     from safetensors.torch import save_file
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {key.removeprefix("module."): value.contiguous() for key, value in state.items()}
-    if wrong := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
-        raise NotFinite(f"{len(wrong)} of {len(weights)} weights are not finite ({wrong[0]} is one)")
+    if not_finite := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise NotFinite(f"{len(not_finite)} of {len(weights)} weights are not finite ({not_finite[0]} is one)")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / WEIGHTS_FILE)
     shutil.copyfile(config, folder / CONFIG_FILE)

@@ -1,4 +1,4 @@
-"""What a model is to those who only want its vectors, which takes no torch, whose import takes seconds."""
+"""The interface of a model that gives embeddings. It needs no torch, whose import takes seconds."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Embedder(Protocol):
-    """What turns images and texts into unit vectors of one space."""
+    """A model that embeds images and texts as unit vectors in one space."""
 
     def embed_images(self, images: Sequence[Image.Image], batch_size: int) -> Vectors:
         """Return (n, d) unit vectors."""

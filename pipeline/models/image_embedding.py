@@ -1,4 +1,4 @@
-"""The images of an evaluation set as embeddings."""
+"""Decoding and embedding of image files in batches."""
 
 import io
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from pipeline.models.embedder import Embedder
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """Return an RGB image; raise InputError where the bytes are none."""
+    """Return an RGB image; raise InputError, which names `where`, if the bytes do not decode."""
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -28,15 +28,15 @@ def embed_pictures(
     """Return the keys of image files (key, bytes) and their unit embeddings, as `embed_set` does."""
     keys: list[str] = []
     parts: list[npt.NDArray[np.float32]] = []
-    waiting: list[Image.Image] = []
+    batch: list[Image.Image] = []
     for key, data in files:
         keys.append(key)
-        waiting.append(open_image(data, f"{where}: {key}"))
-        if len(waiting) == BATCH:
-            parts.append(model.embed_images(waiting, BATCH))
-            waiting = []
-    if waiting:
-        parts.append(model.embed_images(waiting, BATCH))
+        batch.append(open_image(data, f"{where}: {key}"))
+        if len(batch) == BATCH:
+            parts.append(model.embed_images(batch, BATCH))
+            batch = []
+    if batch:
+        parts.append(model.embed_images(batch, BATCH))
     if not parts:
         raise InputError(f"{where}: no images")
     return keys, np.concatenate(parts)

@@ -1,1 +1,1 @@
-"""Where every pair came from and went: funnel, trace, verification."""
+"""Provenance of pairs: funnel, trace, verification."""

@@ -1,4 +1,4 @@
-"""The funnel: every published row has one outcome at every stage, and the counts are checked, not drawn."""
+"""The funnel: every published row has exactly one outcome at every stage, and the counts are checked."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one source: what came in, what was kept, and the rest by reason."""
+    """One stage of one source: input, kept, and dropped counts by reason."""
 
     stage: str
     came: int
@@ -24,18 +24,18 @@ class Step:
 
     @property
     def adds_up(self) -> bool:
-        """Whether in = kept + dropped."""
+        """Whether input = kept + dropped."""
         return self.came == self.kept + sum(self.dropped.values())
 
     def plain(self) -> dict[str, Any]:
-        """Return the step as plain data, reasons by falling count."""
-        order = sorted(self.dropped.items(), key=lambda one: (-one[1], one[0]))
+        """Return the step as plain data, reasons by decreasing count."""
+        order = sorted(self.dropped.items(), key=lambda entry: (-entry[1], entry[0]))
         return {"stage": self.stage, "in": self.came, "kept": self.kept, "dropped": dict(order)}
 
 
 @dataclass(frozen=True)
 class SourceFunnel:
-    """A source's published rows and the stages they went through; filters and mixtures each start from ingest's."""
+    """A source's published rows and stages; the input of each filter and mixture is what ingest kept."""
 
     source: str
     published: int
@@ -54,19 +54,19 @@ def _counts(rows: pa.Table, *keys: str) -> Counter[tuple[Any, ...]]:
 
 
 def settled(fetches: Sequence[pa.Table]) -> pa.Table:
-    """Return the final attempts, one for each published row, of an ingest's `fetches` and of its retries', in order.
+    """Return the final attempts, one per published row, from the `fetches` of an ingest and of its retries, in order.
 
-    What a retry came to stands in the place of the attempt that failed; a row that is no pair keeps its problem.
+    The outcome of a retry replaces the failed attempt; a row that is not a pair keeps its problem.
     """
     result = fetches[0].filter(fetches[0]["final"])
-    for later in fetches[1:]:
-        again = pc.and_(pc.is_in(result["uid"], later["uid"].combine_chunks()), pc.greater(result["attempt"], 0))
-        result = pa.concat_tables([result.filter(pc.invert(again)), later.filter(later["final"])])
+    for retry in fetches[1:]:
+        retried = pc.and_(pc.is_in(result["uid"], retry["uid"].combine_chunks()), pc.greater(result["attempt"], 0))
+        result = pa.concat_tables([result.filter(pc.invert(retried)), retry.filter(retry["final"])])
     return result
 
 
 def failed_for_now(ledger: Ledger, jobs: Sequence[str]) -> dict[str, int]:
-    """Return the uids whose outcome may change, with the number of attempts made: base job first, then its retries."""
+    """Return the uids with a transient failure and their attempts; `jobs` are the base job, then its retries."""
     columns = ["uid", "attempt", "final", "outcome"]
     final = settled([ledger.read("fetches", columns, [job]) for job in jobs])
     failed = final.filter(pc.is_in(final["outcome"], pa.array(sorted(TRANSIENT))))
@@ -74,9 +74,9 @@ def failed_for_now(ledger: Ledger, jobs: Sequence[str]) -> dict[str, int]:
 
 
 def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:
-    """Return a source's ingest from the final attempts: one for each published row, the problems of some among them.
+    """Return a source's ingest step from the final attempts: one per published row, including rows with problems.
 
-    Of `taken_down` rows, that takedowns removed, nothing is left but their number.
+    `taken_down` is the number of rows that takedowns removed; nothing else is left of these.
     """
     outcomes = _counts(final, "outcome")
     outcomes[(TAKEN_DOWN,)] += taken_down
@@ -87,66 +87,68 @@ def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:
 def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None) -> list[SourceFunnel]:
     """Return each source's funnel from the ledger's newest jobs, or from the `chosen` jobs by stage and name.
 
-    A filter is a stage of every source. "mixture:<name>" is one of the sources it may draw on: what its filter kept
-    comes in, what was not drawn is dropped as `not_sampled`, and as `quarantined` what its filter kept but is not the
-    image that its source says it is.
+    A filter is a stage of every source. "mixture:<name>" is a stage of the sources that the mixture may draw from. Of
+    the stored pairs it drops as `filtered_out` what its filter or parts do not take, as `quarantined` the images that
+    differ from the hash that their source publishes, and as `not_sampled` the available pairs that were not drawn.
     """
     if chosen is None:
         chosen = current(ledger.jobs())
-    decided = {
+    decisions = {
         name: ledger.read("decisions", ["source", "keep", "reason"], [job]) for name, job in chosen["decide"].items()
     }
-    mixed = {name: ledger.read("mixtures", ["source"], [job]) for name, job in chosen["blend"].items()}
+    mixtures = {name: ledger.read("mixtures", ["source"], [job]) for name, job in chosen["blend"].items()}
     result = []
     for source, jobs in by_source(chosen["ingest"]).items():
-        gone = sum(row.facts.get(TAKEN_DOWN, 0) for job in jobs if (row := ledger.finished(job)))
-        published = ledger.read("pairs", ["problem"], jobs).num_rows + gone
+        taken_down = sum(row.facts.get(TAKEN_DOWN, 0) for job in jobs if (row := ledger.finished(job)))
+        published = ledger.read("pairs", ["problem"], jobs).num_rows + taken_down
         columns = ["uid", "attempt", "final", "outcome"]
-        first = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]), gone)
-        steps = [first]
-        for name, rows in decided.items():
-            mine = rows.filter(pc.equal(rows["source"], source))
-            kept = pc.sum(mine["keep"]).as_py() or 0
-            reasons = _counts(mine.filter(pc.invert(mine["keep"])), "reason")
-            steps.append(Step(f"filter:{name}", first.kept, kept, {key[0]: count for key, count in reasons.items()}))
-        for name, rows in mixed.items():
+        ingest = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]), taken_down)
+        steps = [ingest]
+        for name, rows in decisions.items():
+            source_rows = rows.filter(pc.equal(rows["source"], source))
+            kept = pc.sum(source_rows["keep"]).as_py() or 0
+            reasons = _counts(source_rows.filter(pc.invert(source_rows["keep"])), "reason")
+            steps.append(Step(f"filter:{name}", ingest.kept, kept, {key[0]: count for key, count in reasons.items()}))
+        for name, rows in mixtures.items():
             row = ledger.finished(chosen["blend"][name])
             available = row.facts["available"] if row else {}
             if source in available:
-                taken = rows.filter(pc.equal(rows["source"], source)).num_rows
+                drawn = rows.filter(pc.equal(rows["source"], source)).num_rows
                 quarantined = row.facts.get("quarantined", {}).get(source, 0) if row else 0
-                steps.append(_mixture_step(name, first.kept, available[source], taken, quarantined))
+                steps.append(_mixture_step(name, ingest.kept, available[source], drawn, quarantined))
         result.append(SourceFunnel(source, published, tuple(steps)))
     return result
 
 
-def _mixture_step(name: str, stored: int, available: int, taken: int, quarantined: int) -> Step:
+def _mixture_step(name: str, stored: int, available: int, drawn: int, quarantined: int) -> Step:
     dropped = {
         "filtered_out": stored - quarantined - available,
         "quarantined": quarantined,
-        "not_sampled": available - taken,
+        "not_sampled": available - drawn,
     }
-    return Step(f"mixture:{name}", stored, taken, {reason: count for reason, count in dropped.items() if count})
+    return Step(f"mixture:{name}", stored, drawn, {reason: count for reason, count in dropped.items() if count})
 
 
 def faults(funnels: Sequence[SourceFunnel]) -> list[str]:
     """Return a line for each stage whose counts do not add up."""
     lines = []
-    for one in funnels:
-        for step in one.steps:
+    for source_funnel in funnels:
+        for step in source_funnel.steps:
             if not step.adds_up:
-                lines.append(f"{one.source}: {step.stage}: {step.came} came in, {step.plain()}")
-        if one.steps and one.steps[0].came != one.published:
-            lines.append(f"{one.source}: {one.published} published, {one.steps[0].came} in ingest")
+                lines.append(f"{source_funnel.source}: {step.stage}: {step.came} in, {step.plain()}")
+        if source_funnel.steps and source_funnel.steps[0].came != source_funnel.published:
+            lines.append(
+                f"{source_funnel.source}: {source_funnel.published} published, {source_funnel.steps[0].came} in ingest"
+            )
     return lines
 
 
 def as_text(funnels: Sequence[SourceFunnel]) -> str:
     """Return the funnels as a table for a terminal."""
     lines = []
-    for one in funnels:
-        lines.append(f"{one.source}: {one.published} published rows")
-        for step in one.steps:
+    for source_funnel in funnels:
+        lines.append(f"{source_funnel.source}: {source_funnel.published} published rows")
+        for step in source_funnel.steps:
             mark = "" if step.adds_up else "   DOES NOT ADD UP"
             lines.append(f"  {step.stage:<28} {step.came:>8} in {step.kept:>8} kept{mark}")
             for reason, count in step.plain()["dropped"].items():

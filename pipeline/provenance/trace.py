@@ -1,4 +1,4 @@
-"""A pair's whole life: the published row, its fetches, where it lies, what was said and decided, where it went."""
+"""The full provenance of a pair: published row, fetches, stored image, signals, decisions, mixtures and exports."""
 
 import json
 import re
@@ -19,38 +19,38 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 PARTS = ("published", "fetches", "stored", "signals", "decisions", "mixtures", "exports", "taken_down")
-"""What a life consists of, in its order."""
+"""The sections of a pair's provenance, in order."""
 
 
 _TABLES = ("pairs", "fetches", "samples", "decisions", "mixtures", "export_members")
 
 
-_RESEMBLED = {"evaluation_copy": "pdq", "evaluation_lookalike": "cosine", "evaluation_aligned": "aligned"}
-"""By the reason of a decision the search that found the evaluation image."""
+_SEARCH_OF_REASON = {"evaluation_copy": "pdq", "evaluation_lookalike": "cosine", "evaluation_aligned": "aligned"}
+"""The search that found the evaluation image, by the reason of the decision."""
 
 
 def stones_of(ledger: Ledger, key: str, uids: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Return the tombstones of a uid, a URL or an image's SHA-256: what, when, why, and the trainings that saw it.
+    """Return the tombstones of a uid, a URL or an image's SHA-256: kind, time, reason, and the trainings that saw it.
 
-    Those of further `uids` as well.
+    Tombstones of the additional `uids` are included.
     """
     kind, value = URL, hashed(url_key(key))
     if _UID.fullmatch(key):
         kind, value = UID, key
     elif _SHA256.fullmatch(key):
         kind, value = IMAGE, key
-    asked = {(kind, value), *((UID, uid) for uid in uids)}
-    rows = rows_with(ledger, "tombstones", ["value"], [value for _, value in asked])
-    return [_stone(row) for row in rows if (row["kind"], row["value"]) in asked]
+    identifiers = {(kind, value), *((UID, uid) for uid in uids)}
+    rows = rows_with(ledger, "tombstones", ["value"], [value for _, value in identifiers])
+    return [_tombstone(row) for row in rows if (row["kind"], row["value"]) in identifiers]
 
 
-def _stone(row: Mapping[str, Any]) -> dict[str, Any]:
-    told = {"kind": row["kind"], "value": row["value"], "at": row["at"].isoformat(), "reason": row["reason"]}
-    return {**told, "seen": json.loads(row["seen"] or "{}"), "job": row["job"]}
+def _tombstone(row: Mapping[str, Any]) -> dict[str, Any]:
+    tombstone = {"kind": row["kind"], "value": row["value"], "at": row["at"].isoformat(), "reason": row["reason"]}
+    return {**tombstone, "seen": json.loads(row["seen"] or "{}"), "job": row["job"]}
 
 
-def _brief(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its binaries as their length, as nobody reads an embedding."""
+def _without_binaries(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without uid and source, with binaries such as embeddings replaced by their length."""
     return {
         key: f"{len(value)} bytes" if isinstance(value, bytes) else value
         for key, value in row.items()
@@ -59,102 +59,120 @@ def _brief(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
-    """Return the lives of all pairs that `key` stands for, as `PARTS`; raise InputError where the ledger knows none.
+    """Return the provenance of all pairs that match `key`, with the sections in `PARTS`; raise InputError where there
+    is none.
 
-    Of what was taken down there is a life of a tombstone alone, whose uid is "" unless it was asked for.
+    For a pair that was taken down the result has tombstones alone, and its uid is "" unless `key` is the uid.
     """
     if _UID.fullmatch(key):
-        found = rows_with(ledger, "pairs", ["uid"], [key])
+        rows = rows_with(ledger, "pairs", ["uid"], [key])
     elif _SHA256.fullmatch(key):
-        found = rows_with(ledger, "samples", ["raw_sha256", "jpg_sha256"], [key])
+        rows = rows_with(ledger, "samples", ["raw_sha256", "jpg_sha256"], [key])
     else:
-        found = rows_with(ledger, "pairs", ["url"], [key])
-    uids = sorted({row["uid"] for row in found})
-    stones = stones_of(ledger, key, uids)
+        rows = rows_with(ledger, "pairs", ["url"], [key])
+    uids = sorted({row["uid"] for row in rows})
+    tombstones = stones_of(ledger, key, uids)
     if not uids:
-        if not stones:
-            said = "no pair and no tombstone; expected a uid, a URL or a SHA-256 of an image"
-            raise InputError(f"{ledger.store.root}: {key!r}: {said}")
-        return [_life(key if _UID.fullmatch(key) else "", {}, {}, {}, stones)]
+        if not tombstones:
+            message = "no pair and no tombstone; expected a uid, a URL or a SHA-256 of an image"
+            raise InputError(f"{ledger.store.root}: {key!r}: {message}")
+        return [_pair_history(key if _UID.fullmatch(key) else "", {}, {}, {}, tombstones)]
     jobs = {row.job: row for row in ledger.jobs()}
     names = [name for name in ledger.tables() if name in _TABLES or name.startswith("signals_")]
     tables = {name: rows_with(ledger, name, ["uid"], uids) for name in names if name != "pairs" or uids != [key]}
-    trainings = _saw(ledger, jobs)
+    trainings = _trainings_by_export(ledger, jobs)
     return [
-        _life(
+        _pair_history(
             uid,
-            {"pairs": found, **tables},
+            {"pairs": rows, **tables},
             jobs,
             trainings,
-            [one for one in stones if one["kind"] != UID or one["value"] == uid],
+            [stone for stone in tombstones if stone["kind"] != UID or stone["value"] == uid],
         )
         for uid in uids
     ]
 
 
-def _saw(ledger: Ledger, jobs: dict[str, JobRow]) -> dict[str, list[dict[str, Any]]]:
-    """Return by export job the trainings that read it."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def _trainings_by_export(ledger: Ledger, jobs: dict[str, JobRow]) -> dict[str, list[dict[str, Any]]]:
+    """Return the trainings that read an export, by export job."""
+    trainings: dict[str, list[dict[str, Any]]] = {}
     for row in ledger.read("trainings").to_pylist():
         if (job := jobs.get(row["job"])) is not None:
             for source in job.inputs:
-                found.setdefault(source, []).append(row)
-    return found
+                trainings.setdefault(source, []).append(row)
+    return trainings
 
 
-def _life(
+def _pair_history(
     uid: str,
     tables: Mapping[str, list[dict[str, Any]]],
     jobs: Mapping[str, JobRow],
     trainings: Mapping[str, list[dict[str, Any]]],
-    stones: list[dict[str, Any]],
+    tombstones: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    mine = {table: [row for row in rows if row["uid"] == uid] for table, rows in tables.items()}
-    pairs = mine.get("pairs", [])
-    digests = {
-        job: {one["file"]: one["sha256"] for one in jobs[job].config["files"]} for job in {row["job"] for row in pairs}
+    rows_of_pair = {table: [row for row in rows if row["uid"] == uid] for table, rows in tables.items()}
+    pairs = rows_of_pair.get("pairs", [])
+    file_digests = {
+        job: {file["file"]: file["sha256"] for file in jobs[job].config["files"]}
+        for job in {row["job"] for row in pairs}
     }
     exports = []
-    for row in mine.get("export_members", []):
-        exports.append(_brief(row) | {"trainings": [_training(one) for one in trainings.get(row["job"], [])]})
-    signals = {table: rows for table, rows in mine.items() if table.startswith("signals_") and rows}
-    near = [row for rows in signals.values() for row in rows if "pdq_key" in row]
+    for row in rows_of_pair.get("export_members", []):
+        exports.append(
+            _without_binaries(row)
+            | {"trainings": [_training_summary(training) for training in trainings.get(row["job"], [])]}
+        )
+    signals = {table: rows for table, rows in rows_of_pair.items() if table.startswith("signals_") and rows}
+    overlaps = [row for rows in signals.values() for row in rows if "pdq_key" in row]
     return {
         "uid": uid,
         "source": pairs[0]["source"] if pairs else "",
-        "published": [_brief(row) | {"file_sha256": digests[row["job"]].get(row["file"], "")} for row in pairs],
-        "fetches": [_brief(row) for row in sorted(mine.get("fetches", []), key=lambda row: row["attempt"])],
-        "stored": [_brief(row) for row in mine.get("samples", [])],
-        "signals": {table.removeprefix("signals_"): [_brief(row) for row in rows] for table, rows in signals.items()},
-        "decisions": [_brief(row) | _resembled(row, near, jobs) for row in mine.get("decisions", [])],
-        "mixtures": [_brief(row) for row in mine.get("mixtures", [])],
+        "published": [
+            _without_binaries(row) | {"file_sha256": file_digests[row["job"]].get(row["file"], "")} for row in pairs
+        ],
+        "fetches": [
+            _without_binaries(row) for row in sorted(rows_of_pair.get("fetches", []), key=lambda row: row["attempt"])
+        ],
+        "stored": [_without_binaries(row) for row in rows_of_pair.get("samples", [])],
+        "signals": {
+            table.removeprefix("signals_"): [_without_binaries(row) for row in rows] for table, rows in signals.items()
+        },
+        "decisions": [
+            _without_binaries(row) | _matched_evaluation_image(row, overlaps, jobs)
+            for row in rows_of_pair.get("decisions", [])
+        ],
+        "mixtures": [_without_binaries(row) for row in rows_of_pair.get("mixtures", [])],
         "exports": exports,
-        "taken_down": stones,
+        "taken_down": tombstones,
     }
 
 
-def _resembled(
-    decision: Mapping[str, Any], near: Iterable[Mapping[str, Any]], jobs: Mapping[str, JobRow]
+def _matched_evaluation_image(
+    decision: Mapping[str, Any], overlaps: Iterable[Mapping[str, Any]], jobs: Mapping[str, JobRow]
 ) -> dict[str, Any]:
-    """Return the evaluation image for which a pair was dropped, by the signal that the decision stands on."""
-    found = _RESEMBLED.get(decision["reason"])
-    if found is None:
+    """Return the evaluation image for which a pair was dropped, from the signal that the decision depends on."""
+    measure_name = _SEARCH_OF_REASON.get(decision["reason"])
+    if measure_name is None:
         return {}
-    behind = _upstream(decision["job"], jobs)
-    for row in near:
-        if row["job"] in behind and row.get(f"{found}_key"):
-            measure = "pdq_distance" if found == "pdq" else found
-            image = {"evaluation_set": row[f"{found}_set"], "key": row[f"{found}_key"], measure: row[measure]}
+    upstream = _upstream(decision["job"], jobs)
+    for row in overlaps:
+        if row["job"] in upstream and row.get(f"{measure_name}_key"):
+            measure = "pdq_distance" if measure_name == "pdq" else measure_name
+            image = {
+                "evaluation_set": row[f"{measure_name}_set"],
+                "key": row[f"{measure_name}_key"],
+                measure: row[measure],
+            }
             return {"resembles": image}
     return {}
 
 
-def _training(row: dict[str, Any]) -> dict[str, Any]:
+def _training_summary(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("training", "mixture", "seed", "samples_seen", "checkpoint", "checkpoint_sha256")}
 
 
 def as_text(life: dict[str, Any]) -> str:
-    """Return one pair's life as a tree for a terminal."""
+    """Return one pair's provenance as a tree for a terminal."""
     lines = [f"{life['uid']}  ({life['source']})"]
     for part in PARTS:
         entries = life[part]
@@ -164,20 +182,22 @@ def as_text(life: dict[str, Any]) -> str:
         if isinstance(entries, dict):
             entries = [{"signal": name, **row} for name, rows in entries.items() for row in rows]
         for entry in entries:
-            trained = entry.pop("trainings", [])
-            lines.append("│   ├─ " + ", ".join(f"{key} {_short(value)}" for key, value in entry.items() if value != ""))
+            trainings = entry.pop("trainings", [])
+            lines.append(
+                "│   ├─ " + ", ".join(f"{key} {_format_value(value)}" for key, value in entry.items() if value != "")
+            )
             lines.extend(
-                f"│   │   └─ trained {one['training']} (mixture {one['mixture']}, seed {one['seed']}), "
-                f"checkpoint {one['checkpoint']}"
-                for one in trained
+                f"│   │   └─ trained {training['training']} (mixture {training['mixture']}, seed {training['seed']}), "
+                f"checkpoint {training['checkpoint']}"
+                for training in trainings
             )
     return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {_short(one)}" for key, one in value.items()) + ")"
-    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-        return f"of {len(value)}"  # an entry for each evaluation set; --json has them
+        return "(" + ", ".join(f"{key} {_format_value(item)}" for key, item in value.items()) + ")"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return f"of {len(value)}"  # one entry per evaluation set; --json prints them
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"{text[:16]}…" if _SHA256.fullmatch(text) else text

@@ -1,4 +1,4 @@
-"""Verification: everything in a store is recounted and rehashed against the ledger, and what nobody owns is found."""
+"""Verification: rows are recounted and files rehashed against the ledger, and files that no job owns are found."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class Finding:
-    """A difference between the store and its ledger. `leftover` marks what no finished job owns: untidy, not wrong."""
+    """A difference between the store and its ledger. `leftover` marks a file that no finished job owns, no error."""
 
     what: str
     leftover: bool = False
@@ -36,8 +36,8 @@ def _sha256(store: Store, path: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def _data_files(ledger: Ledger, table: str) -> Iterator[Finding]:
-    """Compare each file of a snapshot with the rows the commit said it has."""
+def _check_row_counts(ledger: Ledger, table: str) -> Iterator[Finding]:
+    """Compare the number of rows in each file of a snapshot with that of its commit."""
     delta = ledger.open(table)
     if delta is None:
         return
@@ -54,106 +54,110 @@ def _data_files(ledger: Ledger, table: str) -> Iterator[Finding]:
             yield Finding(f"{path}: holds {rows} rows, the ledger says {action['num_records']}")
 
 
-def _hashed(store: Store, path: str, expected: str, size: int | None = None) -> Iterator[Finding]:
+def _check_digest(store: Store, path: str, expected: str, size: int | None = None) -> Iterator[Finding]:
     if not store.exists(path):
         yield Finding(f"{path}: missing; the ledger says SHA-256 {expected[:12]}…")
     elif size is not None and store.size(path) != size:
         yield Finding(f"{path}: {store.size(path)} bytes, the ledger says {size}")
-    elif (found := _sha256(store, path)) != expected:
-        yield Finding(f"{path}: SHA-256 is {found[:12]}…, the ledger says {expected[:12]}…")
+    elif (actual := _sha256(store, path)) != expected:
+        yield Finding(f"{path}: SHA-256 is {actual[:12]}…, the ledger says {expected[:12]}…")
 
 
 def owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
-    """Return what finished jobs own outside the tables: path to SHA-256 and size, where these are known."""
-    found: dict[str, tuple[str, int | None]] = {}
+    """Return the files that finished jobs own outside the tables: SHA-256 ("" if unknown) and size by path."""
+    files: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
-        found[event_path(job.job)] = ("", None)
+        files[event_path(job.job)] = ("", None)
         for shard in job.facts.get("shards", []):
-            found[shard["shard"]] = (shard["sha256"], shard["bytes"])
+            files[shard["shard"]] = (shard["sha256"], shard["bytes"])
         for name, sha256 in job.facts.get("files", {}).items():
-            found[name] = (sha256, None)
+            files[name] = (sha256, None)
     folders = {job.job: job.facts["folder"] for job in ledger.jobs() if "folder" in job.facts}
     for row in ledger.read("exports").to_pylist():
         if row["job"] in folders:
-            found[f"{folders[row['job']]}/{row['tar']}"] = (row["sha256"], row["bytes"])
+            files[f"{folders[row['job']]}/{row['tar']}"] = (row["sha256"], row["bytes"])
     for row in ledger.read("trainings").to_pylist():
         if ledger.finished(row["job"]) is not None:
-            found[f"{row['checkpoint']}/{WEIGHTS_FILE}"] = (row["checkpoint_sha256"], None)
-    return found
+            files[f"{row['checkpoint']}/{WEIGHTS_FILE}"] = (row["checkpoint_sha256"], None)
+    return files
 
 
 def _table_files(ledger: Ledger) -> set[str]:
-    """Return the data files of every table's newest snapshot."""
+    """Return the paths of the data files in the newest snapshot of every table."""
     return {path for table in ledger.tables() for _, path in ledger.snapshot(table)}
 
 
 TOPS = ("tables", "shards", "exports", "staging", "lineage", "trainings", "indexes")
-"""The folders of a store in which every file is some finished job's."""
+"""The folders of a store in which every file must belong to a finished job."""
 
 
 def unowned(ledger: Ledger, known_files: Mapping[str, Any], tops: Sequence[str] = TOPS) -> Iterator[str]:
     """Yield the files in these folders that no finished job owns; `known_files` are as `owned` returns them."""
-    known = _table_files(ledger)
+    table_files = _table_files(ledger)
     trainings = {path.split("/")[1] for path in known_files if path.startswith("trainings/")}
     for top in tops:
         for path in ledger.store.files(top):
-            parts = path.split("/")
-            if top == "tables" and (path in known or "_delta_log" in parts):
+            segments = path.split("/")
+            if top == "tables" and (path in table_files or "_delta_log" in segments):
                 continue
-            if path in known_files or (top == "trainings" and parts[1] in trainings):
+            if path in known_files or (top == "trainings" and segments[1] in trainings):
                 continue
             yield path
 
 
-def _taken_down(ledger: Ledger) -> Iterator[Finding]:
-    """Find the pairs that were taken down and are there all the same; by look is left to `cuvee takedown`."""
-    stones = read(ledger)
-    if not stones:
+def _check_tombstones(ledger: Ledger) -> Iterator[Finding]:
+    """Find pairs that were taken down and are still stored; matching by PDQ is left to `cuvee takedown`."""
+    tombstones = read(ledger)
+    if not tombstones:
         return
 
-    def named(rows: pa.RecordBatch) -> Any:
+    def named_mask(rows: pa.RecordBatch) -> Any:
         columns = (rows[name].to_pylist() for name in ("uid", "url", "problem"))
         return pa.array(
-            [problem != TAKEN_DOWN and stones.names(uid, url) for uid, url, problem in zip(*columns, strict=True)],
+            [problem != TAKEN_DOWN and tombstones.names(uid, url) for uid, url, problem in zip(*columns, strict=True)],
             pa.bool_(),
         )
 
-    def stored(rows: pa.RecordBatch) -> Any:
+    def stored_mask(rows: pa.RecordBatch) -> Any:
         columns = (rows[name].to_pylist() for name in ("uid", "raw_sha256", "jpg_sha256"))
-        rows_of = zip(*columns, strict=True)
-        return pa.array([row[0] in stones.uids or not stones.images.isdisjoint(row) for row in rows_of], pa.bool_())
+        digests = zip(*columns, strict=True)
+        return pa.array(
+            [row[0] in tombstones.uids or not tombstones.images.isdisjoint(row) for row in digests], pa.bool_()
+        )
 
     for table, columns, mask in (
-        ("pairs", ["uid", "url", "problem"], named),
-        ("samples", ["uid", "raw_sha256", "jpg_sha256"], stored),
+        ("pairs", ["uid", "url", "problem"], named_mask),
+        ("samples", ["uid", "raw_sha256", "jpg_sha256"], stored_mask),
     ):
-        for part, row in matching(scan(ledger, table, columns), mask):
-            yield Finding(f"{part.path}: holds the pair {row['uid']}, which was taken down")
+        for batch, row in matching(scan(ledger, table, columns), mask):
+            yield Finding(f"{batch.path}: holds the pair {row['uid']}, which was taken down")
 
 
 def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
-    """Return every difference; with `prune`, remove what no finished job owns. Nothing else is changed.
+    """Return every difference; with `prune`, remove the files that no finished job owns. Nothing else is changed.
 
-    A row whose job has no row in `jobs` is a job that was not finished: its files are leftovers of a kill between two
-    commits, and a new run finishes it. Where a takedown or a compaction is unfinished, what nobody owns is its own, and
-    is left to it. Files that a compaction replaced are kept for time travel, and are no leftovers until then.
+    A row whose job has no row in `jobs` belongs to an unfinished job: its files are leftovers of a kill between two
+    commits, and a new run finishes it. Where a takedown or a compaction is unfinished, unowned files may be its own and
+    are not touched. Files that a compaction replaced are kept for time travel, and are no leftovers until they expire.
     """
-    known = owned(ledger)
-    left = [how_to_finish(ledger.store, found)] if (found := unfinished(ledger.store)) else []
-    left += [how_to_compact(ledger.store)] if half_compacted(ledger.store) else []
-    findings = [Finding(line) for line in left]
-    for number, (path, (sha256, size)) in enumerate(sorted(known.items())):
-        on_progress(number, len(known))
+    owned_files = owned(ledger)
+    unfinished_work = [how_to_finish(ledger.store, takedowns)] if (takedowns := unfinished(ledger.store)) else []
+    unfinished_work += [how_to_compact(ledger.store)] if half_compacted(ledger.store) else []
+    findings = [Finding(line) for line in unfinished_work]
+    for number, (path, (sha256, size)) in enumerate(sorted(owned_files.items())):
+        on_progress(number, len(owned_files))
         if sha256:
-            findings.extend(_hashed(ledger.store, path, sha256, size))
-    on_progress(len(known), len(known))
+            findings.extend(_check_digest(ledger.store, path, sha256, size))
+    on_progress(len(owned_files), len(owned_files))
     for table in ledger.tables():
-        findings.extend(_data_files(ledger, table))
+        findings.extend(_check_row_counts(ledger, table))
     if ledger.jobs():
         findings.extend(Finding(f"the counts do not add up: {line}") for line in faults(funnel(ledger)))
-    findings.extend(_taken_down(ledger))
-    older = kept(ledger)
-    for path in [] if left else (path for path in unowned(ledger, known) if path not in older):
+    findings.extend(_check_tombstones(ledger))
+    kept_for_time_travel = kept(ledger)
+    for path in (
+        [] if unfinished_work else (path for path in unowned(ledger, owned_files) if path not in kept_for_time_travel)
+    ):
         findings.append(Finding(f"{path}: no finished job owns it{'; removed' if prune else ''}", leftover=True))
         if prune:
             ledger.store.remove(path)

@@ -1,4 +1,4 @@
-"""Accuracies arranged for the page: the table of mixtures against sets, and the points of each shift."""
+"""Accuracies arranged for the page: the table of mixtures by evaluation set, and the points of each shift."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipeline.mixtures.names import unsized
 from pipeline.report.figures import Point, Whisker
 from pipeline.report.schema import EvaluationSet, Report, Result
 
-_WITHOUT_COUNT = 0.001  # where a point's number of images is unknown, it is drawn no closer to 0 or 1 than this
+_DEFAULT_EDGE = 0.001  # a point whose number of images is unknown is drawn no closer to 0 or 1 than this
 
 
 _CHANCE_MARGIN = 1.1
@@ -25,7 +25,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Mixtures against sets, the reference first. `best` is the highest accuracy on each set."""
+    """Accuracy by mixture and evaluation set, the reference first. `best` is the highest accuracy on each set."""
 
     sets: Sequence[EvaluationSet]
     rows: Sequence[Row]
@@ -34,7 +34,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Panel:
-    """One shift of the robustness figure. `clipped` counts points moved off 0 or 1 to be drawable."""
+    """One shift of the robustness figure. `clipped` counts points moved off 0 or 1 so that they can be drawn."""
 
     shift: Robustness
     points: Sequence[Point]
@@ -42,15 +42,15 @@ class Panel:
 
 
 def positions(report: Report) -> dict[str, int]:
-    """Each mixture's place, which gives its colour and mark: as blended, then any that only the results name.
+    """Each mixture's position, which gives its colour and marker: as blended, then those that only the results name.
 
-    A mixture's sizes and seeds have its place.
+    All sizes and seeds of a mixture have its position.
     """
-    named = [mixture["name"] for mixture in report["mixtures"]]
-    named += [result["mixture"] for result in report["evaluation"]["results"]]
-    named += [point["mixture"] for shift in report["robustness"] for point in shift["points"]]
-    families = {name: place for place, name in enumerate(dict.fromkeys(map(_family, named)))}
-    return {name: families[_family(name)] for name in dict.fromkeys(named)}
+    names = [mixture["name"] for mixture in report["mixtures"]]
+    names += [result["mixture"] for result in report["evaluation"]["results"]]
+    names += [point["mixture"] for shift in report["robustness"] for point in shift["points"]]
+    families = {name: position for position, name in enumerate(dict.fromkeys(map(_family, names)))}
+    return {name: families[_family(name)] for name in dict.fromkeys(names)}
 
 
 def _family(label: str) -> str:
@@ -58,21 +58,21 @@ def _family(label: str) -> str:
 
 
 def matrix(report: Report) -> Matrix:
-    """All results as a table; mixtures without any result have no row."""
+    """All results as a table; a mixture without results has no row."""
     evaluation = report["evaluation"]
-    found = _by_key(evaluation["results"])
-    sets = sorted(evaluation["sets"], key=lambda each: each["name"] != evaluation["reference"])
+    by_key = _by_key(evaluation["results"])
+    sets = sorted(evaluation["sets"], key=lambda evaluation_set: evaluation_set["name"] != evaluation["reference"])
     rows = [
-        Row(mixture, position, [found.get((mixture, each["name"])) for each in sets])
+        Row(mixture, position, [by_key.get((mixture, evaluation_set["name"])) for evaluation_set in sets])
         for mixture, position in positions(report).items()
     ]
     rows = [row for row in rows if any(row.results)]
-    columns = [[result["top1"] for row in rows if (result := row.results[place])] for place in range(len(sets))]
+    columns = [[result["top1"] for row in rows if (result := row.results[number])] for number in range(len(sets))]
     return Matrix(sets, rows, [max(column, default=None) for column in columns])
 
 
 def whiskers(table: Matrix, column: int) -> list[Whisker]:
-    """The rows of one set's panel."""
+    """The accuracies with their intervals in one evaluation set's panel."""
     return [
         Whisker(row.mixture, row.position, result["top1"], result["low"], result["high"])
         for row in table.rows
@@ -83,27 +83,27 @@ def whiskers(table: Matrix, column: int) -> list[Whisker]:
 def upper_end(table: Matrix) -> float:
     """The right end of every accuracy panel (fraction): the next tenth above all intervals and chance."""
     highs = [result["high"] for row in table.rows for result in row.results if result]
-    highs += [_CHANCE_MARGIN * each["chance"] for each in table.sets]
+    highs += [_CHANCE_MARGIN * evaluation_set["chance"] for evaluation_set in table.sets]
     tenths = int(10 * max(highs, default=1.0) + 1 - 1e-9)
     return min(max(tenths, 1), 10) / 10
 
 
 def panels(report: Report) -> list[Panel]:
-    """The points of every shift that has any, with their intervals where the results know them."""
-    found, place = _by_key(report["evaluation"]["results"]), positions(report)
-    drawn: list[Panel] = []
+    """The points of every shift that has any, with their intervals where there are results for them."""
+    by_key, position_of = _by_key(report["evaluation"]["results"]), positions(report)
+    panels: list[Panel] = []
     for shift in report["robustness"]:
         points: list[Point] = []
         clipped = 0
         for point in shift["points"]:
-            reference = found.get((point["mixture"], report["evaluation"]["reference"]))
-            x, moved_x = _drawable(point["reference"], reference)
-            y, moved_y = _drawable(point["shift"], found.get((point["mixture"], shift["set"])))
-            points.append(Point(place[point["mixture"]], x, y))
-            clipped += moved_x or moved_y
+            reference = by_key.get((point["mixture"], report["evaluation"]["reference"]))
+            x, x_clipped = _clipped(point["reference"], reference)
+            y, y_clipped = _clipped(point["shift"], by_key.get((point["mixture"], shift["set"])))
+            points.append(Point(position_of[point["mixture"]], x, y))
+            clipped += x_clipped or y_clipped
         if points:
-            drawn.append(Panel(shift, points, clipped))
-    return drawn
+            panels.append(Panel(shift, points, clipped))
+    return panels
 
 
 def limits(shown: Sequence[Panel]) -> tuple[float, float]:
@@ -117,9 +117,9 @@ def _by_key(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
     return {(result["mixture"], result["set"]): result for result in results}
 
 
-def _drawable(value: float, result: Result | None) -> tuple[tuple[float, float, float], bool]:
-    """((value, low, high), moved): all inside [0.5/n, 1 - 0.5/n], for the probit of 0 and 1 is infinite."""
-    edge = 0.5 / result["n"] if result and result["n"] else _WITHOUT_COUNT
+def _clipped(value: float, result: Result | None) -> tuple[tuple[float, float, float], bool]:
+    """((value, low, high), clipped): all within [0.5/n, 1 - 0.5/n], because the probit of 0 and 1 is infinite."""
+    edge = 0.5 / result["n"] if result and result["n"] else _DEFAULT_EDGE
     low, high = (result["low"], result["high"]) if result else (value, value)
     inside = min(max(value, edge), 1 - edge)
     return (inside, min(max(low, edge), 1 - edge), min(max(high, edge), 1 - edge)), inside != value

@@ -1,4 +1,4 @@
-"""One model of each mixture arranged for the page: reliability diagrams, largest drops, mistakes by shift."""
+"""Error analysis of one model of each mixture, arranged for the page: reliability diagrams, class drops, mistakes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from pipeline.analysis.results import Calibration, ClassDrops, Mistakes
 from pipeline.report.figures import Curve
 from pipeline.report.schema import Report
 
-_TOGETHER = 8  # mixtures in one diagram: as many as there are colours
+_MIXTURES_PER_DIAGRAM = 8  # as many as there are colours
 
 
-_MOST_MIXTURES = 24  # that are drawn, or are columns: of more, a table with a row for each says more
+_MAX_MIXTURES = 24  # drawn, or shown as columns; for more, a table with a row for each is more readable
 
 
-_MOST_CLASSES = 12
+_MAX_CLASSES = 12
 
 
 @dataclass(frozen=True)
 class Diagram:
-    """Some mixtures on one set; `shown` names them where they are not all, and is empty otherwise."""
+    """Mixtures on one evaluation set; `shown` names them where they are not all, and is empty otherwise."""
 
     set: str
     images: int
@@ -28,7 +28,7 @@ class Diagram:
 
 @dataclass(frozen=True)
 class Drop:
-    """A class: its images on the reference and on the shift, and each mixture's two accuracies (fractions)."""
+    """A class: its number of images in the reference and the shift, and each mixture's two accuracies (fractions)."""
 
     name: str
     images: tuple[int, int]
@@ -37,7 +37,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Drops:
-    """The classes of a shift whose accuracy drops most, in the mean over `mixtures`, and how many classes there are."""
+    """The classes of a shift with the largest mean accuracy drop over `mixtures`, and how many classes there are."""
 
     set: str
     classes: int
@@ -47,59 +47,59 @@ class Drops:
 
 
 def by_set(report: Report) -> dict[str, list[Calibration]]:
-    """The calibration of every mixture on each set, the reference first."""
-    found: dict[str, list[Calibration]] = {}
-    for one in report["calibration"]:
-        found.setdefault(one["set"], []).append(one)
-    return dict(sorted(found.items(), key=lambda pair: pair[0] != report["evaluation"]["reference"]))
+    """The calibration of every mixture by evaluation set, the reference first."""
+    rows_by_set: dict[str, list[Calibration]] = {}
+    for row in report["calibration"]:
+        rows_by_set.setdefault(row["set"], []).append(row)
+    return dict(sorted(rows_by_set.items(), key=lambda item: item[0] != report["evaluation"]["reference"]))
 
 
-def diagrams(sets: Mapping[str, Sequence[Calibration]], place: Mapping[str, int]) -> list[Diagram]:
-    """The diagrams of each set, of so many mixtures each that no colour stands for two; none of too many mixtures."""
-    found: list[Diagram] = []
+def diagrams(sets: Mapping[str, Sequence[Calibration]], positions: Mapping[str, int]) -> list[Diagram]:
+    """The diagrams of each set, split so that no colour stands for two mixtures; none where there are too many."""
+    drawn: list[Diagram] = []
     for name, rows in sets.items():
-        if len(rows) > _MOST_MIXTURES:
+        if len(rows) > _MAX_MIXTURES:
             continue
-        for start in range(0, len(rows), _TOGETHER):
-            some = rows[start : start + _TOGETHER]
-            shown = [row["mixture"] for row in some] if len(rows) > _TOGETHER else []
-            found.append(Diagram(name, rows[0]["images"], shown, [_curve(row, place) for row in some]))
-    return found
+        for start in range(0, len(rows), _MIXTURES_PER_DIAGRAM):
+            group = rows[start : start + _MIXTURES_PER_DIAGRAM]
+            shown = [row["mixture"] for row in group] if len(rows) > _MIXTURES_PER_DIAGRAM else []
+            drawn.append(Diagram(name, rows[0]["images"], shown, [_curve(row, positions) for row in group]))
+    return drawn
 
 
-def _curve(row: Calibration, place: Mapping[str, int]) -> Curve:
+def _curve(row: Calibration, positions: Mapping[str, int]) -> Curve:
     bins = [
-        (one["confidence"], one["accuracy"], one["share"])
-        for one in row["bins"]
-        if one["confidence"] is not None and one["accuracy"] is not None
+        (part["confidence"], part["accuracy"], part["share"])
+        for part in row["bins"]
+        if part["confidence"] is not None and part["accuracy"] is not None
     ]
-    return Curve(place[row["mixture"]], bins)
+    return Curve(positions[row["mixture"]], bins)
 
 
 def largest_drops(drops: ClassDrops) -> Drops:
-    """The classes with the largest drops on one shift: the mean over all mixtures is above 0, the largest come first.
+    """The classes with the largest mean drop over all mixtures on one shift, the largest first; only drops above 0.
 
-    Only the first mixtures are columns where there are many.
+    Where there are many mixtures, only the first are shown as columns.
     """
     models = drops["mixtures"]
     rows: list[tuple[float, Drop]] = []
-    for at, name in enumerate(drops["classes"]):
-        pairs = [(one["reference"][at], one["shift"][at]) for one in models]
+    for number, name in enumerate(drops["classes"]):
+        pairs = [(model["reference"][number], model["shift"][number]) for model in models]
         mean = sum(before - after for before, after in pairs) / len(pairs)
-        images = drops["reference_images"][at], drops["shift_images"][at]
+        images = drops["reference_images"][number], drops["shift_images"][number]
         if mean > 0:
-            rows.append((mean, Drop(name, images, pairs[:_MOST_MIXTURES])))
+            rows.append((mean, Drop(name, images, pairs[:_MAX_MIXTURES])))
     rows.sort(key=lambda row: -row[0])
-    names = [one["mixture"] for one in models]
+    names = [model["mixture"] for model in models]
     left_out = len(drops["left_out"])
-    found = [row for _, row in rows[:_MOST_CLASSES]]
-    return Drops(drops["set"], len(drops["classes"]), left_out, names[:_MOST_MIXTURES], found)
+    largest = [row for _, row in rows[:_MAX_CLASSES]]
+    return Drops(drops["set"], len(drops["classes"]), left_out, names[:_MAX_MIXTURES], largest)
 
 
 def shown_mistakes(report: Report) -> dict[str, list[Mistakes]]:
-    """By shift the mixtures that have mistakes to look at."""
-    found: dict[str, list[Mistakes]] = {}
-    for one in report["mistakes"]:
-        if one["examples"]:
-            found.setdefault(one["set"], []).append(one)
-    return found
+    """By shift, the mixtures that have example images of mistakes."""
+    by_shift: dict[str, list[Mistakes]] = {}
+    for row in report["mistakes"]:
+        if row["examples"]:
+            by_shift.setdefault(row["set"], []).append(row)
+    return by_shift

@@ -1,6 +1,6 @@
 """The report's figures: stacked bars, accuracies with intervals, shift against reference, reliability diagrams.
 
-Each function takes numbers that the sections have arranged and returns inline SVG. Sizes are CSS pixels.
+Each function takes numbers that the section modules have arranged and returns inline SVG. Sizes are CSS pixels.
 """
 
 import math
@@ -34,14 +34,14 @@ _PERCENT_TICKS = (
 )
 
 
-_DOTS, _SCATTER = 290.0, 400.0
+_PANEL_WIDTH, _SCATTER_SIDE = 290.0, 400.0  # CSS pixels
 
 
 @dataclass(frozen=True)
 class Bar:
     """One stacked bar: `segments` are (colour token, count) from the left, drawn as shares of `whole`.
 
-    `note` stands at its right end, `brief` in its stead where there is little room.
+    `note` is printed at its right end, `brief` instead of it in a narrow figure.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Whisker:
-    """One accuracy (fraction) with its interval; its mixture's `position` gives the colour."""
+    """One accuracy (fraction) with its interval; the mixture's `position` gives the colour."""
 
     label: str
     position: int
@@ -73,7 +73,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Band:
-    """A mixture's line with its band: (reference, line, low, high) along it, fractions strictly between 0 and 1."""
+    """A mixture's line with its band as points (reference, line, low, high), fractions strictly between 0 and 1."""
 
     position: int
     points: Sequence[tuple[float, float, float, float]]
@@ -81,7 +81,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Rung:
-    """Accuracies (fractions) of a mixture of `size` pairs: the mean over its seeds, the least and the greatest."""
+    """Accuracy (fraction) of a mixture of `size` pairs: mean, minimum and maximum over its seeds."""
 
     size: int
     mean: float
@@ -91,7 +91,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Steps:
-    """A mixture's rungs, from the smallest size."""
+    """A mixture's accuracies by size, from the smallest."""
 
     position: int
     rungs: Sequence[Rung]
@@ -103,11 +103,11 @@ def probit(fraction: float) -> float:
 
 
 def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
-    """Horizontal bars of shares, one for each source or mixture, `width` pixels wide."""
+    """Stacked horizontal bars of shares, one for each source or mixture, in a figure `width` pixels wide."""
     narrow = width < 600
     pitch, label_limit = 32.0, 14 if narrow else 22
 
-    def onto(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         for row, bar in enumerate(bars):
             left = 0.0
             for token, count in bar.segments:
@@ -125,16 +125,16 @@ def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
             )
         axes.set_xlim(0, 100)
         axes.set_ylim(len(bars) - 0.5, -0.5)
-        _bare(axes, [(0, "0"), (25, "25"), (50, "50"), (75, "75"), (100, "100 %")])
+        _hide_frame(axes, [(0, "0"), (25, "25"), (50, "50"), (75, "75"), (100, "100 %")])
 
     margins = (100.0, 46.0, 4.0, 26.0) if narrow else (140.0, 104.0, 4.0, 26.0)
-    return draw(name, title, (width, pitch * len(bars) + 30), margins, onto)
+    return draw(name, title, (width, pitch * len(bars) + 30), margins, plot)
 
 
 def intervals(name: str, title: str, rows: Sequence[Whisker], chance: float, top: float) -> Markup:
-    """Dots with 95 % whiskers, a row for each mixture, from 0 to `top`; `chance` is dotted (fractions)."""
+    """Accuracies with 95 % intervals, one row a mixture, from 0 to `top`; `chance` is a dotted line (fractions)."""
 
-    def onto(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         axes.axvline(100 * chance, color=paint("muted"), linestyle=(0, (2, 3)), linewidth=1.2)
         for row, point in enumerate(rows):
             colour = paint(series(point.position))
@@ -146,9 +146,9 @@ def intervals(name: str, title: str, rows: Sequence[Whisker], chance: float, top
         axes.set_ylim(len(rows) - 0.4, -0.6)
         step = 0.1 if top <= 0.5 else 0.2
         ticks = [index * step for index in range(int(top / step + 1e-9) + 1)]
-        _bare(axes, [(100 * tick, f"{100 * tick:.0f}") for tick in ticks])
+        _hide_frame(axes, [(100 * tick, f"{100 * tick:.0f}") for tick in ticks])
 
-    return draw(name, title, (_DOTS, 27.0 * len(rows) + 30), (106.0, 36.0, 4.0, 26.0), onto)
+    return draw(name, title, (_PANEL_WIDTH, 27.0 * len(rows) + 30), (106.0, 36.0, 4.0, 26.0), plot)
 
 
 def scatter(
@@ -158,23 +158,23 @@ def scatter(
     line: tuple[float, float] | None,
     limits: tuple[float, float],
 ) -> Markup:
-    """Shift accuracy against reference accuracy, both through the probit, with y = x dashed.
+    """Shift accuracy against reference accuracy, both on probit axes, with y = x dashed.
 
-    `line` is slope and intercept of the fitted line in probit units; `limits` are the ends of both axes, as
+    `line` is the slope and intercept of the fitted line in probit units; `limits` are the ends of both axes, as
     fractions.
     """
     low, high = probit(limits[0]), probit(limits[1])
 
-    def onto(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
         if line is not None:
             ends = [line[0] * x + line[1] for x in (low, high)]
             axes.plot([low, high], ends, color=paint("ink"), linewidth=1.4)
         for position in dict.fromkeys(point.position for point in points):
-            _crosses(axes, position, [point for point in points if point.position == position])
+            _plot_crosses(axes, position, [point for point in points if point.position == position])
         _probit_axes(axes, limits)
 
-    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+    return draw(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
 
 
 def trends(
@@ -185,14 +185,14 @@ def trends(
     line: tuple[float, float] | None,
     limits: tuple[float, float],
 ) -> Markup:
-    """Shift accuracy against reference accuracy as `scatter`, a point for each model and a line for each mixture.
+    """Shift accuracy against reference accuracy as in `scatter`, a point for each model and a line for each mixture.
 
     `points` are (position, reference, shift). A mixture's band is shaded around its line, over the range of its models;
-    `line`, in probit units, is the one that effective robustness is measured from.
+    `line`, in probit units, is the baseline that effective robustness is measured from.
     """
     low, high = probit(limits[0]), probit(limits[1])
 
-    def onto(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
         if line is not None:
             axes.plot([low, high], [line[0] * x + line[1] for x in (low, high)], color=paint("ink"), linewidth=1)
@@ -202,26 +202,28 @@ def trends(
             axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, middle, color=colour, linewidth=1.8)
         for position in dict.fromkeys(position for position, *_ in points):
-            mine = [(probit(one[1]), probit(one[2])) for one in points if one[0] == position]
+            places = [(probit(point[1]), probit(point[2])) for point in points if point[0] == position]
             colour = paint(series(position))
-            axes.plot(*zip(*mine, strict=True), marker(position), color=colour, markersize=5, alpha=0.85, linestyle="")
+            axes.plot(
+                *zip(*places, strict=True), marker(position), color=colour, markersize=5, alpha=0.85, linestyle=""
+            )
         _probit_axes(axes, limits)
 
-    return draw(name, title, (_SCATTER, _SCATTER), (52.0, 12.0, 10.0, 50.0), onto)
+    return draw(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
 
 
 def ladder(name: str, title: str, steps: Sequence[Steps], top: float) -> Markup:
-    """Accuracy from 0 to `top` (fraction) against the number of training pairs, which doubles at equal distances."""
-    sizes = sorted({rung.size for each in steps for rung in each.rungs})
+    """Accuracy from 0 to `top` (fraction) against the number of training pairs on a base-2 logarithmic axis."""
+    sizes = sorted({rung.size for curve in steps for rung in curve.rungs})
 
-    def onto(axes: Axes) -> None:
-        for each in steps:
-            colour = paint(series(each.position))
-            x = [math.log2(rung.size) for rung in each.rungs]
-            axes.plot(x, [100 * rung.mean for rung in each.rungs], color=colour, linewidth=1.6)
-            for at, rung in zip(x, each.rungs, strict=True):
-                axes.plot([at, at], [100 * rung.least, 100 * rung.most], color=colour, linewidth=1.2, alpha=0.6)
-                axes.plot([at], [100 * rung.mean], marker(each.position), color=colour, markersize=6)
+    def plot(axes: Axes) -> None:
+        for curve in steps:
+            colour = paint(series(curve.position))
+            x = [math.log2(rung.size) for rung in curve.rungs]
+            axes.plot(x, [100 * rung.mean for rung in curve.rungs], color=colour, linewidth=1.6)
+            for place, rung in zip(x, curve.rungs, strict=True):
+                axes.plot([place, place], [100 * rung.least, 100 * rung.most], color=colour, linewidth=1.2, alpha=0.6)
+                axes.plot([place], [100 * rung.mean], marker(curve.position), color=colour, markersize=6)
         axes.set_ylim(0, 100 * top)
         axes.margins(x=0.08)
         axes.set_xticks([math.log2(size) for size in sizes], labels=[f"{size:,}" for size in sizes])
@@ -230,12 +232,12 @@ def ladder(name: str, title: str, steps: Sequence[Steps], top: float) -> Markup:
         axes.set_axisbelow(True)
         axes.set_xlabel("training pairs")
 
-    return draw(name, title, (_DOTS, 220.0), (34.0, 12.0, 8.0, 46.0), onto)
+    return draw(name, title, (_PANEL_WIDTH, 220.0), (34.0, 12.0, 8.0, 46.0), plot)
 
 
 def _probit_axes(axes: Axes, limits: tuple[float, float]) -> None:
     low, high = probit(limits[0]), probit(limits[1])
-    ticks = _spaced(limits, apart=(high - low) / 9)
+    ticks = _spaced_ticks(limits, min_distance=(high - low) / 9)
     labels = [f"{100 * tick:g}" for tick in ticks]
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
@@ -248,8 +250,8 @@ def _probit_axes(axes: Axes, limits: tuple[float, float]) -> None:
     axes.set_ylabel("accuracy on the shift, %")
 
 
-def _crosses(axes: Axes, position: int, points: Sequence[Point]) -> None:
-    """A mixture's points with their intervals: two calls for all of them, as each costs a millisecond."""
+def _plot_crosses(axes: Axes, position: int, points: Sequence[Point]) -> None:
+    """Draw a mixture's points with their intervals; in two calls for all points, as each call takes a millisecond."""
     colour, centres = paint(series(position)), []
     arms: tuple[list[float], list[float]] = ([], [])
     for point in points:
@@ -262,18 +264,18 @@ def _crosses(axes: Axes, position: int, points: Sequence[Point]) -> None:
     axes.plot(*zip(*centres, strict=True), marker(position), color=colour, markersize=8, clip_on=False, linestyle="")
 
 
-def _spaced(limits: tuple[float, float], apart: float) -> list[float]:
-    """The round percentages inside the limits that lie at least `apart` probit units from the one before."""
-    kept: list[float] = []
+def _spaced_ticks(limits: tuple[float, float], min_distance: float) -> list[float]:
+    """The round percentages within the limits, each at least `min_distance` probit units from the one before."""
+    ticks: list[float] = []
     for tick in _PERCENT_TICKS:
-        far = not kept or probit(tick) - probit(kept[-1]) >= apart
-        if limits[0] <= tick <= limits[1] and far:
-            kept.append(tick)
-    return kept
+        far_enough = not ticks or probit(tick) - probit(ticks[-1]) >= min_distance
+        if limits[0] <= tick <= limits[1] and far_enough:
+            ticks.append(tick)
+    return ticks
 
 
-def _bare(axes: Axes, ticks: Sequence[tuple[float, str]]) -> None:
-    """Leave of the frame only faint vertical lines at the labelled ticks."""
+def _hide_frame(axes: Axes, ticks: Sequence[tuple[float, str]]) -> None:
+    """Remove the frame and draw only faint vertical lines at the labelled ticks."""
     axes.set_xticks([value for value, _ in ticks], labels=[label for _, label in ticks])
     axes.set_yticks([])
     axes.tick_params(length=0, pad=6)
@@ -283,18 +285,21 @@ def _bare(axes: Axes, ticks: Sequence[tuple[float, str]]) -> None:
         side.set_visible(False)
 
 
-_SIDE = 290.0  # CSS pixels
+_RELIABILITY_SIDE = 290.0  # CSS pixels
 
 
-_TICKS = (0, 20, 40, 60, 80, 100)
+_RELIABILITY_TICKS = (0, 20, 40, 60, 80, 100)
 
 
-_LEAST, _MOST = 3.0, 20.0  # a marker's width in pixels where a bin has next to none of the images, and all of them
+_MIN_MARKER, _MAX_MARKER = (
+    3.0,
+    20.0,
+)  # a marker's width in pixels for a bin with almost none, and with all, of the images
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A mixture's bins that hold images, from the least sure: (confidence, accuracy, share of the images), fractions.
+    """A mixture's non-empty bins by increasing confidence: (confidence, accuracy, share of the images), fractions.
 
     `position` gives its colour.
     """
@@ -304,28 +309,28 @@ class Curve:
 
 
 def reliability(name: str, title: str, curves: Sequence[Curve]) -> Markup:
-    """Accuracy against confidence, both from 0 to 100 %, a line for each mixture; y = x is dashed.
+    """Reliability diagram: accuracy against confidence, both 0 to 100 %, a line for each mixture; y = x is dashed.
 
     A marker's area grows with the share of the images in its bin.
     """
 
-    def onto(axes: Axes) -> None:
+    def plot(axes: Axes) -> None:
         axes.plot([0, 100], [0, 100], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
         for curve in curves:
             colour = paint(series(curve.position))
-            x, y = ([100 * one[axis] for one in curve.bins] for axis in (0, 1))
+            x, y = ([100 * part[axis] for part in curve.bins] for axis in (0, 1))
             axes.plot(x, y, color=colour, linewidth=1.4, alpha=0.7, clip_on=False)
-            for at, height, (_, _, share) in zip(x, y, curve.bins, strict=True):
-                width = (_LEAST**2 + share * (_MOST**2 - _LEAST**2)) ** 0.5
-                axes.plot([at], [height], marker(curve.position), color=colour, markersize=width, clip_on=False)
+            for place, height, (_, _, share) in zip(x, y, curve.bins, strict=True):
+                width = (_MIN_MARKER**2 + share * (_MAX_MARKER**2 - _MIN_MARKER**2)) ** 0.5
+                axes.plot([place], [height], marker(curve.position), color=colour, markersize=width, clip_on=False)
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
-        axes.set_xticks(_TICKS)
-        axes.set_yticks(_TICKS)
+        axes.set_xticks(_RELIABILITY_TICKS)
+        axes.set_yticks(_RELIABILITY_TICKS)
         axes.tick_params(length=0, pad=6)
         axes.grid(linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel("confidence, %")
-        axes.set_ylabel("right, %")
+        axes.set_ylabel("accuracy, %")
 
-    return draw(name, title, (_SIDE, _SIDE), (52.0, 14.0, 10.0, 50.0), onto)
+    return draw(name, title, (_RELIABILITY_SIDE, _RELIABILITY_SIDE), (52.0, 14.0, 10.0, 50.0), plot)

@@ -1,4 +1,4 @@
-"""The funnel arranged for the page: rows that are checked, not only shown, and a bar for each source."""
+"""The funnel arranged for the page: rows whose counts are checked, and a bar for each source."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pipeline.report.figures import Bar
 from pipeline.report.schema import Report, SourceFunnel, Stage
 from pipeline.report.svg import series
 
-_SHADES = 5  # of either family: lost at ingest, dropped by a filter
+_SHADES = 5  # of each family: dropped at ingest, dropped by a filter
 
 
 _NONE = "\N{EN DASH}"
@@ -17,7 +17,7 @@ _NONE = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage of one source. `fault` says what does not add up, and is empty where all does."""
+    """One stage of one source. `fault` says which counts do not add up, and is empty where they do."""
 
     stage: str
     came_in: int
@@ -37,14 +37,14 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class Bars:
-    """The bars of all sources, and their legend as (colour token, meaning)."""
+    """The bars of all sources or mixtures, and their legend as (colour token, meaning)."""
 
     bars: Sequence[Bar]
     legend: Sequence[tuple[str, str]]
 
 
 def rows(funnel: Sequence[SourceFunnel]) -> list[SourceRows]:
-    """Every stage of every source with its check; reasons come most frequent first, without those at 0."""
+    """Every stage of every source with its check; reasons by decreasing count, without those at 0."""
     return [
         SourceRows(source["source"], source["published"], [_row(source, stage) for stage in source["stages"]])
         for source in funnel
@@ -54,107 +54,107 @@ def rows(funnel: Sequence[SourceFunnel]) -> list[SourceRows]:
 def _row(source: SourceFunnel, stage: Stage) -> StageRow:
     dropped = sum(stage["dropped"].values())
     if stage["in"] != stage["kept"] + dropped:
-        fault = f"does not add up: {stage['in']:,} came in, {stage['kept']:,} kept + {dropped:,} dropped"
+        fault = f"does not add up: {stage['in']:,} in, {stage['kept']:,} kept + {dropped:,} dropped"
     elif stage["stage"] == "ingest" and stage["in"] != source["published"]:
-        fault = f"does not add up: {source['published']:,} published, {stage['in']:,} came in"
+        fault = f"does not add up: {source['published']:,} published, {stage['in']:,} in"
     else:
         fault = ""
     return StageRow(stage["stage"], stage["in"], stage["kept"], ranked(stage["dropped"]), fault)
 
 
 def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """(name, count) from the most frequent to the least, equal ones by name; zeros are left out."""
-    found = [(name, count) for name, count in counts.items() if count]
-    return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+    """(name, count) by decreasing count, then by name; zeros are left out."""
+    nonzero = [(name, count) for name, count in counts.items() if count]
+    return sorted(nonzero, key=lambda item: (-item[1], item[0]))
 
 
 def bars(funnel: Sequence[SourceFunnel]) -> Bars:
-    """One bar for each source: kept by its last stage, dropped there by reason, and lost at ingest before it.
+    """One bar for each source: kept by its last stage, dropped there by reason, and dropped at ingest before it.
 
-    Filters may stand side by side or in a row. Where the last one saw fewer pairs than ingest stored, its
-    bar is of what it saw; else of everything published.
+    Filters may be alternatives or applied one after another. Where the input of the last one is smaller than what
+    ingest stored, the bar is of that input; otherwise of everything published.
     """
-    journeys = [(source["source"], *_journey(source)) for source in funnel if source["stages"]]
-    lost = _shades("i", [first for _, first, _ in journeys if first])
-    dropped = _shades("f", [last for _, _, last in journeys if last["stage"] != "ingest"])
-    drawn: list[Bar] = []
-    for name, first, last in journeys:
-        whole = first["in"] if first else last["in"]
-        segments = [("kept", last["kept"])]
-        if last is not first:
-            segments += _segments(last, dropped)
-        if first:
-            segments += _segments(first, lost)
-        drawn.append(Bar(name, *_notes(last["kept"], whole), whole, segments))
-    if not drawn:
+    stages = [(source["source"], *_ingest_and_last(source)) for source in funnel if source["stages"]]
+    ingest_shades = _shades("i", [ingest for _, ingest, _ in stages if ingest])
+    filter_shades = _shades("f", [last_stage for _, _, last_stage in stages if last_stage["stage"] != "ingest"])
+    bars: list[Bar] = []
+    for name, ingest, last_stage in stages:
+        whole = ingest["in"] if ingest else last_stage["in"]
+        segments = [("kept", last_stage["kept"])]
+        if last_stage is not ingest:
+            segments += _segments(last_stage, filter_shades)
+        if ingest:
+            segments += _segments(ingest, ingest_shades)
+        bars.append(Bar(name, *_notes(last_stage["kept"], whole), whole, segments))
+    if not bars:
         return Bars([], [])
     legend = {"kept": "kept"}
-    for family in (dropped, lost):
-        for reason, shade in family.items():
-            legend[shade] = "other reasons" if shade in legend else reason
-    return Bars(drawn, list(legend.items()))
+    for family in (filter_shades, ingest_shades):
+        for reason, token in family.items():
+            legend[token] = "other reasons" if token in legend else reason
+    return Bars(bars, list(legend.items()))
 
 
-def _journey(source: SourceFunnel) -> tuple[Stage | None, Stage]:
-    """(the ingest stage where it belongs in the bar, the last stage)."""
+def _ingest_and_last(source: SourceFunnel) -> tuple[Stage | None, Stage]:
+    """(the ingest stage, or None where it is not part of the bar; the last stage)."""
     first, last = source["stages"][0], source["stages"][-1]
     return (first if first is last or last["in"] == first["kept"] else None), last
 
 
 def _shades(family: str, stages: Sequence[Stage]) -> dict[str, str]:
-    """Each reason's colour token; the most frequent ones have their own, the rest share the last."""
-    total: Counter[str] = Counter()
+    """Each reason's colour token; the most frequent ones have their own, the others share the last."""
+    totals: Counter[str] = Counter()
     for stage in stages:
-        total.update(stage["dropped"])
-    return {name: f"{family}{min(place, _SHADES)}" for place, (name, _) in enumerate(ranked(total), start=1)}
+        totals.update(stage["dropped"])
+    return {name: f"{family}{min(rank, _SHADES)}" for rank, (name, _) in enumerate(ranked(totals), start=1)}
 
 
 def _segments(stage: Stage, shades: Mapping[str, str]) -> list[tuple[str, int]]:
-    shared: Counter[str] = Counter()
+    by_shade: Counter[str] = Counter()
     for reason, count in stage["dropped"].items():
         if count:
-            shared[shades[reason]] += count
-    return sorted(shared.items())
+            by_shade[shades[reason]] += count
+    return sorted(by_shade.items())
 
 
 def _notes(kept: int, whole: int) -> tuple[str, str]:
     if not whole:
-        return "nothing came in", _NONE
+        return "no input", _NONE
     share = f"{100 * kept / whole:.0f} %"
     return f"{share} of {whole:,}", share
 
 
 def mixture_bars(report: Report) -> Bars:
-    """One bar for each mixture: the share of each source among its pairs. Its sizes have the same shares."""
-    used = {source for mixture in report["mixtures"] for source in mixture["by_source"]}
-    names = list(dict.fromkeys([*(source["source"] for source in report["funnel"]), *sorted(used)]))
+    """One bar for each mixture: the share of each source in its pairs. All sizes of a mixture have the same shares."""
+    sources = {source for mixture in report["mixtures"] for source in mixture["by_source"]}
+    names = list(dict.fromkeys([*(source["source"] for source in report["funnel"]), *sorted(sources)]))
     colour = {name: series(position) for position, name in enumerate(names)}
-    drawn: list[Bar] = []
+    bars: list[Bar] = []
     for mixture in report["mixtures"]:
         if mixture["name"] != unsized(mixture["name"]):
             continue
         segments = [(colour[name], mixture["by_source"].get(name, 0)) for name in names]
         pairs, whole = f"{mixture['pairs']:,}", sum(mixture["by_source"].values())
-        drawn.append(Bar(mixture["name"], f"{pairs} pairs", pairs, whole, segments))
-    return Bars(drawn, [(colour[name], name) for name in names if name in used])
+        bars.append(Bar(mixture["name"], f"{pairs} pairs", pairs, whole, segments))
+    return Bars(bars, [(colour[name], name) for name in names if name in sources])
 
 
 def tiles(report: Report) -> list[tuple[str, str]]:
-    """The key numbers as (value, meaning); a dash where a stage has not run yet."""
+    """The key figures as (value, meaning); a dash where a stage has not run yet."""
     stages = [stage for source in report["funnel"] for stage in source["stages"]]
     stored = [stage["kept"] for stage in stages if stage["stage"] == "ingest"]
-    main = next((stage["stage"] for stage in reversed(stages) if stage["stage"] != "ingest"), None)
-    kept = [stage["kept"] for stage in stages if stage["stage"] == main]
+    main_filter = next((stage["stage"] for stage in reversed(stages) if stage["stage"] != "ingest"), None)
+    kept = [stage["kept"] for stage in stages if stage["stage"] == main_filter]
     published = [source["published"] for source in report["funnel"]]
-    images = [found["images"] for found in report["evaluation"]["sets"]]
-    trained = [row["trainings"] for row in report["cost"]]
-    by = f"kept by {main.removeprefix('filter:')}" if main else "kept by the main filter"
+    images = [evaluation_set["images"] for evaluation_set in report["evaluation"]["sets"]]
+    trainings = [row["trainings"] for row in report["cost"]]
+    kept_label = f"kept by {main_filter.removeprefix('filter:')}" if main_filter else "kept by the main filter"
     return [
         (_total(published), "pairs published"),
         (_total(stored), "pairs stored"),
-        (_total(kept), by),
+        (_total(kept), kept_label),
         (str(len(report["mixtures"]) or _NONE), "mixtures"),
-        (_total(trained), "trainings"),
+        (_total(trainings), "trainings"),
         (_total(images), "evaluation images"),
     ]
 

@@ -1,8 +1,7 @@
 """The report as one self-contained HTML page.
 
-Captions, reasons and names come from the web and are hostile until escaped: jinja2 escapes every value,
-thumbnails must be JPEG data URLs, and the page's Content-Security-Policy allows one style block by its hash
-and `data:` images, nothing else.
+Captions, reasons and names come from the web and are untrusted: jinja2 escapes every value, thumbnails must be JPEG
+data URLs, and the page's Content-Security-Policy allows one style block by its hash and `data:` images, nothing else.
 """
 
 import base64
@@ -24,18 +23,18 @@ from pipeline.report.svg import marker, series
 _THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]*={0,2}")
 
 
-# What XML and HTML cannot carry: control characters, halves of surrogate pairs, non-characters.
+# What XML and HTML cannot represent: control characters, lone surrogates, non-characters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-_WIDE, _NARROW = 900.0, 350.0
+_WIDE, _NARROW = 900.0, 350.0  # CSS pixels
 
 
-_MOST_ROWS = 24  # of more models a figure with a row for each says less than the table and the ladders
+_MAX_FIGURE_ROWS = 24  # with more models, the table and the figures of accuracy by size are more readable
 
 
 def render(report: Report) -> str:
-    """The whole page. The same report gives the same bytes.
+    """The page as HTML. The same report gives the same bytes.
 
     Raises ValueError for a thumbnail that is not a JPEG data URL.
     """
@@ -49,14 +48,17 @@ def render(report: Report) -> str:
         css=css,
         css_hash=f"sha256-{digest}",
         tiles=funnel_section.tiles(clean),
-        evaluation_digests=[(each["name"], each["sha256"]) for each in clean["provenance"]["evaluation_sets"]],
-        **_pairs(clean),
+        evaluation_digests=[
+            (evaluation_set["name"], evaluation_set["sha256"])
+            for evaluation_set in clean["provenance"]["evaluation_sets"]
+        ],
+        **_example_pairs(clean),
         **_funnel(clean),
         **_mixtures(clean),
         **_evaluation(clean),
         **_trends(clean),
         **_contamination(clean),
-        **_closeup(clean),
+        **_error_analysis(clean),
     )
 
 
@@ -86,7 +88,7 @@ def _environment() -> Environment:
 def _stylesheet(environment: Environment) -> Markup:
     assert environment.loader is not None
     source, _, _ = environment.loader.get_source(environment, "report.css")
-    return Markup(f"\n{source}")  # noqa: S704 - our own file, never a value
+    return Markup(f"\n{source}")  # noqa: S704 - a file of the package, never a value
 
 
 def _printable(value: Any) -> Any:
@@ -94,35 +96,35 @@ def _printable(value: Any) -> Any:
     if isinstance(value, str):
         return _UNPRINTABLE.sub("\ufffd", value.replace("\r\n", "\n").replace("\r", "\n"))
     if isinstance(value, Mapping):
-        return {_printable(key): _printable(each) for key, each in value.items()}
+        return {_printable(key): _printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(each) for each in value]
+        return [_printable(item) for item in value]
     return value
 
 
 def _check_thumbnails(report: Report) -> None:
-    for where, thumbnail in _thumbnails(report):
+    for owner, thumbnail in _thumbnails(report):
         if not _THUMBNAIL.fullmatch(thumbnail):
             raise ValueError(
-                f"{where}: thumbnail starts with {thumbnail[:40]!r}, "
+                f"{owner}: thumbnail starts with {thumbnail[:40]!r}, "
                 "expected data:image/jpeg;base64, and base64 after it"
             )
 
 
 def _thumbnails(report: Report) -> Iterator[tuple[str, str]]:
-    """Whose each is, and the thumbnail: all that the page shows."""
+    """(owner, thumbnail) of every thumbnail on the page."""
     for example in report["examples"]:
         yield f"example {example['uid']}", example["thumbnail"]
-        if (like := example["resembles"]) and like["thumbnail"] is not None:
-            yield f"example {example['uid']}", like["thumbnail"]
-    for one in report["mistakes"]:
-        for mistake in one["examples"]:
+        if (resemblance := example["resembles"]) and resemblance["thumbnail"] is not None:
+            yield f"example {example['uid']}", resemblance["thumbnail"]
+    for mistakes in report["mistakes"]:
+        for mistake in mistakes["examples"]:
             if mistake["thumbnail"] is not None:
-                yield f"mistake {one['mixture']}, {one['set']}/{mistake['key']}", mistake["thumbnail"]
+                yield f"mistake {mistakes['mixture']}, {mistakes['set']}/{mistake['key']}", mistake["thumbnail"]
 
 
-def _pairs(report: Report) -> dict[str, Any]:
-    """Examples, kept ones first; dropped ones side by side where they share a reason."""
+def _example_pairs(report: Report) -> dict[str, Any]:
+    """The example pairs: the kept ones, and the dropped ones sorted by reason."""
     kept = [example for example in report["examples"] if example["kept"]]
     dropped = [example for example in report["examples"] if not example["kept"]]
     return {"kept_pairs": kept, "dropped_pairs": sorted(dropped, key=lambda example: example["reason"])}
@@ -131,7 +133,7 @@ def _pairs(report: Report) -> dict[str, Any]:
 def _funnel(report: Report) -> dict[str, Any]:
     sources, bars = funnel_section.rows(report["funnel"]), funnel_section.bars(report["funnel"])
     faults = [f"{row.source}, {stage.stage}: {stage.fault}" for row in sources for stage in row.stages if stage.fault]
-    title = "What became of each source's published pairs, in percent"
+    title = "Outcome of each source's published pairs, in percent"
     return {
         "sources": sources,
         "faults": faults,
@@ -152,7 +154,7 @@ def _mixtures(report: Report) -> dict[str, Any]:
 
 
 def _both_widths(name: str, title: str, bars: funnel_section.Bars) -> list[tuple[str, Markup]]:
-    """The same bars drawn for a desk and for a telephone; the style sheet shows one of them."""
+    """The same bars for a wide and a narrow screen; the style sheet shows one of them."""
     if not bars.bars:
         return []
     widths = (("wide", _WIDE), ("narrow", _NARROW))
@@ -161,46 +163,46 @@ def _both_widths(name: str, title: str, bars: funnel_section.Bars) -> list[tuple
 
 def _evaluation(report: Report) -> dict[str, Any]:
     table = accuracy_section.matrix(report)
-    by_sizes = any(one["groups"] for one in report["trends"])  # then `_trends` draws the panels
-    panels = [] if by_sizes else accuracy_section.panels(report)
+    has_trends = any(trend["groups"] for trend in report["trends"])  # then `_trends` provides the panels
+    panels = [] if has_trends else accuracy_section.panels(report)
     top, limits = accuracy_section.upper_end(table), accuracy_section.limits(panels)
-    dots = [
+    interval_figures = [
         (
-            each,
+            evaluated,
             figures.intervals(
-                f"accuracy-{place}", f"Accuracy on {each['name']}, in percent", rows, each["chance"], top
+                f"accuracy-{number}", f"Accuracy on {evaluated['name']}, in percent", rows, evaluated["chance"], top
             ),
         )
-        for place, each in enumerate(table.sets)
-        if len(table.rows) <= _MOST_ROWS and (rows := accuracy_section.whiskers(table, place))
+        for number, evaluated in enumerate(table.sets)
+        if len(table.rows) <= _MAX_FIGURE_ROWS and (rows := accuracy_section.whiskers(table, number))
     ]
     scatters = []
-    for place, panel in enumerate(panels):
+    for number, panel in enumerate(panels):
         slope, intercept = panel.shift["slope"], panel.shift["intercept"]
         line = (slope, intercept) if slope is not None and intercept is not None else None
         title = f"Accuracy on {panel.shift['set']} against accuracy on the reference"
-        scatters.append((panel, figures.scatter(f"shift-{place}", title, panel.points, line, limits)))
+        scatters.append((panel, figures.scatter(f"shift-{number}", title, panel.points, line, limits)))
     return {
         "accuracy": table,
-        "accuracy_figures": dots,
+        "accuracy_figures": interval_figures,
         "scatters": scatters,
         "positions": accuracy_section.positions(report),
     }
 
 
 def _trends(report: Report) -> dict[str, Any]:
-    place = trends_section.positions(report)
-    shown, ladders = trends_section.panels(report, place), trends_section.ladders(report, place)
-    limits = trends_section.limits(shown)
-    highest = max((rung.most for _, steps in ladders for each in steps for rung in each.rungs), default=1.0)
+    positions = trends_section.positions(report)
+    shift_panels, ladders = trends_section.panels(report, positions), trends_section.ladders(report, positions)
+    limits = trends_section.limits(shift_panels)
+    highest = max((rung.most for _, steps in ladders for curve in steps for rung in curve.rungs), default=1.0)
     top = min(math.ceil(10 * highest + 1e-9), 10) / 10
     panels = []
-    for number, panel in enumerate(shown):
+    for number, panel in enumerate(shift_panels):
         title = f"Accuracy on {panel.trend['set']} against accuracy on the reference, a line for each mixture"
         svg = figures.trends(f"trend-{number}", title, panel.points, panel.bands, panel.line, limits)
         panels.append((panel.trend, svg))
     return {
-        "trend_positions": place,
+        "trend_positions": positions,
         "trend_panels": panels,
         "ladders": [
             (name, figures.ladder(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top))
@@ -220,18 +222,18 @@ def _contamination(report: Report) -> dict[str, Any]:
     }
 
 
-def _closeup(report: Report) -> dict[str, Any]:
-    place, sets = trends_section.positions(report), error_section.by_set(report)
-    drawn = []
-    for number, one in enumerate(error_section.diagrams(sets, place)):
-        title = f"Accuracy on {one.set} by confidence, a line for each mixture"
-        drawn.append((one, figures.reliability(f"reliability-{number}", title, one.curves)))
+def _error_analysis(report: Report) -> dict[str, Any]:
+    positions, sets = trends_section.positions(report), error_section.by_set(report)
+    diagrams = []
+    for number, diagram in enumerate(error_section.diagrams(sets, positions)):
+        title = f"Accuracy on {diagram.set} by confidence, a line for each mixture"
+        diagrams.append((diagram, figures.reliability(f"reliability-{number}", title, diagram.curves)))
     return {
         "calibrated": sets,
         "calibration_at": {(row["set"], row["mixture"]): row for row in report["calibration"]},
         "calibration_mixtures": list(dict.fromkeys(row["mixture"] for row in report["calibration"])),
-        "reliability_figures": drawn,
-        "class_drops": [error_section.largest_drops(one) for one in report["classes"]],
+        "reliability_figures": diagrams,
+        "class_drops": [error_section.largest_drops(drops) for drops in report["classes"]],
         "mistakes": error_section.shown_mistakes(report),
         "hidden_mistakes": sum(row["wrong"] > 0 and not row["examples"] for row in report["mistakes"]),
     }
@@ -250,12 +252,12 @@ def _score(value: float | str | None) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _size(size: float) -> str:
-    """Bytes as a person reads them, in powers of 1000."""
+    """A number of bytes with its unit, in powers of 1000."""
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -264,7 +266,7 @@ def _size(size: float) -> str:
 
 
 def _moment(stamp: str) -> str:
-    """An ISO 8601 time as "24 November 2026, 01:59 UTC"; what is not one stays as it is."""
+    """An ISO 8601 time as "24 November 2026, 01:59 UTC"; any other text is returned unchanged."""
     try:
         moment = datetime.fromisoformat(stamp)
     except ValueError:

@@ -1,8 +1,8 @@
-"""The report's numbers, as they lie in the JSON beside the page.
+"""The structure of the report's JSON, from which the page is rendered.
 
-Any list may be empty: a report can be written after every stage, and then says what is not there yet.
+Any list may be empty: a report can be written after every stage, and then says which results are missing.
 Accuracies are fractions between 0 and 1, times are seconds, sizes are bytes, everything else is a count.
-`shape_robustness` holds what is said of robustness, `shape_closeup` what is said of one model of each mixture.
+`pipeline.analysis.results` defines the parts on robustness, error analysis and contamination.
 """
 
 from typing import TypedDict
@@ -27,7 +27,7 @@ Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dic
 
 
 class SourceFunnel(TypedDict):
-    """What became of one source's published rows, stage after stage."""
+    """The input, kept and dropped counts of one source's published rows, stage by stage."""
 
     source: str
     published: int
@@ -35,7 +35,7 @@ class SourceFunnel(TypedDict):
 
 
 class FilterRule(TypedDict):
-    """One filter as the experiment wrote it, and what it did over all sources."""
+    """One filter as written in the experiment file, and its counts over all sources."""
 
     name: str
     rule: str
@@ -44,8 +44,8 @@ class FilterRule(TypedDict):
 
 
 class Resemblance(TypedDict):
-    """The picture a pair was found to resemble: `what` says which, `thumbnail` is a JPEG data URL, None where ingest
-    would refuse the image.
+    """The image that a pair resembles: `what` names it, `thumbnail` is a JPEG data URL, None where ingest would refuse
+    the image.
     """
 
     what: str
@@ -53,7 +53,7 @@ class Resemblance(TypedDict):
 
 
 class Example(TypedDict):
-    """One pair to look at. `thumbnail` is a JPEG data URL; `scores` are its signals by name."""
+    """One example pair. `thumbnail` is a JPEG data URL; `scores` are its signals by name."""
 
     uid: str
     source: str
@@ -66,7 +66,7 @@ class Example(TypedDict):
 
 
 class Training(TypedDict):
-    """The training of one mixture: `seconds` of wall clock, `samples_seen` with repeats."""
+    """The training of one mixture: `seconds` of wall-clock time, `samples_seen` including repeats."""
 
     id: str
     samples_seen: int
@@ -77,7 +77,7 @@ class Training(TypedDict):
 
 
 class Mixture(TypedDict):
-    """One mixture: `pairs` counts repeats, `distinct` does not; `by_source` sums to `pairs`."""
+    """One mixture: `pairs` includes repeats, `distinct` does not; the values of `by_source` sum to `pairs`."""
 
     name: str
     pairs: int
@@ -109,7 +109,7 @@ class Result(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """All accuracies; `reference` names the set the others are shifts of."""
+    """All accuracies; `reference` names the evaluation set that the others are shifts of."""
 
     reference: str
     sets: list[EvaluationSet]
@@ -117,7 +117,7 @@ class Evaluation(TypedDict):
 
 
 class SelfCheck(TypedDict):
-    """One comparison with the planted truth."""
+    """One comparison with the planted ground truth."""
 
     what: str
     found: str
@@ -144,7 +144,7 @@ class SourceFile(TypedDict):
 
 
 class SourceOrigin(TypedDict):
-    """Where one source came from and under which licence."""
+    """The published files of one source and their licence."""
 
     source: str
     files: list[SourceFile]
@@ -159,7 +159,7 @@ class EvaluationDigest(TypedDict):
 
 
 class Provenance(TypedDict):
-    """What the numbers rest on: jobs, package versions, file digests, Delta table versions."""
+    """What the numbers were computed from: jobs, package versions, file digests, Delta table versions."""
 
     jobs: list[Job]
     versions: dict[str, str]
@@ -169,7 +169,7 @@ class Provenance(TypedDict):
 
 
 class Report(TypedDict):
-    """Everything the page shows. `made_at` is ISO 8601; `answer` holds a few computed sentences."""
+    """Everything the page shows. `made_at` is ISO 8601; `answer` is the summary, a few computed sentences."""
 
     experiment: str
     title: str

@@ -1,9 +1,9 @@
-"""Matplotlib figures as inline SVG that belongs to the page around it.
+"""Matplotlib figures as inline SVG that follows the style of the page around it.
 
-A figure is drawn in stand-in colours, one for each CSS variable in `TOKENS`. Afterwards its `style`
-attributes become presentation attributes and the stand-ins become `var(--token)`: so it follows the page's
-light and dark colours, and a policy that allows one hashed style block allows the figure too. Text stays
-text, in the page's font.
+A figure is drawn in placeholder colours, one for each CSS variable in `TOKENS`. Afterwards its `style`
+attributes become presentation attributes and the placeholders become `var(--token)`: the figure then follows the
+page's light and dark colours, and a Content-Security-Policy that allows one hashed style block allows the figure
+too. Text stays text, in the page's font.
 """
 
 import io
@@ -40,7 +40,7 @@ MARKERS: tuple[Literal["o", "s", "^", "D", "v", "P", "X", "p"], ...] = (
 )
 
 
-_STAND_INS = {f"#0000{number:02x}": f"var(--{token})" for number, token in enumerate(TOKENS, start=1)}
+_PLACEHOLDERS = {f"#0000{number:02x}": f"var(--{token})" for number, token in enumerate(TOKENS, start=1)}
 
 
 _PRESENTATION = frozenset(
@@ -51,26 +51,26 @@ _PRESENTATION = frozenset(
 _NAMESPACE = re.compile(r"^\{[^}]*\}")
 
 
-_POINTERS = ("href", "clip-path")
+_REFERENCE_ATTRIBUTES = ("href", "clip-path")
 
 
 def paint(token: str) -> str:
-    """The stand-in colour of a CSS variable; raises ValueError for a name that is not in `TOKENS`."""
+    """The placeholder colour of a CSS variable; raises ValueError for a name that is not in `TOKENS`."""
     return f"#0000{TOKENS.index(token) + 1:02x}"
 
 
 def series(position: int) -> str:
-    """The colour of the mixture or source at this position, counted from 0; they come round again after 8."""
+    """The colour of the mixture or source at this position, counted from 0; they repeat after 8."""
     return f"m{position % 8 + 1}"
 
 
 def marker(position: int) -> Literal["o", "s", "^", "D", "v", "P", "X", "p"]:
-    """The marker of the mixture at this position, counted from 0; they come round again after 8."""
+    """The marker of the mixture at this position, counted from 0; they repeat after 8."""
     return MARKERS[position % len(MARKERS)]
 
 
 def shorten(text: str, limit: int = 18) -> str:
-    """The text on one line of at most `limit` characters, for a figure whose table shows it whole."""
+    """The text on one line of at most `limit` characters, for a figure beside a table that shows it in full."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
@@ -85,8 +85,7 @@ def draw(
     """One figure as inline SVG, the same bytes for the same input.
 
     `name` is unique on the page: ids are prefixed with it. `size` is width and height, `margins` are left,
-    right, top and bottom, all in CSS pixels at natural size. `onto` draws on the axes, in data of its own
-    choice.
+    right, top and bottom, all in CSS pixels at natural size. `onto` draws on the axes and sets their limits.
     """
     width, height = size
     left, right, top, bottom = margins
@@ -102,16 +101,18 @@ def draw(
         axes = figure.add_axes(box)
         axes.patch.set_visible(False)
         onto(axes)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return _inline(drawn.getvalue(), name, title)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return _inline(stream.getvalue(), name, title)
 
 
 @contextmanager
 def _settings(name: str) -> Iterator[None]:
-    """Matplotlib's own defaults whatever the user's matplotlibrc says; text is never read as a formula."""
+    """Matplotlib's defaults, whatever the user's matplotlibrc says; text is never parsed as a formula."""
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # the browser's fonts draw the text, not ours
+        warnings.filterwarnings(
+            "ignore", message=".*[Gg]lyph.*"
+        )  # the browser's fonts render the text, not matplotlib's
         mpl.rcdefaults()
         mpl.rcParams.update(
             {
@@ -133,22 +134,27 @@ def _settings(name: str) -> Iterator[None]:
         yield
 
 
-def _inline(drawn: str, name: str, title: str) -> Markup:
-    root = ElementTree.fromstring(drawn)  # noqa: S314 - what matplotlib has just written
+def _inline(svg: str, name: str, title: str) -> Markup:
+    root = ElementTree.fromstring(svg)  # noqa: S314 - written by matplotlib just now
     for element in list(root.iter()):
-        for child in [child for child in element if _local(child.tag) in ("metadata", "style")]:
+        for child in [child for child in element if _local_name(child.tag) in ("metadata", "style")]:
             element.remove(child)
     elements = [(element, _attributes(element)) for element in root.iter()]
-    used = {found[key].partition("#")[2].rstrip(")") for _, found in elements for key in _POINTERS if key in found}
+    referenced = {
+        found[key].partition("#")[2].rstrip(")")
+        for _, found in elements
+        for key in _REFERENCE_ATTRIBUTES
+        if key in found
+    }
     for element, attributes in elements:
-        element.tag = _local(element.tag)
+        element.tag = _local_name(element.tag)
         element.attrib = {}
         for key, value in sorted(attributes.items()):
-            if key in _POINTERS:
+            if key in _REFERENCE_ATTRIBUTES:
                 element.set(key, value.replace("#", f"#{name}-"))
             elif key != "id":
-                element.set(key, _STAND_INS.get(value, value))
-            elif value in used:
+                element.set(key, _PLACEHOLDERS.get(value, value))
+            elif value in referenced:
                 element.set(key, f"{name}-{value}")
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": title}
     label = ElementTree.Element("title")
@@ -158,12 +164,12 @@ def _inline(drawn: str, name: str, title: str) -> Markup:
 
 
 def _attributes(element: ElementTree.Element) -> dict[str, str]:
-    """The element's attributes without namespaces, with the declarations of its `style` among them."""
-    plain = {_local(key): value for key, value in element.attrib.items() if key != "style"}
-    pairs = (part.partition(":") for part in element.get("style", "").split(";"))
-    declared = {key.strip(): value.strip() for key, _, value in pairs}
-    return plain | {key: value for key, value in declared.items() if key in _PRESENTATION}
+    """The element's attributes without namespaces, including the declarations of its `style`."""
+    plain = {_local_name(key): value for key, value in element.attrib.items() if key != "style"}
+    declarations = (part.partition(":") for part in element.get("style", "").split(";"))
+    style = {key.strip(): value.strip() for key, _, value in declarations}
+    return plain | {key: value for key, value in style.items() if key in _PRESENTATION}
 
 
-def _local(tag: str) -> str:
+def _local_name(tag: str) -> str:
     return _NAMESPACE.sub("", tag)

@@ -1,4 +1,4 @@
-"""Trends arranged for the page: a panel for each shift, a ladder for each set, and the table of dilutions.
+"""Trends arranged for the page: a panel for each shift, accuracy by size for each set, effective robustness.
 
 Here a colour stands for a mixture, whatever the number of its models.
 """
@@ -11,7 +11,7 @@ from pipeline.report import accuracy_section
 from pipeline.report.figures import Band, Rung, Steps
 from pipeline.report.schema import Report
 
-_EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as they have no place on a probit axis
+_EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as their probit is infinite
 
 
 @dataclass(frozen=True)
@@ -25,34 +25,34 @@ class TrendPanel:
 
 
 def positions(report: Report) -> dict[str, int]:
-    """Each mixture's place, in the order of the trainings, and then of the models beside them; as in other parts."""
-    place = accuracy_section.positions(report)
-    beside = (one for trend in report["trends"] for one in trend["models"])
-    rows = (*report["ladder"], *report["calibration"], *report["standings"], *report["filtered"], *beside)
-    named = dict.fromkeys([row["mixture"] for row in rows] + [row["plain"] for row in report["filtered"]])
-    after = max(place.values(), default=-1) + 1
-    return {name: place.get(name, after + number) for number, name in enumerate(named)}
+    """Each mixture's position as in the other sections; then further mixtures and models that were not trained here."""
+    position_of = accuracy_section.positions(report)
+    models = (one for trend in report["trends"] for one in trend["models"])
+    rows = (*report["ladder"], *report["calibration"], *report["standings"], *report["filtered"], *models)
+    names = dict.fromkeys([row["mixture"] for row in rows] + [row["plain"] for row in report["filtered"]])
+    first_free = max(position_of.values(), default=-1) + 1
+    return {name: position_of.get(name, first_free + number) for number, name in enumerate(names)}
 
 
 def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
     """A panel for each shift, where any mixture was trained in more than one size."""
-    return [_panel(one, place) for one in report["trends"] if one["groups"]]
+    return [_panel(trend, place) for trend in report["trends"] if trend["groups"]]
 
 
 def _panel(trend: Trend, place: dict[str, int]) -> TrendPanel:
-    points = [(place[one["mixture"]], _inside(one["reference"]), _inside(one["shift"])) for one in trend["models"]]
-    bands = [Band(place[one["mixture"]], _points(one["band"])) for one in trend["groups"]]
-    base = trend["baseline"]
-    return TrendPanel(trend, points, bands, (base["slope"], base["intercept"]) if base else None)
+    points = [(place[model["mixture"]], _clip(model["reference"]), _clip(model["shift"])) for model in trend["models"]]
+    bands = [Band(place[group["mixture"]], _points(group["band"])) for group in trend["groups"]]
+    baseline = trend["baseline"]
+    return TrendPanel(trend, points, bands, (baseline["slope"], baseline["intercept"]) if baseline else None)
 
 
 def _points(band: Iterable[BandPoint]) -> list[tuple[float, float, float, float]]:
     return [
-        (_inside(one["reference"]), _inside(one["line"]), _inside(one["low"]), _inside(one["high"])) for one in band
+        (_clip(point["reference"]), _clip(point["line"]), _clip(point["low"]), _clip(point["high"])) for point in band
     ]
 
 
-def _inside(fraction: float) -> float:
+def _clip(fraction: float) -> float:
     return min(max(fraction, _EDGE), 1 - _EDGE)
 
 
@@ -64,14 +64,16 @@ def limits(shown: Sequence[TrendPanel]) -> tuple[float, float]:
 
 
 def ladders(report: Report, place: dict[str, int]) -> list[tuple[str, list[Steps]]]:
-    """For each set its mixtures' accuracies by size, of the mixtures that have more than one size."""
-    found = []
+    """By evaluation set, the accuracies by size of the mixtures that have more than one size."""
+    ladders = []
     for name in dict.fromkeys(row["set"] for row in report["ladder"]):
         rows = [row for row in report["ladder"] if row["set"] == name]
-        steps = [Steps(at, rungs) for mixture, at in place.items() if len(rungs := _rungs(rows, mixture)) > 1]
+        steps = [
+            Steps(position, rungs) for mixture, position in place.items() if len(rungs := _rungs(rows, mixture)) > 1
+        ]
         if steps:
-            found.append((name, steps))
-    return found
+            ladders.append((name, steps))
+    return ladders
 
 
 def _rungs(rows: Iterable[Ladder], mixture: str) -> list[Rung]:
@@ -79,23 +81,23 @@ def _rungs(rows: Iterable[Ladder], mixture: str) -> list[Rung]:
 
 
 def effective(report: Report) -> dict[str, dict[str, Estimate]]:
-    """By shift and mixture, and model beside them, the effective robustness; none where a shift has no baseline."""
-    found: dict[str, dict[str, Estimate]] = {one["set"]: {} for one in report["trends"]}
+    """By shift, the effective robustness of each mixture and external model; none where a shift has no baseline."""
+    by_set: dict[str, dict[str, Estimate]] = {trend["set"]: {} for trend in report["trends"]}
     for row in report["standings"]:
         if row["effective"] is not None:
-            found.setdefault(row["set"], {})[row["mixture"]] = row["effective"]
-    compared = {row["mixture"] for row in report["standings"]}
+            by_set.setdefault(row["set"], {})[row["mixture"]] = row["effective"]
+    ranked = {row["mixture"] for row in report["standings"]}
     for trend in report["trends"]:
-        for one in trend["models"]:
-            if one["effective"] is not None and one["mixture"] not in compared:
-                found[trend["set"]][one["mixture"]] = one["effective"]
-    return found
+        for model in trend["models"]:
+            if model["effective"] is not None and model["mixture"] not in ranked:
+                by_set[trend["set"]][model["mixture"]] = model["effective"]
+    return by_set
 
 
 def leaders(report: Report) -> dict[str, dict[str, Standing]]:
-    """By mixture and set how it stands, where it was trained in several sizes or with several seeds."""
-    found: dict[str, dict[str, Standing]] = {}
+    """The ranking by mixture and set; empty where each mixture was trained in one size with one seed."""
+    by_mixture: dict[str, dict[str, Standing]] = {}
     for row in report["standings"]:
-        found.setdefault(row["mixture"], {})[row["set"]] = row
-    models = {one["model"] for trend in report["trends"] for one in trend["models"]}
-    return found if len(models) > len(found) else {}
+        by_mixture.setdefault(row["mixture"], {})[row["set"]] = row
+    models = {model["model"] for trend in report["trends"] for model in trend["models"]}
+    return by_mixture if len(models) > len(by_mixture) else {}

@@ -14,7 +14,7 @@ from pipeline.robustness.trends import Trends, common_range
 
 
 class Verdict(StrEnum):
-    """A mixture against its best source: which side of 0 the whole interval of its effective robustness lies on."""
+    """A mixture against its best source: the sign of the whole interval of its effective robustness."""
 
     DILUTED = "diluted"
     BETTER = "better"
@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 
 
 class Span(StrEnum):
-    """A mixture's line against the span of its sources' lines: which side of 0 the whole interval of its margin is."""
+    """A mixture's line against the span of its sources' lines: the sign of the whole interval of its margin."""
 
     INSIDE = "inside"
     OUTSIDE = "outside"
@@ -37,18 +37,18 @@ _SPANS = {-1: Span.OUTSIDE, 0: Span.UNDECIDED, 1: Span.INSIDE}
 
 @dataclass(frozen=True)
 class Dilution:
-    """What became of a mixture's robustness.
+    """A mixture's robustness compared with that of its sources.
 
-    `effective`: mean over the mixture's models of accuracy under the shift minus what `best`'s line expects at the
-    model's reference accuracy (a fraction). `best` is the source for which that is least. `verdict`: DILUTED where the
-    whole interval is below 0, BETTER where it is above 0, else UNDECIDED. `extrapolated` counts the mixture's models
-    whose reference accuracy lies outside the range of `best`'s models.
+    `effective`: mean over the mixture's models of accuracy under the shift minus what `best`'s line predicts at the
+    model's reference accuracy (a fraction). `best` is the source for which that is smallest. `verdict`: DILUTED where
+    the whole interval is below 0, BETTER where it is above 0, else UNDECIDED. `extrapolated` counts the mixture's
+    models whose reference accuracy lies outside the range of `best`'s models.
 
-    `margin`: the least distance, on the axis, from the mixture's line to the edge of the span of its sources' lines
-    over the range of reference accuracy that all of them share; below 0 where the line leaves the span. `span`: INSIDE
+    `margin`: the smallest distance, on the axis, from the mixture's line to the edge of the span of its sources' lines
+    over the range of reference accuracy that all of them share; negative where the line leaves the span. `span`: INSIDE
     where the whole interval is above 0, OUTSIDE where it is below 0, else UNDECIDED. Both are None without a shared
-    range. Sources that are alike span nothing, so that any noise is outside: OUTSIDE was then said in 10 to 17 of
-    100 simulated worlds; where a mixture lay on one of two different lines, in 3 or 4.
+    range. Sources with the same line span nothing, so any noise is outside: OUTSIDE was then reported in 10 to 17 of
+    100 simulations; where a mixture lay on one of two different lines, in 3 or 4.
     """
 
     mixture: str
@@ -63,7 +63,7 @@ class Dilution:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Input mixing (training on the mixture) beside output mixing (the mean of the sources' outputs).
+    """Input mixing (training on the mixture) compared with output mixing (the mean of the sources' outputs).
 
     `gain` is the effective robustness of output mixing minus that of input mixing, both from the line of the best
     source of the input mixture: a fraction, from paired draws.
@@ -75,38 +75,38 @@ class Mixing:
 
 
 def dilution(trends: Trends, mixture: str, sources: Sequence[str], level: float = 0.95) -> Dilution:
-    """Judge a mixture against its sources, each a group of `trends`.
+    """Compare a mixture with its sources, each a group of `trends`.
 
-    The best source is chosen once, not in each draw. Where two sources are about alike, the better one is so partly by
-    luck, and DILUTED is said a little more often than the level allows. The verdicts of many mixtures are not
-    corrected for their number. Raises ValueError for fewer than two sources and for a group without a line.
+    The best source is chosen once, not in each draw. Where two sources are about equal, the better one is better partly
+    by chance, and DILUTED is reported slightly more often than the level allows. The verdicts of many mixtures are not
+    corrected for multiple comparisons. Raises ValueError for fewer than two sources and for a group without a line.
     """
-    best = _best(trends, mixture, sources)
-    return _judge(trends, mixture, sources, best, level)
+    best = _best_source(trends, mixture, sources)
+    return _compare_with_sources(trends, mixture, sources, best, level)
 
 
 def compare_mixing(trends: Trends, mixture: str, ensemble: str, sources: Sequence[str], level: float = 0.95) -> Mixing:
-    """Judge a mixture and the ensemble of its sources' models (`mixing.mix_outputs`), both groups of `trends`.
+    """Compare a mixture and the ensemble of its sources' models (`ensembling.mix_outputs`), both groups of `trends`.
 
     Both are measured from the line of the mixture's best source. Raises as `dilution` does.
     """
-    best = _best(trends, mixture, sources)
-    gap, gaps = mean_excess(trends, ensemble, trends.of(best))
-    less, lesses = mean_excess(trends, mixture, trends.of(best))
+    best = _best_source(trends, mixture, sources)
+    output_excess, output_draws = mean_excess(trends, ensemble, trends.of(best))
+    input_excess, input_draws = mean_excess(trends, mixture, trends.of(best))
     return Mixing(
-        _judge(trends, mixture, sources, best, level),
-        _judge(trends, ensemble, sources, best, level),
-        interval(gap - less, gaps - lesses, level),
+        _compare_with_sources(trends, mixture, sources, best, level),
+        _compare_with_sources(trends, ensemble, sources, best, level),
+        interval(output_excess - input_excess, output_draws - input_draws, level),
     )
 
 
-def _best(trends: Trends, mixture: str, sources: Sequence[str]) -> str:
+def _best_source(trends: Trends, mixture: str, sources: Sequence[str]) -> str:
     if len(set(sources)) < 2 or mixture in sources:
         raise ValueError(f"expected two or more sources beside {mixture}, found {', '.join(sources) or 'none'}")
     return min(sorted(sources), key=lambda source: mean_excess(trends, mixture, trends.of(source))[0])
 
 
-def _judge(trends: Trends, mixture: str, sources: Sequence[str], best: str, level: float) -> Dilution:
+def _compare_with_sources(trends: Trends, mixture: str, sources: Sequence[str], best: str, level: float) -> Dilution:
     effective = interval(*mean_excess(trends, mixture, trends.of(best)), level)
     low, high = trends.range(best)
     x = trends.x[trends.members(mixture)]
@@ -116,15 +116,15 @@ def _judge(trends: Trends, mixture: str, sources: Sequence[str], best: str, leve
         sources=tuple(sources),
         best=best,
         effective=effective,
-        verdict=_VERDICTS[_side(effective)],
+        verdict=_VERDICTS[_sign(effective)],
         extrapolated=int(((x < low) | (x > high)).sum()),
         margin=margin,
-        span=None if margin is None else _SPANS[_side(margin)],
+        span=None if margin is None else _SPANS[_sign(margin)],
     )
 
 
-def _side(found: Interval) -> int:
-    return -1 if found.high < 0 else int(found.low > 0)
+def _sign(estimate: Interval) -> int:
+    return -1 if estimate.high < 0 else int(estimate.low > 0)
 
 
 def _margin(trends: Trends, mixture: str, sources: Sequence[str], level: float) -> Interval | None:
@@ -132,13 +132,17 @@ def _margin(trends: Trends, mixture: str, sources: Sequence[str], level: float) 
     if shared is None:
         return None
     lines = [trends.of(name) for name in (mixture, *sources)]
-    found = _least(np.array([[one.slope] for one in lines]), np.array([[one.intercept] for one in lines]), *shared)
-    drawn = _least(np.stack([one.slopes for one in lines]), np.stack([one.intercepts for one in lines]), *shared)
-    return interval(float(found[0]), drawn, level)
+    margins = _smallest_margin(
+        np.array([[line.slope] for line in lines]), np.array([[line.intercept] for line in lines]), *shared
+    )
+    drawn_margins = _smallest_margin(
+        np.stack([line.slopes for line in lines]), np.stack([line.intercepts for line in lines]), *shared
+    )
+    return interval(float(margins[0]), drawn_margins, level)
 
 
-def _least(slopes: Floats, intercepts: Floats, low: float, high: float) -> Floats:
-    """The least distance (draws,) of the first line inside the span of the others (lines, draws) from `low` to `high`.
+def _smallest_margin(slopes: Floats, intercepts: Floats, low: float, high: float) -> Floats:
+    """The smallest margin (draws,) of the first line in the span of the others (lines, draws) from `low` to `high`.
 
     The upper edge of a span of lines is convex and the lower one concave, so a line comes nearest to either at an end
     of the range or where two sources' lines cross.
@@ -148,6 +152,6 @@ def _least(slopes: Floats, intercepts: Floats, low: float, high: float) -> Float
         with np.errstate(divide="ignore", invalid="ignore"):
             crossing = (intercepts[b] - intercepts[a]) / (slopes[a] - slopes[b])
         places.append(np.where((crossing > low) & (crossing < high), crossing, low))
-    at = slopes[:, :, None] * np.stack(places, -1) + intercepts[:, :, None]
-    least: Floats = np.minimum(at[1:].max(0) - at[0], at[0] - at[1:].min(0)).min(-1)
+    values = slopes[:, :, None] * np.stack(places, -1) + intercepts[:, :, None]
+    least: Floats = np.minimum(values[1:].max(0) - values[0], values[0] - values[1:].min(0)).min(-1)
     return least

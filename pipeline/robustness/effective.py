@@ -17,8 +17,8 @@ from pipeline.robustness.trends import Trends
 class Effective:
     """Effective robustness of `models`: `values`, `low`, `high` (models,), fractions of accuracy.
 
-    `baseline` is the line they are measured from, `fitted_on` the names of the models that it was fitted on. `moved`
-    counts accuracies of 0 or 1 that were moved inside, `draws` the draws that had a line.
+    `baseline` is the line they are relative to, `fitted_on` names the models that it was fitted on. `moved` counts the
+    accuracies of 0 or 1 that were moved inside, `draws` the draws that had a line.
     """
 
     models: tuple[str, ...]
@@ -46,73 +46,76 @@ def effective_robustness(
     draws: int = 1000,
     seed: int = 0,
 ) -> Effective:
-    """Return each model's accuracy under the shift minus what the baseline models' line expects at its reference.
+    """Return each model's accuracy under the shift minus the baseline line's prediction at its reference accuracy.
 
-    The effective robustness of Taori et al. 2020: accuracies themselves are subtracted, not places on the axis. `names`
-    (models,) names the models of `evidence`, `baseline` those that the line is fitted on. A draw takes images and
-    baseline models anew; the model itself stays. A model of the baseline is measured from a line that it was part of.
-    An accuracy of 0 or 1 counts as moved inside by half an image, where the axis has no place for it. Raises ValueError
-    for names that repeat or are unknown, and for a baseline that makes no line.
+    The effective robustness of Taori et al. 2020: accuracies themselves are subtracted, not values on the axis. `names`
+    (models,) names the models of `evidence`, `baseline` those that the line is fitted on. A draw
+    resamples images and baseline models; the model itself is fixed. A model of the baseline is compared with a line
+    that it was part of. An accuracy of 0 or 1 is moved inside by half an image where it is infinite on the axis. Raises
+    ValueError for names that repeat or are unknown, and for a baseline that determines no line.
     """
     if len(set(names)) != evidence.models or len(names) != evidence.models:
         raise ValueError(f"expected {evidence.models} different names, found {len(set(names))} of {len(names)}")
     if unknown := sorted(set(baseline) - set(names)):
         raise ValueError(f"expected baseline models among those measured, found {', '.join(unknown)}")
-    base = np.array([name in baseline for name in names])
+    is_baseline = np.array([name in baseline for name in names])
     (x, y), (drawn_x, drawn_y) = evidence.places(axis), evidence.draw(axis, draws, seed)
-    line = fit_line(axis, x.values[base], y.values[base])
+    line = fit_line(axis, x.values[is_baseline], y.values[is_baseline])
     if line is None:
-        raise ValueError(f"expected at least three baseline models that differ on the reference, found {base.sum()}")
-    slopes, intercepts = _drawn(drawn_x[:, base], drawn_y[:, base], seed)
+        raise ValueError(
+            f"expected at least three baseline models that differ on the reference, found {is_baseline.sum()}"
+        )
+    slopes, intercepts = _draw_lines(drawn_x[:, is_baseline], drawn_y[:, is_baseline], seed)
     values = axis.inverse(y.values) - line.predict(x.values)
     drawn = axis.inverse(drawn_y) - axis.inverse(slopes[:, None] * drawn_x + intercepts[:, None])
     low, high = bounds(values, drawn, level)
-    fitted_on = tuple(name for name, one in zip(names, base, strict=True) if one)
+    fitted_on = tuple(name for name, fitted in zip(names, is_baseline, strict=True) if fitted)
     return Effective(tuple(names), values, low, high, level, line, fitted_on, x.moved + y.moved, len(usable(drawn)))
 
 
 def drawn_line(trends: Trends, groups: Collection[str] = ()) -> DrawnLine | None:
-    """Return the line through the models of `groups`, or of all, with the draws of `trends`; None where they make none.
+    """Return the line through the models of `groups`, or of all, with the draws of `trends`; None where there is none.
 
-    A group's own line is that of `trends`, whose seeds are drawn as all others' are; the models of several are drawn as
-    a whole, as in `effective_robustness`.
+    The line of a single group is that of `trends`, whose seeds are resampled as those of all other groups; the models
+    of several groups are resampled together, as in `effective_robustness`.
     """
     names = set(groups) or set(trends.groups.tolist())
     if len(names) == 1:
         return trends.drawn.get(names.pop())
-    base = np.isin(trends.groups, sorted(names))
-    line = fit_line(trends.axis, trends.x[base], trends.y[base])
+    selected = np.isin(trends.groups, sorted(names))
+    line = fit_line(trends.axis, trends.x[selected], trends.y[selected])
     if line is None:
         return None
-    drawn = _drawn(trends.drawn_x[:, base], trends.drawn_y[:, base], trends.seed)
+    drawn = _draw_lines(trends.drawn_x[:, selected], trends.drawn_y[:, selected], trends.seed)
     return DrawnLine(trends.axis, line.slope, line.intercept, *drawn)
 
 
-def _drawn(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
-    """Return the slope and the intercept of each draw (draws,), of which each takes the models anew."""
+def _draw_lines(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
+    """Return the slope and the intercept of each draw (draws,); each draw resamples the models."""
     return fit_lines(x, y, draw_models(["baseline"] * x.shape[1], len(x), seed))
 
 
 def mean_excess(trends: Trends, group: str, line: DrawnLine) -> tuple[float, Floats]:
-    """Return the mean effective robustness of a group's models from a line, and that of each draw (draws,); fractions.
+    """Return a group's mean effective robustness relative to a line, and that of each draw (draws,); fractions.
 
     The draws must be those of the line: the same images and seeds. Raises ValueError for a group without models.
     """
-    mine = trends.members(group)
-    inverse, weights = trends.axis.inverse, trends.weights[:, mine]
-    value = float((inverse(trends.y[mine]) - line.predict(trends.x[mine])).mean())
-    expected = line.slopes[:, None] * trends.drawn_x[:, mine] + line.intercepts[:, None]
-    drawn: Floats = ((inverse(trends.drawn_y[:, mine]) - inverse(expected)) * weights).sum(1) / weights.sum(1)
+    members = trends.members(group)
+    inverse, weights = trends.axis.inverse, trends.weights[:, members]
+    value = float((inverse(trends.y[members]) - line.predict(trends.x[members])).mean())
+    expected = line.slopes[:, None] * trends.drawn_x[:, members] + line.intercepts[:, None]
+    drawn: Floats = ((inverse(trends.drawn_y[:, members]) - inverse(expected)) * weights).sum(1) / weights.sum(1)
     return value, drawn
 
 
 def relative_robustness(
     shift: Measured, model: int, origin: int, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Return the accuracy under the shift of a model minus that of the model it was made from, a fraction.
+    """Return the accuracy under the shift of a model minus that of the model it was derived from, a fraction.
 
-    The relative robustness of Taori et al. 2020. `model` and `origin` are positions in `shift`; with answers on the
-    images, a draw takes the same images for both. It says nothing of what was lost on the reference.
+    The relative robustness of Taori et al. 2020. `model` and `origin` are positions in `shift`; where the
+    correctness of each image is known, a draw takes the same images for both. It does not take the reference into
+    account.
     """
     drawn, accuracy = shift.draw(draws, np.random.SeedSequence(seed)), shift.accuracy
     return interval(accuracy[model] - accuracy[origin], drawn[:, model] - drawn[:, origin], level)

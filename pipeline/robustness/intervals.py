@@ -1,4 +1,4 @@
-"""Exact intervals of accuracies, and intervals from bootstrap samples."""
+"""Exact intervals of accuracies, and intervals from bootstrap draws."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,13 @@ def clopper_pearson(correct: int, n: int, level: float = 0.95) -> tuple[float, f
     return low, high
 
 
-#: With fewer draws the ends of an interval are single draws.
+#: With fewer draws the ends of an interval would be single draws.
 LEAST = 20
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap interval at `level`, and how many `draws` it rests on (those that had a value)."""
+    """An estimate with its bootstrap interval at `level`, from so many `draws` (those that had a value)."""
 
     estimate: float
     low: float
@@ -38,33 +38,36 @@ class Interval:
 def usable(draws: Floats) -> Floats:
     """Return the draws (draws, ...) that are finite throughout; raise ValueError where fewer than LEAST are.
 
-    A draw can lack a value, as when it holds one model only and no line goes through it.
+    A draw has no value where, for example, it contains one model only, through which no line can be fitted.
     """
-    found = draws[np.isfinite(draws).reshape(len(draws), -1).all(1)]
-    if len(found) < LEAST:
-        raise ValueError(f"expected at least {LEAST} draws that have a value, found {len(found)} of {len(draws)}")
-    return found
+    finite = draws[np.isfinite(draws).reshape(len(draws), -1).all(1)]
+    if len(finite) < LEAST:
+        raise ValueError(f"expected at least {LEAST} draws that have a value, found {len(finite)} of {len(draws)}")
+    return finite
 
 
 def bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Return the lower and upper ends (...) of the bias-corrected percentile interval of draws (draws, ...).
 
-    Efron 1981: where more than half the draws lie below the estimate, both ends move up. A line needs it, for noise in
-    the reference flattens a draw's slope once more than the estimate's. Raises ValueError for a level outside (0, 1)
-    and for fewer than LEAST draws with a value.
+    Efron 1981: where more than half the draws lie below the estimate, both ends move up. Lines need the correction,
+    because noise in the reference flattens a draw's slope once more than the estimate's. Raises ValueError for a level
+    outside (0, 1) and for fewer than LEAST draws with a value.
     """
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, found {level}")
-    kept, middle = usable(draws), np.asarray(estimate, np.float64)
-    # A draw as large as the estimate, up to rounding, counts half: many draws of few images are equal to it.
-    near = np.abs(kept - middle) <= 1e-12 * (1 + np.abs(middle))
-    below = np.where(near, 0.5, kept < middle).sum(0)
-    bias = ndtri(np.clip(below, 0.5, len(kept) - 0.5) / len(kept))
+    finite, centre = usable(draws), np.asarray(estimate, np.float64)
+    # A draw equal to the estimate, up to rounding, counts half: with few images many draws are equal to it.
+    equal = np.abs(finite - centre) <= 1e-12 * (1 + np.abs(centre))
+    below = np.where(equal, 0.5, finite < centre).sum(0)
+    bias = ndtri(np.clip(below, 0.5, len(finite) - 0.5) / len(finite))
     ends = []
     for tail in ((1 - level) / 2, (1 + level) / 2):
-        at = ndtr(2 * bias + ndtri(tail))
-        columns = [np.quantile(one, q) for one, q in zip(kept.reshape(len(kept), -1).T, np.ravel(at), strict=True)]
-        ends.append(np.reshape(columns, middle.shape))
+        quantiles = ndtr(2 * bias + ndtri(tail))
+        columns = [
+            np.quantile(column, q)
+            for column, q in zip(finite.reshape(len(finite), -1).T, np.ravel(quantiles), strict=True)
+        ]
+        ends.append(np.reshape(columns, centre.shape))
     return ends[0], ends[1]
 
 

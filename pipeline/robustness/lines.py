@@ -8,15 +8,15 @@ from numpy.typing import ArrayLike
 from pipeline.robustness.axes import Axis, Floats
 from pipeline.robustness.intervals import Interval, bounds, interval
 
-#: Places that are all nearer to each other than this are one place: no line goes through them.
+#: Values within less than this of each other count as one value, through which no line is fitted (axis units).
 SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class Line:
-    """shift = slope * reference + intercept, both as places on `axis`.
+    """shift = slope * reference + intercept, both as values on `axis`.
 
-    `r2` is the share of the variance of the shift's places that the line explains; `models` is how many were fitted.
+    `r2` is the share of the variance of the shift's values that the line explains; `models` counts the fitted models.
     """
 
     axis: Axis
@@ -26,19 +26,19 @@ class Line:
     models: int
 
     def at(self, reference: ArrayLike) -> Floats:
-        """Return the places on the axis expected under the shift at places of the reference (any shape)."""
+        """Return the values on the axis predicted under the shift at values of the reference (any shape)."""
         return self.slope * np.asarray(reference, np.float64) + self.intercept
 
     def predict(self, reference: ArrayLike) -> Floats:
-        """Return the accuracies (0 to 1) expected under the shift at places of the reference (any shape)."""
+        """Return the accuracies (0 to 1) predicted under the shift at values of the reference (any shape)."""
         return self.axis.inverse(self.at(reference))
 
 
 def fit_line(axis: Axis, reference: ArrayLike, shift: ArrayLike) -> Line | None:
-    """Return the ordinary least-squares line through places on an axis, two arrays (models,).
+    """Return the ordinary least-squares line through values on an axis, two arrays (models,).
 
-    None with fewer than three models, or with no spread on the reference. Where all models have one accuracy under
-    the shift, R2 is 1: the flat line explains all there is. Noise in the reference accuracies flattens the slope, as in
+    None with fewer than three models, or with no spread on the reference. Where all models have the same accuracy under
+    the shift, R2 is 1: the flat line explains all variance. Noise in the reference accuracies flattens the slope, as in
     every least-squares fit. Raises ValueError for arrays of different shapes.
     """
     x, y = np.asarray(reference, np.float64), np.asarray(shift, np.float64)
@@ -54,9 +54,9 @@ def fit_line(axis: Axis, reference: ArrayLike, shift: ArrayLike) -> Line | None:
 
 
 def fit_lines(reference: Floats, shift: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return the slopes and intercepts (...,) of weighted least-squares lines through places (..., models).
+    """Return the slopes and intercepts (...,) of weighted least-squares lines through values (..., models).
 
-    `weights` (..., models) says how much a model counts. A line through places without spread is NaN.
+    `weights` (..., models) are the weights of the models. A line through values without spread is NaN.
     """
     total = weights.sum(-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -71,7 +71,7 @@ def fit_lines(reference: Floats, shift: Floats, weights: Floats) -> tuple[Floats
 class DrawnLine:
     """shift = slope * reference + intercept on `axis`, and the same of each draw: `slopes`, `intercepts` (draws,).
 
-    Draws without a line are NaN; no interval counts them.
+    Draws without a line are NaN; no interval uses them.
     """
 
     axis: Axis
@@ -85,18 +85,18 @@ class DrawnLine:
         return interval(self.slope, self.slopes, level)
 
     def intercept_interval(self, level: float = 0.95) -> Interval:
-        """Return the intercept (a place on the axis) with its interval."""
+        """Return the intercept (a value on the axis) with its interval."""
         return interval(self.intercept, self.intercepts, level)
 
     def predict(self, reference: ArrayLike) -> Floats:
-        """Return the accuracies (0 to 1) expected under the shift at places of the reference (any shape)."""
+        """Return the accuracies (0 to 1) predicted under the shift at values of the reference (any shape)."""
         return self.axis.inverse(self.slope * np.asarray(reference, np.float64) + self.intercept)
 
     def band(self, reference: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-        """Return the ends of the band, accuracies (0 to 1), at places of the reference (places,).
+        """Return the ends of the band, accuracies (0 to 1), at values of the reference (values,).
 
-        The band is pointwise: at each place the line lies inside with the stated level, not everywhere at once. It is
-        the line's, not that of one more model.
+        The band is pointwise: at each value the line lies inside with the stated level, not at all values at once. It
+        is a band of the line, not a prediction band for another model.
         """
         x = np.asarray(reference, np.float64)
         low, high = bounds(self.slope * x + self.intercept, self.slopes[:, None] * x + self.intercepts[:, None], level)

@@ -1,4 +1,4 @@
-"""What models answered on a set of images, and draws of it as if the images had been collected anew."""
+"""Correct predictions of several models on a set of images, and bootstrap draws that resample the images."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.robustness.axes import Axis, Floats, Placed, place
 
-#: Image weights held at once while drawing (float32): 16 MB, whatever the number of images and draws.
-_BLOCK = 4_000_000
+#: Image weights in memory at once while drawing (float32): 16 MB, whatever the number of images and draws.
+_BLOCK_WEIGHTS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Correct answers of several models on one evaluation set of `n` images.
+    """Correct predictions of several models on one evaluation set of `n` images.
 
-    `correct` (models,) counts them; `answers` (models, n) float32 is 1 where a model was right on an image, or None
-    where only the counts are known. Make one with `of_counts` or `of_answers`.
+    `correct` (models,) counts them; `answers` (models, n) float32 is 1 where a model was correct on an image and 0
+    elsewhere, or None where only the counts are known. Construct it with `of_counts` or `of_answers`.
     """
 
     correct: NDArray[np.int64]
@@ -25,7 +25,7 @@ class Measured:
 
     @classmethod
     def of_counts(cls, correct: ArrayLike, n: int) -> "Measured":
-        """Return what counts (models,) of `n` images say; raise ValueError for other shapes or counts outside 0..n."""
+        """Construct from counts (models,) of `n` images; raise ValueError for other shapes or counts outside 0..n."""
         counts = np.asarray(correct)
         if counts.ndim != 1 or counts.dtype.kind not in "iu" or n < 1:
             raise ValueError(
@@ -37,13 +37,13 @@ class Measured:
 
     @classmethod
     def of_answers(cls, answers: ArrayLike) -> "Measured":
-        """Return what a matrix (models, images) of 0/1 or bool says; raise ValueError for another shape or value."""
-        right = np.asarray(answers)
-        if right.ndim != 2 or right.shape[1] < 1:
-            raise ValueError(f"expected a matrix (models, images), found shape {right.shape}")
-        if not np.isin(right, (0, 1)).all():
-            raise ValueError("expected 1 where a model was right and 0 elsewhere, found another value")
-        return cls(right.astype(bool).sum(1), right.shape[1], right.astype(np.float32))
+        """Construct from a matrix (models, images) of 0/1 or bool; raise ValueError for another shape or value."""
+        matrix = np.asarray(answers)
+        if matrix.ndim != 2 or matrix.shape[1] < 1:
+            raise ValueError(f"expected a matrix (models, images), found shape {matrix.shape}")
+        if not np.isin(matrix, (0, 1)).all():
+            raise ValueError("expected 1 where a model was correct and 0 elsewhere, found another value")
+        return cls(matrix.astype(bool).sum(1), matrix.shape[1], matrix.astype(np.float32))
 
     @property
     def accuracy(self) -> Floats:
@@ -53,30 +53,30 @@ class Measured:
     def draw(self, draws: int, seed: np.random.SeedSequence) -> Floats:
         """Return accuracies (draws, models) on sets of `n` images drawn with replacement from this one (Efron 1979).
 
-        With answers, a draw takes the same images for all models, so that what they share cancels in differences. With
-        counts alone each model's count is binomial, apart from the others': the noise that models share is then taken
-        for noise of each, which is too wide for differences and too narrow for a whole line's height. A count of 0 or n
-        never changes in a draw.
+        With `answers`, a draw takes the same images for all models, so that their common noise cancels in differences.
+        With counts alone each model's count is binomial, independent of the others: the common noise is then treated as
+        noise of each model, which makes intervals too wide for differences and too narrow for a line's height. A count
+        of 0 or n never changes in a draw.
         """
         rng = np.random.default_rng(seed)
         if self.answers is None:
             return rng.binomial(self.n, self.accuracy, (draws, len(self.correct))) / self.n
-        found, step = np.empty((draws, len(self.correct))), max(1, _BLOCK // self.n)
+        correct, step = np.empty((draws, len(self.correct))), max(1, _BLOCK_WEIGHTS // self.n)
         for start in range(0, draws, step):
             rows = min(step, draws - start)
             images = rng.integers(0, self.n, (rows, self.n)) + self.n * np.arange(rows)[:, None]
             times = np.bincount(images.ravel(), minlength=rows * self.n).reshape(rows, self.n)
             # Whole numbers up to n < 2^24 are exact in float32, so the order of models changes no digit.
-            found[start : start + rows] = times.astype(np.float32) @ self.answers.T
-        return found / self.n
+            correct[start : start + rows] = times.astype(np.float32) @ self.answers.T
+        return correct / self.n
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """The same models, in the same order, on the reference set and under a shift.
 
-    `same_images` says that image i of both is one picture, as under a synthetic shift: a draw then takes the same
-    images from both. Raises ValueError where the sets do not fit each other.
+    `same_images` says that image i of both sets is the same picture, as under a synthetic shift: a draw then takes the
+    same images from both. Raises ValueError where the two sets do not match.
     """
 
     reference: Measured
@@ -89,24 +89,24 @@ class Evidence:
                 f"expected the same models on both sets, found {len(self.reference.correct)} and "
                 f"{len(self.shift.correct)}"
             )
-        known = self.reference.answers is not None and self.shift.answers is not None
-        if self.same_images and not (known and self.reference.n == self.shift.n):
+        per_image = self.reference.answers is not None and self.shift.answers is not None
+        if self.same_images and not (per_image and self.reference.n == self.shift.n):
             raise ValueError(
                 "expected a matrix of answers on the same images for both sets, found none or other images"
             )
 
     @property
     def models(self) -> int:
-        """How many models there are."""
+        """The number of models."""
         return len(self.reference.correct)
 
     def places(self, axis: Axis) -> tuple[Placed, Placed]:
-        """Return the places (models,) on the reference and under the shift, and how many were moved off 0 or 1."""
+        """Return the axis values (models,) on the reference and under the shift, and how many were moved off 0 or 1."""
         return place(axis, self.reference.accuracy, self.reference.n), place(axis, self.shift.accuracy, self.shift.n)
 
     def draw(self, axis: Axis, draws: int, seed: int) -> tuple[Floats, Floats]:
-        """Return places (draws, models) on the reference and under the shift, on images drawn anew."""
-        first, second = np.random.SeedSequence(seed).spawn(2)
-        x = self.reference.draw(draws, first)
-        y = self.shift.draw(draws, first if self.same_images else second)
+        """Return axis values (draws, models) on the reference and under the shift, for resampled images."""
+        reference_seed, shift_seed = np.random.SeedSequence(seed).spawn(2)
+        x = self.reference.draw(draws, reference_seed)
+        y = self.shift.draw(draws, reference_seed if self.same_images else shift_seed)
         return place(axis, x, self.reference.n).values, place(axis, y, self.shift.n).values

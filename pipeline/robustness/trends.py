@@ -1,4 +1,4 @@
-"""One line for each group of models, from one set of draws: bands, and the difference of two groups' lines."""
+"""One line for each group of models, all from the same draws: bands, and the difference of two groups' lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Trends:
     """The lines of all groups and what they were fitted on.
 
     `groups` (models,) names each model's group and `sizes` (models,) its number of training pairs, or is None; `x` and
-    `y` (models,) are places on `axis`, `drawn_x`, `drawn_y` and `weights` (draws, models) the same for each draw, and
-    the weight that a model has in it. `moved` counts accuracies of 0 or 1 that were moved inside. A group in `without`
-    has no line: fewer than three models, or one reference accuracy. `seed` is the one that the draws were made with.
+    `y` (models,) are values on `axis`; `drawn_x`, `drawn_y` and `weights` (draws, models) are the values in each draw
+    and the weight of each model in it. `moved` counts accuracies of 0 or 1 that were moved inside. A group in `without`
+    has no line: fewer than three models, or the same reference accuracy for all. `seed` is the seed of the draws.
     """
 
     axis: Axis
@@ -41,21 +41,21 @@ class Trends:
         """Return a group's line with its draws; raise ValueError where it has none."""
         if group not in self.drawn:
             known = f"expected one of {', '.join(sorted(self.drawn)) or 'none'}"
-            why = "too few models or no spread" if group in self.without else "no such group"
-            raise ValueError(f"no line for {group}: {why}; {known}")
+            reason = "too few models or no spread" if group in self.without else "no such group"
+            raise ValueError(f"no line for {group}: {reason}; {known}")
         return self.drawn[group]
 
     def range(self, group: str) -> tuple[float, float]:
-        """Return the lowest and highest place of a group's models on the reference."""
+        """Return the lowest and highest axis value of a group's models on the reference."""
         x = self.x[self.members(group)]
         return float(x.min()), float(x.max())
 
     def members(self, group: str) -> NDArray[np.bool_]:
-        """Return which models (models,) are in a group; raise ValueError where none is."""
-        found: NDArray[np.bool_] = self.groups == group
-        if not found.any():
+        """Return the mask (models,) of a group's models; raise ValueError where there is none."""
+        mask: NDArray[np.bool_] = self.groups == group
+        if not mask.any():
             raise ValueError(f"no such group: expected one of {', '.join(sorted(set(self.groups)))}, found {group}")
-        return found
+        return mask
 
 
 def trend_lines(
@@ -69,23 +69,27 @@ def trend_lines(
     draws: int = 1000,
     seed: int = 0,
 ) -> Trends:
-    """Fit a line to each group's models (a source's or mixture's, over a ladder of sizes), with bootstrap draws.
+    """Fit a line to each group's models (those of a source or mixture, over several sizes), with bootstrap draws.
 
-    `groups`, `sizes` (training pairs) and `seeds` (of the trainings) hold one value for each model. A draw takes the
-    images once for all groups, since all were evaluated on the same, and seeds within each size alike for groups that
-    have the same ones (`draw_seeds`): differences between groups are paired. Without sizes and seeds each group's
-    models are drawn as a whole; with few of them many draws have no line, and those are left out and counted.
-    `over_models=False` keeps the models and draws images only. For one line through all models, give all one group.
+    `groups`, `sizes` (training pairs) and `seeds` (of the trainings) have one value for each model. A draw takes the
+    same images for all groups, since all were evaluated on the same images, and the same seeds within each size for
+    groups that have the same ones (`draw_seeds`): differences between groups are paired. Without sizes and seeds each
+    group's models are resampled together; with few models many draws have no line, and those are excluded and counted.
+    `over_models=False` keeps the models fixed and resamples images only. For one line through all models, pass the same
+    group for all.
 
-    What images do to one model's accuracy is in the scatter of its seeds too, so that it is drawn twice: in worlds of
-    the simple theory 95 % intervals held the truth in 95 to 100 of 100, and were up to 1.7 times as wide as need be.
-    With one seed for each size only images are drawn, and the intervals leave out what a seed changes.
+    The noise of the images is also in the scatter of a model's seeds, so it is counted twice: in simulations of the
+    simple theory 95 % intervals contained the true value in 95 to 100 of 100, and were up to 1.7 times wider than
+    necessary. With one seed for each size only images are resampled, and the intervals do not include the variation
+    between seeds.
     Raises ValueError for lengths that differ, for sizes without seeds or the reverse, and for a model that occurs
     twice.
     """
-    given = [len(one) for one in (groups, sizes, seeds) if one is not None]
-    if set(given) != {evidence.models} or (sizes is None) != (seeds is None):
-        raise ValueError(f"expected a group, and size and seed or neither, of {evidence.models} models, found {given}")
+    lengths = [len(values) for values in (groups, sizes, seeds) if values is not None]
+    if set(lengths) != {evidence.models} or (sizes is None) != (seeds is None):
+        raise ValueError(
+            f"expected a group, and size and seed or neither, of {evidence.models} models, found {lengths}"
+        )
     (x, y), (drawn_x, drawn_y) = evidence.places(axis), evidence.draw(axis, draws, seed)
     if not over_models:
         weights = np.ones_like(drawn_x)
@@ -95,10 +99,10 @@ def trend_lines(
         weights = draw_models(groups, draws, seed)
     names, lines, drawn = np.array(groups, np.str_), dict[str, Line](), dict[str, DrawnLine]()
     for group in dict.fromkeys(groups):
-        mine = names == group
-        line = fit_line(axis, x.values[mine], y.values[mine])
+        members = names == group
+        line = fit_line(axis, x.values[members], y.values[members])
         if line is not None:
-            slopes, intercepts = fit_lines(drawn_x[:, mine], drawn_y[:, mine], weights[:, mine])
+            slopes, intercepts = fit_lines(drawn_x[:, members], drawn_y[:, members], weights[:, members])
             lines[group], drawn[group] = line, DrawnLine(axis, line.slope, line.intercept, slopes, intercepts)
     return Trends(
         axis=axis,
@@ -119,10 +123,10 @@ def trend_lines(
 
 @dataclass(frozen=True)
 class Difference:
-    """One group's line minus another's: of slopes, of intercepts, and of places at the middle of the common range.
+    """One group's line minus another's: of slopes, of intercepts, and of values at the middle of the common range.
 
-    `height` is None where the groups share no range of reference accuracy. Slope and intercept of two lines differ
-    against each other by much noise; the height between the lines is what is known best.
+    `height` is None where the groups share no range of reference accuracy. The noise of the difference in
+    slope and that in intercept largely compensate each other; the height between the lines is known best.
     """
 
     slope: Interval
@@ -131,10 +135,10 @@ class Difference:
 
 
 def difference(trends: Trends, group: str, other: str, level: float = 0.95) -> Difference:
-    """Return `group`'s line minus `other`'s (places on the axis), from paired draws.
+    """Return `group`'s line minus `other`'s (axis values), from paired draws.
 
-    Both lines of a draw rest on the same images and, where the groups have the same ones, on the same seeds, so what
-    they share cancels. Raises ValueError where one of them has no line.
+    Both lines of a draw are fitted on the same images and, where the groups have the same ones, the same seeds, so
+    their common noise cancels. Raises ValueError where one of them has no line.
     """
     a, b = trends.of(group), trends.of(other)
     slope, intercept = a.slope - b.slope, a.intercept - b.intercept
@@ -149,7 +153,7 @@ def difference(trends: Trends, group: str, other: str, level: float = 0.95) -> D
 
 
 def common_range(trends: Trends, groups: Sequence[str]) -> tuple[float, float] | None:
-    """Return the places on the reference that all groups' models span, lowest and highest; None where there is none."""
+    """Return the range (lowest, highest axis value) on the reference that all groups' models span; None for none."""
     ranges = [trends.range(group) for group in groups]
-    low, high = max(one[0] for one in ranges), min(one[1] for one in ranges)
+    low, high = max(ends[0] for ends in ranges), min(ends[1] for ends in ranges)
     return (low, high) if low < high else None

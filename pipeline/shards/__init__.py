@@ -1,1 +1,1 @@
-"""WebDataset tars: written, read, and rewritten without some of their pairs."""
+"""WebDataset tars: writing, reading, and rewriting without some of their pairs."""

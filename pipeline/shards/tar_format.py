@@ -1,7 +1,7 @@
-"""WebDataset tars: written byte-identical for the same input, read without trust, their members' ranges known.
+"""WebDataset tars: written byte-identical for the same input, read as untrusted input, with known member ranges.
 
-A pair is three members, `<uid>.jpg`, `<uid>.txt`, `<uid>.json` in that order, USTAR, mtime 0. As ranges are known,
-an export copies bytes and decodes nothing.
+A pair is three members, `<uid>.jpg`, `<uid>.txt`, `<uid>.json` in that order, USTAR, mtime 0. As the byte ranges are
+known, an export copies bytes and decodes nothing.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, BinaryIO
 
 BLOCK = 512
-"""A tar's block in bytes: each header is one, and each member's data is padded to whole ones."""
+"""Size of a tar's block in bytes: each header is one block, and each member's data is padded to whole blocks."""
 
 
 END = b"\0" * (2 * BLOCK)
@@ -33,7 +33,7 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class BadTar(ValueError):
-    """A tar holds what no tar of ours holds."""
+    """A tar holds something that Cuvée's tars never hold."""
 
 
 def padded(size: int) -> int:
@@ -41,34 +41,34 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-_SIZE, _SUM = slice(124, 136), slice(148, 156)
-"""Where a USTAR header holds the size and the checksum; the name leads it (POSIX.1-1988, 10.1.1)."""
+_SIZE_FIELD, _CHECKSUM_FIELD = slice(124, 136), slice(148, 156)
+"""The places of size and checksum in a USTAR header; the name comes first (POSIX.1-1988, 10.1.1)."""
 
 
 @cache
 def _template() -> tuple[bytes, int]:
-    """Return a header without name, size and checksum, and the sum of its bytes with a checksum of spaces."""
+    """Return a header without name, size and checksum, and the sum of its bytes with spaces as the checksum."""
     info = tarfile.TarInfo("")
     info.mode = 0o644
     header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
-    header[_SIZE] = bytes(12)
-    header[_SUM] = b" " * 8
+    header[_SIZE_FIELD] = bytes(12)
+    header[_CHECKSUM_FIELD] = b" " * 8
     return bytes(header), sum(header)
 
 
 def _member(name: bytes, data: bytes) -> bytes:
-    """Return a member as `tarfile` writes it, in a fifth of its time: the header differs in three fields only."""
+    """Return a member as `tarfile` writes it, in a fifth of the time: headers differ in three fields only."""
     template, total = _template()
     size = b"%011o" % len(data)
     header = bytearray(template)
     header[: len(name)] = name
     header[124:135] = size
-    header[_SUM] = b"%06o\0 " % (total + sum(name) + sum(size))
+    header[_CHECKSUM_FIELD] = b"%06o\0 " % (total + sum(name) + sum(size))
     return bytes(header) + data + bytes(-len(data) % BLOCK)
 
 
 def pair_bytes(uid: str, jpg: bytes, caption: str, meta: dict[str, Any]) -> bytes:
-    """Return a pair's three members as they stand in a tar; `meta` is written as canonical JSON."""
+    """Return a pair's three members as bytes of a tar; `meta` is written as canonical JSON."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     members = (jpg, caption.encode("utf-8", "replace"), text.encode("utf-8", "replace"))
     key = uid.encode("ascii")
@@ -76,7 +76,7 @@ def pair_bytes(uid: str, jpg: bytes, caption: str, meta: dict[str, Any]) -> byte
 
 
 class ShardWriter:
-    """Appends whole pairs to a tar and keeps its length and SHA-256 as it goes."""
+    """Appends whole pairs to a tar and tracks its length (`bytes`) and SHA-256."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -86,15 +86,15 @@ class ShardWriter:
     def append(self, members: bytes) -> int:
         """Append a pair's members (`pair_bytes`, or a range of another tar); return their offset in bytes."""
         offset = self.bytes
-        self._put(members)
+        self._write(members)
         return offset
 
     def close(self) -> str:
-        """Write the end of the tar; return the SHA-256 of the whole, 64 hex digits."""
-        self._put(END)
+        """Write the end of the tar; return the SHA-256 of the whole tar, 64 hex digits."""
+        self._write(END)
         return self._hash.hexdigest()
 
-    def _put(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         self._stream.write(data)
         self._hash.update(data)
         self.bytes += len(data)
@@ -102,7 +102,7 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A pair as it was read back from a tar; `offset` and `size` span its members, in bytes."""
+    """A pair read from a tar; `offset` and `size` span its members, in bytes."""
 
     uid: str
     jpg: bytes
@@ -113,10 +113,10 @@ class StoredPair:
 
 
 def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, bytes, int]]:
-    """Yield (key, suffix, data, offset of the data) of each member, in order, from a tar that is not trusted.
+    """Yield (key, suffix, data, offset of the data) of each member, in order, from an untrusted tar.
 
-    Raises BadTar at a member that is no regular file, lies in a folder, has another suffix, or is larger than
-    `MAX_MEMBER`, and at a tar that is cut inside a member.
+    Raises BadTar at a member that is not a regular file, lies in a folder, has another suffix, or is larger than
+    `MAX_MEMBER` bytes, and at a tar that is truncated inside a member.
     """
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -133,23 +133,25 @@ def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[
                 yield key, suffix, content, info.offset_data
     except BadTar:
         raise
-    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: numbers in a hostile header
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two: numbers in a malicious header
         raise BadTar(str(error)) from None
 
 
 def read_pairs(stream: BinaryIO) -> Iterator[StoredPair]:
-    """Yield the pairs of one of our own tars; raise BadTar where it is not built as `pair_bytes` builds it."""
+    """Yield the pairs of a tar of Cuvée's; raise BadTar where its layout is not that of `pair_bytes`."""
     members, end = read_members(stream, SUFFIXES), 0
     while (first := next(members, None)) is not None:
         parts = [first, *(next(members, ("", "", b"", 0)) for _ in SUFFIXES[1:])]
         key, offset = first[0], end
-        found = [part[:2] for part in parts]
-        if not _KEY.fullmatch(key) or found != [(key, wanted) for wanted in SUFFIXES]:
-            raise BadTar(f"at byte {offset}: found members {found}, expected <uid>.jpg, .txt, .json of one uid")
-        for _, suffix, data, place in parts:
-            if place != end + BLOCK:  # a pax header, a long name or a sparse map: the ranges would be wrong
-                raise BadTar(f"{key}.{suffix}: data at byte {place}, expected {end + BLOCK}, behind one plain header")
-            end = place + padded(len(data))
+        names = [part[:2] for part in parts]
+        if not _KEY.fullmatch(key) or names != [(key, suffix) for suffix in SUFFIXES]:
+            raise BadTar(f"at byte {offset}: found members {names}, expected <uid>.jpg, .txt, .json of one uid")
+        for _, suffix, data, data_offset in parts:
+            if data_offset != end + BLOCK:  # a pax header, a long name or a sparse map would make the ranges wrong
+                raise BadTar(
+                    f"{key}.{suffix}: data at byte {data_offset}, expected {end + BLOCK}, after one plain header"
+                )
+            end = data_offset + padded(len(data))
         jpg, text, meta = (part[2] for part in parts)
         try:
             fields = json.loads(meta)

@@ -1,4 +1,4 @@
-"""Pairs are cut out of a tar: what is left is the tar of the remaining pairs, and says where each now lies."""
+"""Removal of pairs from a tar: the result is the tar of the remaining pairs, with their new offsets."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pipeline.errors import StageFailed
 from pipeline.shards.tar_format import END, ShardWriter
 
 _BLOCK = 4 << 20
-"""Bytes that are copied at once."""
+"""Bytes copied at once."""
 
 
 Place = tuple[int, int]
@@ -17,8 +17,8 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Cut:
-    """How a tar is cut: the stretches [start, end) that stay, where each kept pair now begins by where it began, and
-    the bytes of the new tar.
+    """How a tar is cut: the byte ranges [start, end) that remain, the new offset of each kept pair by its old one, and
+    the size of the new tar in bytes.
     """
 
     runs: tuple[Place, ...]
@@ -27,28 +27,28 @@ class Cut:
 
 
 def cut(places: Sequence[Place], gone: Collection[int], size: int, name: str) -> Cut:
-    """Return how a tar of `size` bytes is cut, whose pairs lie at `places` and of which those at the offsets `gone` go.
+    """Return the cut of a tar of `size` bytes whose pairs lie at `places`, without those at the offsets `gone`.
 
-    Raises StageFailed where the places are not the whole tar, pair behind pair: something is in it that the ledger
-    does not know.
+    Raises StageFailed where the places do not cover the whole tar without gaps: it then holds something that the
+    ledger does not know.
     """
     runs: list[list[int]] = []
     moved: dict[int, int] = {}
-    end = new = 0
+    end = new_offset = 0
     for offset, length in sorted(places):
         if offset != end or length <= 0:
-            raise StageFailed(f"{name}: expected a pair at byte {end}, the ledger has the next at {offset}")
+            raise StageFailed(f"{name}: expected a pair at byte {end}, found the next one in the ledger at {offset}")
         end += length
         if offset in gone:
             continue
-        moved[offset], new = new, new + length
+        moved[offset], new_offset = new_offset, new_offset + length
         if runs and runs[-1][1] == offset:
             runs[-1][1] = end
         else:
             runs.append([offset, end])
     if end + len(END) != size:
-        raise StageFailed(f"{name}: {size} bytes, the ledger's pairs make {end + len(END)}")
-    return Cut(tuple((start, stop) for start, stop in runs), moved, new + len(END))
+        raise StageFailed(f"{name}: found {size} bytes, expected {end + len(END)} for the ledger's pairs")
+    return Cut(tuple((start, stop) for start, stop in runs), moved, new_offset + len(END))
 
 
 def copy(source: BinaryIO, target: BinaryIO, made: Cut, name: str) -> str:
@@ -59,7 +59,7 @@ def copy(source: BinaryIO, target: BinaryIO, made: Cut, name: str) -> str:
         while start < stop:
             block = source.read(min(_BLOCK, stop - start))
             if not block:
-                raise StageFailed(f"{name}: ends at byte {start}, expected {stop}")
+                raise StageFailed(f"{name}: found its end at byte {start}, expected byte {stop}")
             writer.append(block)
             start += len(block)
     sha256 = writer.close()

@@ -1,1 +1,1 @@
-"""Files of a store, here or in an object store; locks; files of uids."""
+"""Files of a store, local or in an object store; locks; files of uids."""

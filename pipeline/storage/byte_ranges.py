@@ -1,8 +1,8 @@
-"""Byte ranges gathered in the order in which they are wanted: read in place here, by few requests from elsewhere.
+"""Byte ranges of shards, gathered in a requested order: local files directly, object stores by few requests.
 
-Both work through windows of the result. In each, the ranges are read in the order of their shards and offsets. Of a
-folder each is read straight into its place. Of an object store, ranges of a shard that lie near each other are asked
-for at once: a request takes tens of milliseconds, in which a connection carries a megabyte or more.
+Both work window by window of the result. In each window, the ranges are read in the order of shards and offsets. From
+local files each range is read directly into its place. From an object store, ranges of a shard that are near each other
+are read by one request: a request takes tens of milliseconds, in which a connection carries a megabyte or more.
 """
 
 import os
@@ -24,9 +24,9 @@ Whole = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pieces:
-    """Byte ranges of tars in the order in which they are wanted: `sizes[i]` bytes of `shards[of[i]]` at `offsets[i]`.
+    """Byte ranges of tars in the requested order: `sizes[i]` bytes of `shards[of[i]]` at `offsets[i]`.
 
-    `keys` are the uids of the pairs whose members they hold. All columns have the length n.
+    `keys` are the uids of the pairs whose members the ranges hold. All arrays have the length n.
     """
 
     shards: tuple[str, ...]
@@ -39,32 +39,32 @@ class Pieces:
         return len(self.keys)
 
     def take(self, places: npt.NDArray[np.intp]) -> "Pieces":
-        """Return the pieces at these places, with only the shards that they need."""
+        """Return the pieces at these indices, (k,), with only the shards that they need."""
         used, of = np.unique(self.of[places], return_inverse=True)
         shards = tuple(self.shards[number] for number in used)
         return Pieces(shards, self.keys[places], of.astype(np.int32), self.offsets[places], self.sizes[places])
 
 
 HERE, ELSEWHERE = 1 << 20, 64 << 20
-"""Bytes of a window: what stays in a core's cache, and what makes neighbours likely."""
+"""Bytes of a window, local and remote: what fits in a core's cache, and what makes neighbouring ranges likely."""
 
 
 GAP = 256 << 10
-"""Bytes between two ranges that are asked for at once; they are thrown away."""
+"""Most bytes between two ranges that are read by one request; these bytes are discarded."""
 
 
 REQUEST, AT_ONCE = 16 << 20, 64 << 20
-"""Bytes that a request may ask for, beyond a range that is larger, and that requests under way may have together."""
+"""Most bytes of one request, except for a single larger range, and of all concurrent requests together."""
 
 
 def short(shard: str, found: int, offset: int, size: int) -> OSError:
-    """Return the error of a range that its shard does not hold."""
+    """Return the error for a range that its shard does not hold."""
     return OSError(f"{shard}: {found} bytes at {offset}, the ledger says {size}")
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Stretches of shards: bytes `starts[i]` to `ends[i]` of shard `of[i]` hold ranges `first[i]` to `first[i + 1]`."""
+    """Requests: bytes `starts[i]` to `ends[i]` of shard `of[i]` hold the ranges `first[i]` to `first[i + 1]`."""
 
     of: npt.NDArray[np.int32]
     starts: Whole
@@ -75,49 +75,49 @@ class Requests:
 def merged(of: npt.NDArray[np.int32], offsets: Whole, sizes: Whole, gap: int = GAP, most: int = REQUEST) -> Requests:
     """Return the requests for ranges that are sorted by shard and offset and do not overlap.
 
-    Two neighbours are asked for at once where at most `gap` bytes lie between them, until a request has `most` bytes.
+    Neighbours are merged where at most `gap` bytes lie between them, until a request has `most` bytes.
     """
     ends = offsets + sizes
-    near = np.zeros(len(of), np.bool_)
-    near[1:] = (of[1:] == of[:-1]) & (offsets[1:] - ends[:-1] <= gap)
-    stretches = [*np.flatnonzero(~near).tolist(), len(of)]
+    is_near = np.zeros(len(of), np.bool_)
+    is_near[1:] = (of[1:] == of[:-1]) & (offsets[1:] - ends[:-1] <= gap)
+    bounds = [*np.flatnonzero(~is_near).tolist(), len(of)]
     first: list[int] = []
-    for start, end in pairwise(stretches):
-        while start < end:  # a stretch that is too long is cut where the next range would go beyond
+    for start, end in pairwise(bounds):
+        while start < end:  # a request that is too long ends before the range that would exceed `most`
             first.append(start)
             start = max(start + 1, start + int(np.searchsorted(ends[start:end], offsets[start] + most, "right")))
-    at = np.array([*first, len(of)], np.intp)
-    return Requests(of[at[:-1]], offsets[at[:-1]], ends[at[1:] - 1], at)
+    indices = np.array([*first, len(of)], np.intp)
+    return Requests(of[indices[:-1]], offsets[indices[:-1]], ends[indices[1:] - 1], indices)
 
 
 def gathered(store: Store, pieces: Pieces, window: int = 0) -> Iterator[memoryview]:
-    """Yield the pieces' bytes, one behind the other, in stretches of at most `window` bytes or of one larger piece.
+    """Yield the pieces' bytes, concatenated, in chunks of at most `window` bytes or of one larger piece.
 
-    The stretches lie in two buffers in turn: each is overwritten by the next but one. Raises OSError where a shard
-    does not hold a range, FileNotFoundError where it is not there, StageFailed for what an object store refuses.
+    The chunks use two buffers in turn: each chunk is overwritten by the next but one. Raises OSError where a shard
+    does not hold a range, FileNotFoundError where it does not exist, StageFailed for an object store's errors.
     """
     if len(pieces) and (int(pieces.sizes.min()) <= 0 or int(pieces.offsets.min()) < 0):
-        wrong = int(np.flatnonzero((pieces.sizes <= 0) | (pieces.offsets < 0))[0])
-        raise short(pieces.shards[pieces.of[wrong]], 0, int(pieces.offsets[wrong]), int(pieces.sizes[wrong]))
+        invalid = int(np.flatnonzero((pieces.sizes <= 0) | (pieces.offsets < 0))[0])
+        raise short(pieces.shards[pieces.of[invalid]], 0, int(pieces.offsets[invalid]), int(pieces.sizes[invalid]))
     with ExitStack() as stack:
-        reader = _Here(store, pieces.shards, stack) if store.local else _Elsewhere(store, pieces.shards)
+        reader = _LocalReader(store, pieces.shards, stack) if store.local else _RemoteReader(store, pieces.shards)
         window = max(window or reader.window, int(pieces.sizes.max(initial=0)))
         buffers = [memoryview(bytearray(min(window, int(pieces.sizes.sum())))) for _ in range(2)]
         ends = np.cumsum(pieces.sizes)
-        start = number = base = 0
+        start = chunk = base = 0
         while start < len(pieces):
             stop = int(np.searchsorted(ends, base + window, "right"))
             part = slice(start, stop)
             order = np.lexsort((pieces.offsets[part], pieces.of[part]))
             offsets, sizes = pieces.offsets[part][order], pieces.sizes[part][order]
-            at = ends[part][order] - sizes - base
-            reader.fill(buffers[number % 2], at, pieces.of[part][order], offsets, sizes)
-            yield buffers[number % 2][: int(ends[stop - 1]) - base]
-            start, base, number = stop, int(ends[stop - 1]), number + 1
+            targets = ends[part][order] - sizes - base
+            reader.fill(buffers[chunk % 2], targets, pieces.of[part][order], offsets, sizes)
+            yield buffers[chunk % 2][: int(ends[stop - 1]) - base]
+            start, base, chunk = stop, int(ends[stop - 1]), chunk + 1
 
 
-class _Here:
-    """Reads ranges of local files, each straight to its place."""
+class _LocalReader:
+    """Reads ranges of local files, each directly into its place."""
 
     window = HERE
 
@@ -128,52 +128,53 @@ class _Here:
             self._files.append(os.open(store.path(shard), os.O_RDONLY | os.O_CLOEXEC))
             stack.callback(os.close, self._files[-1])
 
-    def fill(self, buffer: memoryview, at: Whole, of: npt.NDArray[np.int32], offsets: Whole, sizes: Whole) -> None:
-        """Read the ranges into `buffer`, each to its place `at`."""
+    def fill(self, buffer: memoryview, targets: Whole, of: npt.NDArray[np.int32], offsets: Whole, sizes: Whole) -> None:
+        """Read the ranges into `buffer`, each to its offset in `targets`."""
         files = self._files
-        columns = (column.tolist() for column in (at, of, offsets, sizes))
-        for place, shard, offset, size in zip(*columns, strict=True):
-            found = os.preadv(files[shard], (buffer[place : place + size],), offset)
-            while found < size:  # a signal cuts a read short, and so does the end of the file
-                more = os.preadv(files[shard], (buffer[place + found : place + size],), offset + found)
-                if not more:
-                    raise short(self._shards[shard], found, offset, size)
-                found += more
+        columns = (column.tolist() for column in (targets, of, offsets, sizes))
+        for position, shard, offset, size in zip(*columns, strict=True):
+            filled = os.preadv(files[shard], (buffer[position : position + size],), offset)
+            while filled < size:  # a signal shortens a read, and so does the end of the file
+                count = os.preadv(files[shard], (buffer[position + filled : position + size],), offset + filled)
+                if not count:
+                    raise short(self._shards[shard], filled, offset, size)
+                filled += count
 
 
-class _Elsewhere:
-    """Reads ranges of objects, those of a shard that lie near each other by one request, several requests at once."""
+class _RemoteReader:
+    """Reads ranges of objects, those of a shard that are near each other by one request, several requests at once."""
 
     window = ELSEWHERE
 
     def __init__(self, store: Store, shards: tuple[str, ...]) -> None:
         self._store, self._shards = store, shards
 
-    def fill(self, buffer: memoryview, at: Whole, of: npt.NDArray[np.int32], offsets: Whole, sizes: Whole) -> None:
-        """Read the ranges, sorted by shard and offset, into `buffer`, each to its place `at`."""
-        wanted = merged(of, offsets, sizes)
-        lengths = np.cumsum(wanted.ends - wanted.starts)
+    def fill(self, buffer: memoryview, targets: Whole, of: npt.NDArray[np.int32], offsets: Whole, sizes: Whole) -> None:
+        """Read the ranges, sorted by shard and offset, into `buffer`, each to its offset in `targets`."""
+        requests = merged(of, offsets, sizes)
+        lengths = np.cumsum(requests.ends - requests.starts)
         start = 0
-        while start < len(wanted.of):
+        while start < len(requests.of):
             before = int(lengths[start - 1]) if start else 0
             stop = max(start + 1, int(np.searchsorted(lengths, before + AT_ONCE, "right")))
-            bodies = self._ask(wanted, slice(start, stop))
+            bodies = self._fetch(requests, slice(start, stop))
             for number, body in enumerate(bodies, start):
-                for one in range(int(wanted.first[number]), int(wanted.first[number + 1])):
-                    offset, size, place = int(offsets[one]), int(sizes[one]), int(at[one])
-                    piece = body[offset - int(wanted.starts[number]) :][:size]
+                for index in range(int(requests.first[number]), int(requests.first[number + 1])):
+                    offset, size, position = int(offsets[index]), int(sizes[index]), int(targets[index])
+                    piece = body[offset - int(requests.starts[number]) :][:size]
                     if len(piece) != size:
-                        raise short(self._shards[of[one]], len(piece), offset, size)
-                    buffer[place : place + size] = piece
+                        raise short(self._shards[of[index]], len(piece), offset, size)
+                    buffer[position : position + size] = piece
             start = stop
 
-    def _ask(self, wanted: Requests, part: slice) -> list[memoryview]:
-        paths = [self._store.path(self._shards[number]) for number in wanted.of[part]]
-        starts, ends = wanted.starts[part].tolist(), wanted.ends[part].tolist()
+    def _fetch(self, requests: Requests, part: slice) -> list[memoryview]:
+        """Return the bodies of some of the requests; raise StageFailed for an object store's errors."""
+        paths = [self._store.path(self._shards[number]) for number in requests.of[part]]
+        starts, ends = requests.starts[part].tolist(), requests.ends[part].tolist()
         try:
-            found = self._store.fs.cat_ranges(paths, starts, ends, on_error="raise")
+            bodies = self._store.fs.cat_ranges(paths, starts, ends, on_error="raise")
         except FileNotFoundError:
             raise
         except failures() as error:
-            raise StageFailed(f"{self._store.uri(self._shards[wanted.of[part][0]])}: {told(error)}") from error
-        return [memoryview(body) for body in found]
+            raise StageFailed(f"{self._store.uri(self._shards[requests.of[part][0]])}: {told(error)}") from error
+        return [memoryview(body) for body in bodies]

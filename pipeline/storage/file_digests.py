@@ -1,4 +1,4 @@
-"""Digests of the files that a job reads, which are part of its id."""
+"""Digests of the files that a job reads; they are part of its id."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,16 +11,19 @@ from pipeline.storage.object_store import failures, opened, told
 
 
 def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return name, SHA-256 and size in bytes of each file (path to name); where it lies shapes nothing."""
-    found = []
+    """Return name, SHA-256 and size in bytes of each file. `paths` maps paths to names; paths are not in the result.
+
+    Raises InputError where a file cannot be read.
+    """
+    digests = []
     for path, name in paths.items():
         try:
             with opened(path) as stream:
                 sha256, size = stream_sha256(stream)
         except failures() as error:
             raise InputError(f"{path}: cannot be read: {told(error)}") from None
-        found.append({"file": name, "sha256": sha256, "bytes": size})
-    return found
+        digests.append({"file": name, "sha256": sha256, "bytes": size})
+    return digests
 
 
 def folder_digest(folder: Path) -> str:

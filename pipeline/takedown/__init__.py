@@ -1,1 +1,1 @@
-"""Pairs taken out of a store for good."""
+"""Takedown: permanent removal of pairs from a store."""

@@ -1,7 +1,7 @@
-"""What a takedown is going to do, written down before it does anything, so that whoever comes next can finish it.
+"""The journal of a takedown: its plan, written before anything is changed, so that a later command can finish it.
 
-`takedowns/<id>/intent.json` says what goes, in hashes; `prepared.json` beside it says which files take the place of
-which, once these are written. Both are removed when all is done.
+`takedowns/<id>/intent.json` names what is removed, as hashes. `prepared.json` beside it says which new files replace
+which old ones; it is written once the new files exist. Both are removed when the takedown is finished.
 """
 
 import json
@@ -17,9 +17,9 @@ from pipeline.storage.store import Store
 
 @dataclass(frozen=True)
 class Intent:
-    """A takedown: the uids of the pairs that go, the new tombstones as (kind, value, distance), and why.
+    """A takedown: the uids of the pairs to remove, the new tombstones as (kind, value, distance), and the reason.
 
-    `number` counts a store's takedowns from 1. `answer` is what a person is told of it.
+    `number` counts a store's takedowns from 1. `answer` is the summary that is printed for the user.
     """
 
     number: int
@@ -31,20 +31,21 @@ class Intent:
 
     @property
     def id(self) -> str:
-        """The takedown's id, 64 hex digits; the time is not in it."""
+        """The takedown's id, 64 hex digits; it does not depend on the time."""
         return digest(["takedown", self.number, self.reason, self.uids, self.tombstones])
 
     def write(self, store: Store) -> None:
-        """Write it down."""
+        """Write the intent to the store."""
         plain = {**asdict(self), "at": self.at.isoformat()}
         store.write(intent_path(self.id), json.dumps(plain, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is left to do once all new files are written: files of tables to swap, papers to write, files that go.
+    """What remains to do once all new data files are written.
 
-    `facts` are those of the takedown's row in `jobs`.
+    `swaps` are the data files to exchange, by table; `papers` the texts of export documents, by path; `gone` the paths
+    of files to remove; `facts` those of the takedown's row in `jobs`.
     """
 
     swaps: dict[str, Swap]
@@ -53,12 +54,12 @@ class Prepared:
     facts: dict[str, Any]
 
     def write(self, store: Store, takedown: str) -> None:
-        """Write it down."""
+        """Write the record to the store."""
         store.write(prepared_path(takedown), json.dumps(asdict(self), sort_keys=True).encode())
 
 
 def read_intent(store: Store, takedown: str) -> Intent:
-    """Return an intent that was written down."""
+    """Return the recorded intent of a takedown."""
     plain = json.loads(store.read(intent_path(takedown)))
     tombstones = tuple((kind, value, distance) for kind, value, distance in plain["tombstones"])
     at = datetime.fromisoformat(plain["at"])
@@ -66,13 +67,13 @@ def read_intent(store: Store, takedown: str) -> Intent:
 
 
 def read_prepared(store: Store, takedown: str) -> Prepared | None:
-    """Return what is left to do of a takedown, None where its files are not all written."""
+    """Return what remains to do of a takedown, None where its new files are not all written."""
     path = prepared_path(takedown)
     if not store.exists(path):
         return None
     plain = json.loads(store.read(path))
     swaps = {
-        table: Swap(one["old"], [DataFile(**file) for file in one["new"]], one["withdrawn"])
-        for table, one in plain["swaps"].items()
+        table: Swap(swap["old"], [DataFile(**file) for file in swap["new"]], swap["withdrawn"])
+        for table, swap in plain["swaps"].items()
     }
     return Prepared(swaps, plain["papers"], plain["gone"], plain["facts"])

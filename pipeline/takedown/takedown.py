@@ -1,9 +1,9 @@
-"""Takedown: pairs leave a store for good, from tables, shards, exports and reports, and stay out of it.
+"""Takedown: permanent removal of pairs from the tables, shards, exports and reports of a store.
 
-What goes is found and written down as an intent, tombstones are set up, all new files are written beside the old ones
-and listed in a second record; only then are they put in the old ones' place, and what no job owns any more is removed.
-Every step can be done again. So a takedown that was killed, at whatever moment, is finished by the next one. No other
-job may run in the meantime: what it has staged would be removed with the rest.
+The pairs to remove are found and recorded as an intent, tombstones are committed, and all new files are written beside
+the old ones and listed in a second record. Only then do they replace the old ones, and files that no job owns any more
+are removed. Every step can be repeated, so a takedown that was killed at any moment is finished by the next one. No
+other job may run in the meantime: its staged files would be removed too.
 """
 
 import json
@@ -39,127 +39,127 @@ STAGE = "takedown"
 
 @dataclass(frozen=True)
 class Code:
-    """What shapes a takedown's result, for its row in `jobs`: the digest of the code, versions of packages."""
+    """What determines a takedown's result, for its row in `jobs`: the digest of the code and the package versions."""
 
     digest: str
     versions: dict[str, str]
 
 
-def look(ledger: Ledger, wanted: Wanted, reason: str, distance: int) -> tuple[Intent, Survey]:
-    """Return what a takedown of this list would do, and where; nothing is changed."""
-    found = find(ledger, wanted, distance)
-    places = survey(ledger, found.pairs)
-    new = found.tombstones.rows() - read(ledger).rows()
+def look(ledger: Ledger, request: Wanted, reason: str, distance: int) -> tuple[Intent, Survey]:
+    """Return the intent of a takedown of this list, and its impact; nothing is changed."""
+    matches = find(ledger, request, distance)
+    impact = survey(ledger, matches.pairs)
+    new = matches.tombstones.rows() - read(ledger).rows()
     number = 1 + sum(job.stage == STAGE for job in ledger.jobs())
-    uids = tuple(sorted(found.pairs))
-    told = _answer(ledger, wanted, found, places, sorted(new))
-    return Intent(number, reason, datetime.now(UTC), uids, tuple(sorted(new)), told), places
+    uids = tuple(sorted(matches.pairs))
+    summary = _summary(ledger, request, matches, impact, sorted(new))
+    return Intent(number, reason, datetime.now(UTC), uids, tuple(sorted(new)), summary), impact
 
 
-def _answer(
-    ledger: Ledger, wanted: Wanted, found: Found, places: Survey, new: Sequence[tuple[str, str, int]]
+def _summary(
+    ledger: Ledger, request: Wanted, matches: Found, impact: Survey, new: Sequence[tuple[str, str, int]]
 ) -> dict[str, Any]:
-    """Return what a person is told: nothing in it is more than a hash, a number, or a name that the store gave."""
-    lines = dict.fromkeys(sorted(wanted.lines.values()), 0)
-    for why in found.pairs.values():
+    """Return the summary for the user; it holds only hashes, numbers and names that the store assigned."""
+    lines = dict.fromkeys(sorted(request.lines.values()), 0)
+    for why in matches.pairs.values():
         if why.line:
             lines[why.line] += 1
-    folders = {job: (row.facts["folder"] if (row := ledger.finished(job)) else "") for job in places.tars()}
+    folders = {job: (row.facts["folder"] if (row := ledger.finished(job)) else "") for job in impact.tars()}
     return {
-        "found": found.counts(),
+        "found": matches.counts(),
         "lines": {str(line): count for line, count in lines.items()},
-        "pairs": {uid: {"how": why.how, "line": why.line} for uid, why in sorted(found.pairs.items())},
+        "pairs": {uid: {"how": why.how, "line": why.line} for uid, why in sorted(matches.pairs.items())},
         "tombstones": {kind: sum(row[0] == kind for row in new) for kind in KINDS},
-        "tables": places.rows(),
-        "shards": places.shards(),
-        "exports": {folders[job]: tars for job, tars in places.tars().items()},
-        "reports": places.reports,
-        "trainings": [one.plain() for one in seen(ledger, places)],
-        "notes": found.notes,
+        "tables": impact.rows(),
+        "shards": impact.shards(),
+        "exports": {folders[job]: tars for job, tars in impact.tars().items()},
+        "reports": impact.reports,
+        "trainings": [exposure.plain() for exposure in seen(ledger, impact)],
+        "notes": matches.notes,
     }
 
 
-def take_down(ledger: Ledger, intent: Intent, code: Code, places: Survey | None = None) -> None:
-    """Do what an intent says, or what is left of it to do; `places` is what a survey found of its pairs, if known."""
+def take_down(ledger: Ledger, intent: Intent, code: Code, impact: Survey | None = None) -> None:
+    """Carry out an intent, or what remains of it; `impact` is that of its pairs, where it is known."""
     store = ledger.store
     intent.write(store)
-    _bury(ledger, intent)
+    _write_tombstones(ledger, intent)
     prepared = read_prepared(store, intent.id)
     if prepared is None:
-        prepared = _prepare(ledger, intent, places or survey(ledger, intent.uids))
+        prepared = _prepare(ledger, intent, impact or survey(ledger, intent.uids))
         prepared.write(store, intent.id)
-    for table, swap in sorted(prepared.swaps.items(), key=lambda one: (one[0] == "jobs", one[0])):
+    for table, swap in sorted(prepared.swaps.items(), key=lambda entry: (entry[0] == "jobs", entry[0])):
         ledger.replace(intent.id, table, swap.old, swap.new, swap.withdrawn)
     ledger.refresh()
     for path, text in sorted(prepared.papers.items()):
         store.write(path, text.encode())
     for path in prepared.gone:
         store.remove(path)
-    _clear(ledger)
+    _remove_unowned(ledger)
     _finish(ledger, intent, prepared, code)
     for path in (prepared_path(intent.id), intent_path(intent.id), f"{FOLDER}/{intent.id}"):
         store.remove(path)
 
 
 def finish_all(ledger: Ledger, code: Code) -> list[Intent]:
-    """Finish the takedowns that were begun; return them."""
+    """Finish the unfinished takedowns; return them."""
     intents = [read_intent(ledger.store, takedown) for takedown in unfinished(ledger.store)]
-    for intent in sorted(intents, key=lambda one: one.number):
+    for intent in sorted(intents, key=lambda intent: intent.number):
         take_down(ledger, intent, code)
     return intents
 
 
-def _bury(ledger: Ledger, intent: Intent) -> None:
-    """Set up the tombstones, before anything else is done: from now on no ingest fetches what goes."""
+def _write_tombstones(ledger: Ledger, intent: Intent) -> None:
+    """Commit the tombstones before anything else: from now on no ingest fetches the removed pairs."""
     if not intent.tombstones:
         return
     kinds, values, distances = zip(*intent.tombstones, strict=True)
     times: dict[str, dict[str, float]] = {}
     for training in intent.answer["trainings"]:
-        for uid, count in training["times"].items():
-            times.setdefault(uid, {})[training["training"]] = count
-    told = [json.dumps(times[value], sort_keys=True) if value in times else "" for value in values]
-    many = len(kinds)
-    columns = [kinds, values, distances, [intent.reason] * many, [intent.at] * many, told]
+        for uid, times_seen in training["times"].items():
+            times.setdefault(uid, {})[training["training"]] = times_seen
+    seen_by = [json.dumps(times[value], sort_keys=True) if value in times else "" for value in values]
+    count = len(kinds)
+    columns = [kinds, values, distances, [intent.reason] * count, [intent.at] * count, seen_by]
     schema = TABLES["tombstones"]
     rows = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)], schema)
     ledger.commit(intent.id, "tombstones", schema, [write_rows(ledger.store, intent.id, "tombstones", rows)])
 
 
-def _prepare(ledger: Ledger, intent: Intent, places: Survey) -> Prepared:
-    """Write all new files; return what is then left to do."""
-    made = rewrite(ledger, intent.id, Keys(intent.uids), places)
+def _prepare(ledger: Ledger, intent: Intent, impact: Survey) -> Prepared:
+    """Write all new data files; return what then remains to do."""
+    rewritten = rewrite(ledger, intent.id, Keys(intent.uids), impact)
     swaps = {}
-    for table in sorted(made.tables.keys() | places.abandoned.keys()):
-        old = list(made.tables.get(table, {})) + [path for _, path in places.abandoned.get(table, ())]
-        jobs = sorted({job for job, _ in places.abandoned.get(table, ())})
+    for table in sorted(rewritten.tables.keys() | impact.abandoned.keys()):
+        old = list(rewritten.tables.get(table, {})) + [path for _, path in impact.abandoned.get(table, ())]
+        jobs = sorted({job for job, _ in impact.abandoned.get(table, ())})
         prefix = f"tables/{table}/"
-        new = list(made.tables.get(table, {}).values())
+        new = list(rewritten.tables.get(table, {}).values())
         swaps[table] = Swap([path.removeprefix(prefix) for path in old], new, jobs)
-    lost = losses(places, made)
-    rows = {row.job: restated(row, made, lost) for row in ledger.jobs()}
-    drawn = {job: lost_of(ledger, row, places) for job, row in rows.items() if row.stage == "blend"}
-    for job, out in drawn.items():
-        rows[job].facts.update(restated_mixture(rows[job], out))
+    lost = losses(impact, rewritten)
+    rows = {row.job: restated(row, rewritten, lost) for row in ledger.jobs()}
+    lost_shares = {job: lost_of(ledger, row, impact) for job, row in rows.items() if row.stage == "blend"}
+    for job, lost_share in lost_shares.items():
+        rows[job].facts.update(restated_mixture(rows[job], lost_share))
     written: dict[str, str] = {}
     for job, row in rows.items():
-        blend = next((drawn[one] for one in row.inputs if one in drawn), None)
-        if row.stage == "export" and blend is not None and (blend.any or job in made.tars):
-            tars = tars_of(ledger, job, made.tars.get(job, {}))
-            about = restated_about(row.facts["about"], blend, places)
-            texts = {f"{row.facts['folder']}/{name}": data for name, data in papers(about, tars).items()}
-            row.facts.update(restated_export(row, about, tars, texts))
-            written |= {path: data.decode() for path, data in texts.items()}
-    reports = set(places.reports)
+        blend = next((lost_shares[input_job] for input_job in row.inputs if input_job in lost_shares), None)
+        if row.stage == "export" and blend is not None and (blend.any or job in rewritten.tars):
+            tars = tars_of(ledger, job, rewritten.tars.get(job, {}))
+            about = restated_about(row.facts["about"], blend, impact)
+            contents = {f"{row.facts['folder']}/{name}": data for name, data in papers(about, tars).items()}
+            row.facts.update(restated_export(row, about, tars, contents))
+            written |= {path: data.decode() for path, data in contents.items()}
+    reports = set(impact.reports)
     shown = {job for job, row in rows.items() if row.stage == "report" and reports & row.facts["files"].keys()}
-    if swap := _job_rows(ledger, intent.id, rows, shown):
+    if swap := _rewrite_jobs(ledger, intent.id, rows, shown):
         swaps["jobs"] = swap
-    gone = places.reports + [event_path(job) for job in sorted(shown)]
-    return Prepared(swaps, written, gone, _facts(ledger, intent, places, made))
+    gone = impact.reports + [event_path(job) for job in sorted(shown)]
+    return Prepared(swaps, written, gone, _facts(ledger, intent, impact, rewritten))
 
 
-def _job_rows(ledger: Ledger, takedown: str, rows: dict[str, JobRow], withdrawn: set[str]) -> Swap | None:
-    """Write the files of `jobs` anew in which a row changes, or goes with its report."""
+def _rewrite_jobs(ledger: Ledger, takedown: str, rows: dict[str, JobRow], withdrawn: set[str]) -> Swap | None:
+    """Rewrite the files of `jobs` in which a row changes, or is removed with its report."""
     old, new = [], []
     for _, path in ledger.snapshot("jobs"):
         with ledger.store.parquet(path) as file:
@@ -175,34 +175,37 @@ def _job_rows(ledger: Ledger, takedown: str, rows: dict[str, JobRow], withdrawn:
     return Swap(old, new, sorted(withdrawn)) if old else None
 
 
-def _facts(ledger: Ledger, intent: Intent, places: Survey, made: Rewritten) -> dict[str, Any]:
-    """Return what the ledger keeps of a takedown: counts by table, and digests of what took the place of what."""
-    before = {one["shard"]: one["sha256"] for job in ledger.jobs() for one in job.facts.get("shards", ())}
+def _facts(ledger: Ledger, intent: Intent, impact: Survey, rewritten: Rewritten) -> dict[str, Any]:
+    """Return the facts of a takedown for the ledger: row counts by table, and the digests of old and new files."""
+    before = {shard["shard"]: shard["sha256"] for job in ledger.jobs() for shard in job.facts.get("shards", ())}
     shards = [
-        {"from": old, "from_sha256": before[old], "to": new.path, **new.plain()} for old, new in made.shards.items()
+        {"from": old, "from_sha256": before[old], "to": new.path, **new.plain()}
+        for old, new in rewritten.shards.items()
     ]
     exports = {}
-    for job, tars in made.tars.items():
+    for job, tars in rewritten.tars.items():
         row = ledger.finished(job)
         assert row is not None
-        told = {name: new.plain() if new else None for name, new in sorted(tars.items())}
-        gone = Counter(one["tar"] for one in places.gone["export_members"] if one["job"] == job)
-        exports[job] = {"folder": row.facts["folder"], "gone": dict(gone), "tars": told}
-    trainings = [{key: value for key, value in one.items() if key != "times"} for one in intent.answer["trainings"]]
+        new_tars = {name: new.plain() if new else None for name, new in sorted(tars.items())}
+        gone = Counter(row["tar"] for row in impact.gone["export_members"] if row["job"] == job)
+        exports[job] = {"folder": row.facts["folder"], "gone": dict(gone), "tars": new_tars}
+    trainings = [
+        {key: value for key, value in training.items() if key != "times"} for training in intent.answer["trainings"]
+    ]
     return {
         "reason": intent.reason,
         "pairs": len(intent.uids),
         "found": intent.answer["found"],
-        "removed": places.rows(),
-        "rewritten": sorted(shards, key=lambda one: str(one["from"])),
+        "removed": impact.rows(),
+        "rewritten": sorted(shards, key=lambda shard: str(shard["from"])),
         "exports": exports,
-        "reports": places.reports,
+        "reports": impact.reports,
         "trainings": trainings,
     }
 
 
-def _clear(ledger: Ledger) -> None:
-    """Remove what no finished job owns and what was half written: old files, and leftovers that may hold an image."""
+def _remove_unowned(ledger: Ledger) -> None:
+    """Remove files that no finished job owns and partial writes: old files, and leftovers that may hold an image."""
     for path in unowned(ledger, owned(ledger), ("tables", "shards", "exports", "staging", "reports")):
         ledger.store.remove(path)
     for path in ledger.store.files(""):

@@ -1,7 +1,8 @@
-"""What a mixture and its export say of their pairs, put right after a takedown: counts by source, part and reason.
+"""Updates of the facts of mixtures and their exports after a takedown: counts by source, part and reason.
 
-Whether a pair that goes was one to draw from is asked as the mixture did it: of its filters, its parts and, by its
-verdict, whether it was quarantined. Of a mixture by a list of uids, only the pairs that it drew are known to be listed.
+Whether a removed pair was available to a mixture is decided as the mixture decided it: by its filters, its parts and,
+from the verdict, whether the pair was quarantined. For a mixture by a list of uids, only the pairs that it drew are
+known to be listed.
 """
 
 import math
@@ -23,75 +24,79 @@ from pipeline.takedown.impact import Survey
 
 @dataclass
 class LostShares:
-    """Of the pairs that go, those that a mixture could draw from and those that it drew.
+    """The removed pairs that were available to a mixture, and those that it drew.
 
-    `available` and `quarantined` are (source, part) of pairs; `drawn` (source, part, times).
+    `available` and `quarantined` are the (source, part) of pairs; `drawn` their (source, part, times).
     """
 
     available: list[tuple[str, str]] = field(default_factory=list)
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     drawn: list[tuple[str, str, int]] = field(default_factory=list)
     any: bool = False
-    """Whether anything that the mixture stands on goes."""
+    """Whether anything that the mixture depends on is removed."""
 
 
-def lost_of(ledger: Ledger, row: JobRow, found: Survey) -> LostShares:
-    """Return what a mixture loses."""
+def lost_of(ledger: Ledger, row: JobRow, impact: Survey) -> LostShares:
+    """Return the pairs that a mixture loses."""
     lost, inputs = LostShares(), set(row.inputs)
-    mine = {one["uid"]: one for one in found.gone.get("mixtures", ()) if one["job"] == row.job}
-    lost.drawn = [(one["source"], one["part"], one["times"]) for one in mine.values()]
-    lost.any = any(one["job"] in inputs for table in ("pairs", "fetches") for one in found.gone.get(table, ()))
-    stored = [one for one in found.gone.get("samples", ()) if one["job"] in inputs]
-    given = Mixture(**{key: row.config[key] for key in Mixture.model_fields if key in row.config})
-    parts = parts_of(row.name, given, row.config["of"])
-    keeps = _keeps(ledger, row, found)
-    values = _values(ledger, row, found, parts) if stored else {}
-    for one in stored:
-        uid = one["uid"]
-        if one["source"] not in row.config["of"] or (given.filter and not keeps.get((given.filter, uid))):
+    drawn = {pair["uid"]: pair for pair in impact.gone.get("mixtures", ()) if pair["job"] == row.job}
+    lost.drawn = [(pair["source"], pair["part"], pair["times"]) for pair in drawn.values()]
+    lost.any = any(removed["job"] in inputs for table in ("pairs", "fetches") for removed in impact.gone.get(table, ()))
+    stored = [pair for pair in impact.gone.get("samples", ()) if pair["job"] in inputs]
+    mixture = Mixture(**{key: row.config[key] for key in Mixture.model_fields if key in row.config})
+    parts = parts_of(row.name, mixture, row.config["of"])
+    keeps = _decisions_on_removed(ledger, row, impact)
+    values = _signals_of_removed(ledger, row, impact, parts) if stored else {}
+    for pair in stored:
+        uid = pair["uid"]
+        if pair["source"] not in row.config["of"] or (mixture.filter and not keeps.get((mixture.filter, uid))):
             continue
-        part = next((part.name for part in parts if _takes(part, one, keeps, values)), None)
-        if part is None or (given.uids and uid not in mine):
+        part = next((part.name for part in parts if _part_takes(part, pair, keeps, values)), None)
+        if part is None or (mixture.uids and uid not in drawn):
             continue
-        wrong = one["verdict"] == MISMATCH and not given.mismatched
-        (lost.quarantined if wrong else lost.available).append((one["source"], part))
+        quarantined = pair["verdict"] == MISMATCH and not mixture.mismatched
+        (lost.quarantined if quarantined else lost.available).append((pair["source"], part))
     return lost
 
 
 Keeps = Mapping[tuple[str, str], bool]
-"""By filter and uid, whether the filter keeps the pair."""
+"""Whether a filter keeps a pair, by filter and uid."""
 
 
-def _keeps(ledger: Ledger, row: JobRow, found: Survey) -> Keeps:
+def _decisions_on_removed(ledger: Ledger, row: JobRow, impact: Survey) -> Keeps:
     names = {job: other.name for job in row.inputs if (other := ledger.finished(job)) and other.stage == "decide"}
-    gone = found.gone.get("decisions", ())
-    return {(names[one["job"]], one["uid"]): one["keep"] for one in gone if one["job"] in names}
+    removed = impact.gone.get("decisions", ())
+    return {
+        (names[decision["job"]], decision["uid"]): decision["keep"] for decision in removed if decision["job"] in names
+    }
 
 
-def _values(ledger: Ledger, row: JobRow, found: Survey, parts: Sequence[Taken]) -> dict[tuple[str, str], Any]:
-    """Return by signal and uid the columns, of the pairs that go, that parts ask for."""
-    read: dict[tuple[str, str], Any] = {}
-    uids = Keys({one["uid"] for one in found.gone.get("samples", ())})
+def _signals_of_removed(
+    ledger: Ledger, row: JobRow, impact: Survey, parts: Sequence[Taken]
+) -> dict[tuple[str, str], Any]:
+    """Return the signal columns that parts read, of the removed pairs, by signal and uid."""
+    values: dict[tuple[str, str], Any] = {}
+    uids = Keys({pair["uid"] for pair in impact.gone.get("samples", ())})
     for signal, columns in columns_of(parts).items():
-        for path, hit in found.files.get(signal_table(signal), {}).items():
+        for path, hit in impact.files.get(signal_table(signal), {}).items():
             if hit.job in row.inputs:
-                rows = scan_file(ledger, hit.job, path, ["uid", *columns])
-                for _, one in matching(rows, lambda batch: uids.within(batch["uid"])):
-                    read[signal, one["uid"]] = one
-    return read
+                batches = scan_file(ledger, hit.job, path, ["uid", *columns])
+                for _, signals in matching(batches, lambda batch: uids.within(batch["uid"])):
+                    values[signal, signals["uid"]] = signals
+    return values
 
 
-def _takes(part: Taken, one: Mapping[str, Any], keeps: Keeps, values: Mapping[tuple[str, str], Any]) -> bool:
-    """Tell whether a part takes a pair; where nothing is said of it, it does not."""
-    uid = one["uid"]
-    if one["source"] not in part.sources or (part.filter and not keeps.get((part.filter, uid))):
+def _part_takes(part: Taken, pair: Mapping[str, Any], keeps: Keeps, values: Mapping[tuple[str, str], Any]) -> bool:
+    """Return whether a part takes a pair; without a decision or signal value it does not."""
+    uid = pair["uid"]
+    if pair["source"] not in part.sources or (part.filter and not keeps.get((part.filter, uid))):
         return False
     if part.dropped_by and keeps.get((part.dropped_by, uid), True):
         return False
-    return part.condition is None or _meets(part.condition, values.get((part.condition.signal, uid), {}))
+    return part.condition is None or _satisfies(part.condition, values.get((part.condition.signal, uid), {}))
 
 
-def _meets(condition: Condition, row: Mapping[str, Any]) -> bool:
+def _satisfies(condition: Condition, row: Mapping[str, Any]) -> bool:
     value = row.get(condition.column)
     if value is None:
         return False
@@ -101,63 +106,64 @@ def _meets(condition: Condition, row: Mapping[str, Any]) -> bool:
 
 
 def _equal(value: Any, text: str) -> bool:
-    """Compare a column's value with a text as Spark does: the text as a boolean or a number where the value is one."""
+    """Compare a column's value with a text as Spark does: the text is cast to the value's type, boolean or number."""
     if isinstance(value, bool):
         return value == (text.strip().lower() in ("t", "true", "y", "yes", "1"))
     return bool(value == (text if isinstance(value, str) else float(text)))
 
 
-def _less(counts: Mapping[str, int], gone: Mapping[str, int]) -> dict[str, int]:
-    return {name: count - gone.get(name, 0) for name, count in counts.items()}
+def _subtract(counts: Mapping[str, int], removed: Mapping[str, int]) -> dict[str, int]:
+    return {name: count - removed.get(name, 0) for name, count in counts.items()}
 
 
 def restated_mixture(row: JobRow, lost: LostShares) -> dict[str, Any]:
-    """Return what a mixture's row says of its pairs once they are gone."""
+    """Return the pair counts of a mixture's row in `jobs` without the removed pairs."""
     facts = row.facts
     times, by_part = Counter[str](), Counter[str]()
-    for source, part, much in lost.drawn:
-        times[source] += much
-        by_part[part] += much
+    for source, part, copies in lost.drawn:
+        times[source] += copies
+        by_part[part] += copies
     available = Counter(part for _, part in lost.available)
     return {
-        "available": _less(facts["available"], Counter(source for source, _ in lost.available)),
-        "quarantined": _less(facts["quarantined"], Counter(source for source, _ in lost.quarantined)),
-        "by_source": _less(facts["by_source"], times),
+        "available": _subtract(facts["available"], Counter(source for source, _ in lost.available)),
+        "quarantined": _subtract(facts["quarantined"], Counter(source for source, _ in lost.quarantined)),
+        "by_source": _subtract(facts["by_source"], times),
         "parts": {
-            name: told | {"available": told["available"] - available[name], "pairs": told["pairs"] - by_part[name]}
-            for name, told in facts["parts"].items()
+            name: part_counts
+            | {"available": part_counts["available"] - available[name], "pairs": part_counts["pairs"] - by_part[name]}
+            for name, part_counts in facts["parts"].items()
         },
     }
 
 
-def restated_about(about: Mapping[str, Any], lost: LostShares, found: Survey) -> Any:
-    """Return what an export's papers are made of (`pipeline.export.dataset_facts.About`) once the pairs are gone."""
-    told = deepcopy(dict(about))
+def restated_about(about: Mapping[str, Any], lost: LostShares, impact: Survey) -> Any:
+    """Return the facts of an export's documents (`pipeline.export.dataset_facts.About`) without the removed pairs."""
+    facts = deepcopy(dict(about))
     by_source, times = Counter(source for source, _, _ in lost.drawn), Counter[str]()
-    for _, part, much in lost.drawn:
-        times[part] += much
+    for _, part, copies in lost.drawn:
+        times[part] += copies
     distinct = Counter(part for _, part, _ in lost.drawn)
-    for name, source in told["sources"].items():
+    for name, source in facts["sources"].items():
         source["pairs"] -= by_source[name]
-    for part in told["parts"]:
+    for part in facts["parts"]:
         part["pairs"] -= times[part["name"]]
         part["distinct"] -= distinct[part["name"]]
-    for one in told["funnel"]:
-        _restate_funnel(one, told["inputs"], lost, found)
-    return told
+    for funnel in facts["funnel"]:
+        _restate_funnel(funnel, facts["inputs"], lost, impact)
+    return facts
 
 
-def _restate_funnel(one: dict[str, Any], inputs: Mapping[str, Any], lost: LostShares, found: Survey) -> None:
-    """Take what is gone out of a source's funnel, as `SourceFunnel.plain` tells it."""
-    source, ingests = one["source"], set(inputs["ingest"])
+def _restate_funnel(funnel: dict[str, Any], inputs: Mapping[str, Any], lost: LostShares, impact: Survey) -> None:
+    """Subtract the removed pairs from a source's funnel, a `SourceFunnel.plain`, in place."""
+    source, ingests = funnel["source"], set(inputs["ingest"])
 
     def gone(table: str) -> list[dict[str, Any]]:
-        return [row for row in found.gone.get(table, ()) if row["source"] == source]
+        return [row for row in impact.gone.get(table, ()) if row["source"] == source]
 
     published = sum(row["job"] in ingests for row in gone("pairs"))
     outcomes = _outcomes([row for row in gone("fetches") if row["job"] in ingests])
     stored = outcomes.pop(STORED, 0)
-    for step in one["stages"]:
+    for step in funnel["stages"]:
         kind, _, name = step["stage"].partition(":")
         if kind == "ingest":
             kept, dropped = stored, outcomes
@@ -170,15 +176,15 @@ def _restate_funnel(one: dict[str, Any], inputs: Mapping[str, Any], lost: LostSh
             kept, dropped = _mixture_losses(source, stored, lost)
             step["in"] -= stored
         step["kept"] -= kept
-        left = Counter(step["dropped"])
-        left.subtract(dropped)
-        order = sorted(((reason, count) for reason, count in left.items() if count), key=lambda x: (-x[1], x[0]))
+        remaining = Counter(step["dropped"])
+        remaining.subtract(dropped)
+        order = sorted(((reason, count) for reason, count in remaining.items() if count), key=lambda x: (-x[1], x[0]))
         step["dropped"] = dict(order)
 
 
 def _mixture_losses(source: str, stored: int, lost: LostShares) -> tuple[int, Counter[str]]:
     drawn, available, quarantined = (
-        sum(one[0] == source for one in part) for part in (lost.drawn, lost.available, lost.quarantined)
+        sum(pair[0] == source for pair in pairs) for pairs in (lost.drawn, lost.available, lost.quarantined)
     )
     dropped = Counter(filtered_out=stored - available - quarantined, quarantined=quarantined)
     dropped["not_sampled"] = available - drawn
@@ -186,14 +192,15 @@ def _mixture_losses(source: str, stored: int, lost: LostShares) -> tuple[int, Co
 
 
 def _outcomes(fetches: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """Return the outcomes of published rows that go, as `pipeline.provenance.funnel.settled` counts them: a row that is
-    no pair has its own, and the others that of their last attempt.
+    """Return the outcome counts of the removed published rows, as `pipeline.provenance.funnel.settled` counts them.
+
+    A row that is not a pair has its own outcome, any other the outcome of its last attempt.
     """
-    found, last = Counter[str](), dict[str, tuple[int, str]]()
+    counts, last_attempts = Counter[str](), dict[str, tuple[int, str]]()
     for row in fetches:
         if row["final"] and row["attempt"] == 0:
-            found[row["outcome"]] += 1
+            counts[row["outcome"]] += 1
         elif row["final"]:
-            last[row["uid"]] = max(last.get(row["uid"], (0, "")), (row["attempt"], row["outcome"]))
-    found.update(outcome for _, outcome in last.values())
-    return found
+            last_attempts[row["uid"]] = max(last_attempts.get(row["uid"], (0, "")), (row["attempt"], row["outcome"]))
+    counts.update(outcome for _, outcome in last_attempts.values())
+    return counts

@@ -1,1 +1,1 @@
-"""What the formats share: lines, blocks of bz2, Parquet, cells, JSON values."""
+"""Readers that the formats share: lines, bz2 blocks, Parquet, cells, JSON values."""

@@ -1,8 +1,9 @@
-"""The blocks of a bz2 file, found at any bit, so that a file of many blocks can be read in parts.
+"""The blocks of a bz2 file, found at any bit offset, so that a file of many blocks can be read in parts.
 
-A bz2 stream is "BZh" and a level, then blocks that follow each other bit by bit, each begun by `BLOCK` and its CRC,
-then `END` and the CRC of all; several streams may stand one behind another. No index says where a block begins, so its
-magic is searched for. A block wrapped as a stream of its own is decompressed and checked by the ordinary decompressor.
+A bz2 stream is "BZh" and a level, then blocks without byte alignment, each starting with the magic `BLOCK` and its CRC,
+then the magic `END` and the CRC of all; a file may contain several streams in sequence. There is no index of block
+positions, so the magic is searched for. A block is wrapped as a stream of its own, which the ordinary decompressor
+decompresses and checks.
 """
 
 import bz2
@@ -30,15 +31,15 @@ CRC_BITS = 32
 
 
 CHUNK = 1 << 18
-"""How many bytes are read and searched at a time."""
+"""Bytes that are read and searched at a time."""
 
 
 MAX_BLOCK = 4 << 20
-"""No block is longer, in bytes: 900,000 symbols of at most 20 bits, and the code tables (bzip2's decompress.c)."""
+"""Largest size of a block, in bytes: 900,000 symbols of at most 20 bits, and code tables (bzip2's decompress.c)."""
 
 
 TRIES = 4
-"""How many places in turn are tried as a block's end: a magic may stand within a block, by chance or by malice."""
+"""Magics in turn that are tried as a block's end: one may occur within a block, by chance or in a hostile file."""
 
 
 CUT = "Compressed file ended before the end-of-stream marker was reached"
@@ -48,39 +49,39 @@ INVALID = "Invalid data stream"
 
 
 Mark = tuple[int, bool]
-"""Where a magic stands, in bits from the file's start, and whether it is that of a stream's end."""
+"""The position of a magic, in bits from the file's start, and whether it is that of a stream's end."""
 
 
 def _patterns() -> list[tuple[int, int, int, bytes]]:
-    """Return (magic, shift, bytes before the whole ones, whole bytes) of both magics at the 8 places in a byte."""
-    found = []
+    """Return (magic, shift, bytes before the whole ones, whole bytes) of both magics at the 8 bit offsets in a byte."""
+    patterns = []
     for magic in (BLOCK, END):
         for shift in range(8):
             spread = (magic << (8 - shift)).to_bytes(7, "big")
-            found.append((magic, shift, 1 if shift else 0, spread[1:6] if shift else spread[:6]))
-    return found
+            patterns.append((magic, shift, 1 if shift else 0, spread[1:6] if shift else spread[:6]))
+    return patterns
 
 
 PATTERNS = _patterns()
 
 
 def marks_in(content: bytes) -> list[Mark]:
-    """Return every magic in `content`, in order, by its bit from the start of `content`."""
-    found = []
+    """Return every magic in `content`, in order, with its bit offset from the start of `content`."""
+    marks = []
     for magic, shift, before, middle in PATTERNS:
         place = content.find(middle, before)
         while place >= 0:
             first = place - before
-            # of the bytes at the two edges only some bits belong to the magic
+            # only some bits of the first and last byte belong to the magic
             window = int.from_bytes(content[first : first + 7].ljust(7, b"\0"), "big") >> (8 - shift)
             if window & ((1 << MAGIC_BITS) - 1) == magic and first * 8 + shift + MAGIC_BITS <= len(content) * 8:
-                found.append((first * 8 + shift, magic == END))
+                marks.append((first * 8 + shift, magic == END))
             place = content.find(middle, place + 1)
-    return sorted(found)
+    return sorted(marks)
 
 
 class Bits:
-    """A stream's bytes from a bit on, with the magics in them; only what is still needed is kept."""
+    """A stream's bytes from a bit offset on, with the magics in them; only bytes that are still needed are kept."""
 
     def __init__(self, stream: BinaryIO, start: int) -> None:
         self._stream = stream
@@ -90,9 +91,9 @@ class Bits:
         stream.seek(self._base)
 
     def mark(self, bit: int, keep: int | None = None) -> Mark | None:
-        """Return the first magic at `bit` or behind it, None at the end; bytes from bit `keep` on are kept.
+        """Return the first magic at or after `bit`, None at the end; bytes from bit `keep` on are kept.
 
-        Raises OSError where a block that begins at `keep` would be longer than any is.
+        Raises OSError where a block that begins at `keep` would be longer than `MAX_BLOCK`.
         """
         while True:
             while self._marks and self._marks[0][0] < bit:
@@ -106,30 +107,30 @@ class Bits:
 
     def _more(self, keep: int | None) -> bool:
         chunk = self._stream.read(CHUNK)
-        held = len(self._data)
-        begin = max(0, held - 6)  # a magic may lie across two chunks
-        before = (self._base + begin) * 8
+        previous = len(self._data)
+        first = max(0, previous - 6)  # a magic may span two chunks
+        first_bit = (self._base + first) * 8
         self._data += chunk
-        # one that ended within the bytes held was found before
+        # a magic that ended within the earlier bytes was found before
         self._marks += [
-            (before + bit, end)
-            for bit, end in marks_in(bytes(self._data[begin:]))
-            if begin * 8 + bit + MAGIC_BITS > held * 8
+            (first_bit + bit, end)
+            for bit, end in marks_in(bytes(self._data[first:]))
+            if first * 8 + bit + MAGIC_BITS > previous * 8
         ]
-        drop = begin if keep is None else max(0, keep // 8 - self._base)
+        drop = first if keep is None else max(0, keep // 8 - self._base)
         del self._data[:drop]
         self._base += drop
         return bool(chunk)
 
     def hold(self, bit: int, count: int) -> bool:
-        """Return whether `count` bits from `bit` on are there; they are kept."""
+        """Return whether the stream has `count` bits from `bit` on; they are kept."""
         while bit + count > (self._base + len(self._data)) * 8:
             if not self._more(bit):
                 return False
         return True
 
     def alone(self, start: int, end: int) -> bytes:
-        """Return the block in these bits as a stream of its own, b"" where they are too few to be one."""
+        """Return the block in these bits as a stream of its own, b"" where they are too few for a block."""
         length = end - start
         if length < MAGIC_BITS + CRC_BITS:
             return b""
@@ -137,56 +138,56 @@ class Bits:
         block = (int.from_bytes(raw, "big") >> (-end % 8)) & ((1 << length) - 1)
         crc = (block >> (length - MAGIC_BITS - CRC_BITS)) & ((1 << CRC_BITS) - 1)
         size = length + MAGIC_BITS + CRC_BITS
-        alone = (block << MAGIC_BITS | END) << CRC_BITS | crc
-        return b"BZh9" + (alone << (-size % 8)).to_bytes(-(-size // 8), "big")
+        stream_bits = (block << MAGIC_BITS | END) << CRC_BITS | crc
+        return b"BZh9" + (stream_bits << (-size % 8)).to_bytes(-(-size // 8), "big")
 
 
-def _content(alone: bytes) -> bytes | None:
-    """Return what a block that stands alone holds, None where it is not one whole block."""
+def _decompress(stream: bytes) -> bytes | None:
+    """Return the content of a stream of one block, None where it is not exactly one whole block."""
     decoder = bz2.BZ2Decompressor()
     try:
-        content = decoder.decompress(alone)
+        content = decoder.decompress(stream)
     except OSError:
         return None
     return content if decoder.eof and not decoder.unused_data else None
 
 
-def _block(bits: Bits, start: int) -> tuple[bytes, Mark]:
-    """Return what the block at bit `start` holds, and the magic behind it; raise EOFError or OSError for damage."""
-    after = start + MAGIC_BITS
+def _read_block(bits: Bits, start: int) -> tuple[bytes, Mark]:
+    """Return the content of the block at bit `start`, and the magic after it; raise EOFError or OSError for damage."""
+    search_from = start + MAGIC_BITS
     error: EOFError | OSError = EOFError(CUT)
     for _ in range(TRIES):
-        mark = bits.mark(after, start)
+        mark = bits.mark(search_from, start)
         if mark is None:
             raise error
-        content = _content(bits.alone(start, mark[0]))
+        content = _decompress(bits.alone(start, mark[0]))
         if content is not None:
             return content, mark
-        after, error = mark[0] + 1, OSError(INVALID)
+        search_from, error = mark[0] + 1, OSError(INVALID)
     raise error
 
 
 def blocks(stream: BinaryIO, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (bit at which it begins, what it holds) of each block from bit `start` on, of all the streams in a file.
+    """Yield (first bit, content) of each block from bit `start` on, of all streams in a file.
 
-    Raises EOFError where the file is cut, and OSError where a block is damaged.
+    Raises EOFError where the file is truncated, and OSError where a block is damaged.
     """
     bits = Bits(stream, start)
-    mark, whole = bits.mark(start), False
+    mark, complete = bits.mark(start), False
     while mark is not None:
-        place, whole = mark
-        if whole:
-            whole = bits.hold(place, MAGIC_BITS + CRC_BITS)
+        place, complete = mark
+        if complete:
+            complete = bits.hold(place, MAGIC_BITS + CRC_BITS)
             mark = bits.mark(place + MAGIC_BITS)
         else:
-            content, mark = _block(bits, place)
+            content, mark = _read_block(bits, place)
             yield place, content
-    if not whole:
+    if not complete:
         raise EOFError(CUT)
 
 
 class Stretch(io.RawIOBase):
-    """What the blocks that begin in a part hold, and then those behind it: a line begun in the part ends there."""
+    """The content of the blocks that begin in a part, and then of those after it, where the part's last line ends."""
 
     def __init__(self, stream: BinaryIO, part: Part) -> None:
         super().__init__()
@@ -197,11 +198,11 @@ class Stretch(io.RawIOBase):
         self._limit: int | None = None
 
     def readable(self) -> bool:
-        """Return True: it is there to be read."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` with what comes next and return the number of bytes, 0 at the file's end."""
+        """Fill `buffer` with the next bytes and return their number, 0 at the file's end."""
         while not self._rest:
             place, content = next(self._blocks, (None, b""))
             if place is None:
@@ -217,10 +218,10 @@ class Stretch(io.RawIOBase):
         return count
 
     def owns(self, offset: int) -> bool:
-        """Return whether a line that begins `offset` bytes behind the part's start is the part's.
+        """Return whether a line that begins `offset` bytes after the part's start belongs to the part.
 
-        One that begins exactly where the next part does is this part's: the next cannot tell that a line begins there
-        without the byte before it, and drops what it holds before its first line end.
+        A line that begins exactly where the next part does belongs to this part: the next part cannot know that a line
+        begins there without the byte before it, and drops everything before its first line end.
         """
         return self._limit is None or offset <= self._limit
 
@@ -231,42 +232,42 @@ def block_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
     """
     starts = [0]
     try:
-        place = _earliest(stream, header)
+        place = _first_cut(stream, header)
         while place is not None:
-            found = _cut(stream, max(place, starts[-1] + size * 8))
-            if found is None:
+            cut = _next_cut(stream, max(place, starts[-1] + size * 8))
+            if cut is None:
                 break
-            place, fits = found
+            place, fits = cut
             if fits:
                 starts.append(place)
-            # a hostile file could hold nothing but magics: what does not fit costs a whole part's length
+            # a hostile file could consist of magics: after one that does not fit, a whole part's length is skipped
             place += 1 if fits else size * 8
     except (EOFError, OSError) as error:
-        _raise_others(error)  # reading will come to the damage too, and say so
+        _raise_others(error)  # reading will find and report the damage, too
     return [Part(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)] if len(starts) > 1 else [WHOLE]
 
 
 def _raise_others(error: Exception) -> None:
-    """Raise what is the disk's or the network's fault, not the file's."""
+    """Raise an error of the disk or the network, as opposed to one of the file."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
 
 
-def _earliest(stream: BinaryIO, header: int) -> int | None:
-    """Return the bit of the first block that leaves `header` lines and the start of one more before it."""
-    ends, first = 0, True
+def _first_cut(stream: BinaryIO, header: int) -> int | None:
+    """Return the bit of the first block with at least `header` lines and the start of one more before it."""
+    line_ends, is_first = 0, True
     for place, content in blocks(stream):
-        if not first and ends >= header:
+        if not is_first and line_ends >= header:
             return place
-        ends += content.count(b"\n")
-        first = False
+        line_ends += content.count(b"\n")
+        is_first = False
     return None
 
 
-def _cut(stream: BinaryIO, start: int) -> tuple[int, bool] | None:
-    """Return the first block at bit `start` or behind it, and whether a part may begin there; None at the end.
+def _next_cut(stream: BinaryIO, start: int) -> tuple[int, bool] | None:
+    """Return the first block at or after bit `start`, and whether a part may begin there; None at the end.
 
-    It may where the block is whole and a line begins in it: then no part is without a line.
+    It may where the block is whole and a line begins in it, so that no part is without a line.
     """
     bits = Bits(stream, start)
     mark = bits.mark(start)
@@ -275,7 +276,7 @@ def _cut(stream: BinaryIO, start: int) -> tuple[int, bool] | None:
     if mark is None:
         return None
     try:
-        content, _ = _block(bits, mark[0])
+        content, _ = _read_block(bits, mark[0])
     except (EOFError, OSError) as error:
         _raise_others(error)
         return mark[0], False

@@ -1,4 +1,4 @@
-"""Cells of published tables: as plain JSON values, as text, scores, hashes and face boxes."""
+"""Cells of published tables, read as plain JSON values, text, scores, hashes and face boxes."""
 
 import json
 import math
@@ -12,18 +12,18 @@ import pyarrow as pa
 from pipeline.records import Box
 
 HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "pdq": 64}
-"""The hashes that a row may state of its image, with their lengths in hex digits."""
+"""The image hashes that a row may contain, with their lengths in hex digits."""
 
 
 MAX_UNREADABLE = 80
-"""How much is kept of a score that is no number, in characters."""
+"""Characters that are kept of a score that is not a number."""
 
 
-_WHOLE = 2.0**63
+_MAX_INTEGER = 2.0**63
 
 
 class BadCell(ValueError):
-    """A cell without which its row must not be used is not what it should be."""
+    """A cell is invalid, and its row must not be used without it."""
 
     def __init__(self, expected: str, found: Any) -> None:
         super().__init__(expected)
@@ -34,8 +34,8 @@ class BadCell(ValueError):
 def plain(value: Any) -> Any:
     """Return a cell as a plain JSON value.
 
-    Text that is not UTF-8 gets U+FFFD; NaN and infinity are None, as JSON knows none; a decimal is a number; a time is
-    text as in ISO 8601.
+    In text that is not UTF-8, invalid bytes become U+FFFD; NaN and infinity become None, as JSON has neither; a decimal
+    becomes a number; a time becomes ISO 8601 text.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -55,11 +55,11 @@ def plain(value: Any) -> Any:
 def text(value: Any) -> str:
     """Return a plain cell as text, "" for None; raise BadCell for a list or a struct.
 
-    Whole floats lose their ".0": pandas makes floats of an integer column that has nulls, ids among them.
+    Whole floats lose their ".0": pandas converts an integer column with nulls, such as ids, to floats.
     """
     if isinstance(value, list | dict):
         raise BadCell("text or a number in a cell", value)
-    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_INTEGER:
         return str(int(value))
     return "" if value is None else str(value)
 
@@ -69,53 +69,53 @@ def number(value: Any) -> float | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str) or "_" in str(value):
-        raise ValueError(f"expected a number, found {value!r}")  # Python alone reads 1_000 as one
+        raise ValueError(f"expected a number, found {value!r}")  # only Python reads 1_000 as a number
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:  # an integer beyond the range of floats
         return None
-    return found if math.isfinite(found) else None
+    return result if math.isfinite(result) else None
 
 
 def scored(cells: Mapping[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
     """Return the scores among plain cells: float64 as numbers, others as text; empty ones are left out.
 
-    A number that cannot be read is left out too: its first 80 characters stand under its name and "_unreadable".
+    A number that cannot be parsed is left out, too; its first 80 characters are kept under its name and "_unreadable".
     """
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for name, kind in kinds.items():
         value = cells.get(name)
         try:
             score = number(value) if pa.types.is_floating(kind) else text(value)
         except ValueError:
-            shown = value if isinstance(value, str) else json.dumps(value)
-            found[f"{name}_unreadable"] = shown[:MAX_UNREADABLE]
+            raw = value if isinstance(value, str) else json.dumps(value)
+            scores[f"{name}_unreadable"] = raw[:MAX_UNREADABLE]
             continue
         if score is not None and score != "":
-            found[name] = score
-    return found
+            scores[name] = score
+    return scores
 
 
 def image_hashes(cells: Mapping[str, Any]) -> dict[str, str]:
     """Return the hashes among plain cells by their kind, as lower-case hex; empty cells are left out.
 
-    Raises BadCell where one is no hash: without it, an image that was exchanged would pass for the published one.
+    Raises BadCell for an invalid hash: without it, a replaced image would pass for the published one.
     """
-    found = {}
+    hashes = {}
     for kind, digits in HEX_DIGITS.items():
         if not (value := text(cells.get(kind)).strip().lower()):
             continue
         if len(value) != digits or set(value) - set("0123456789abcdef"):
             raise BadCell(f"{kind} as {digits} hex digits", value)
-        found[kind] = value
-    return found
+        hashes[kind] = value
+    return hashes
 
 
 def face_boxes(value: Any) -> tuple[Box, ...]:
     """Return boxes [left, top, right, bottom], fractions of width and height, clipped to 0..1; JSON text is read.
 
-    Raises BadCell where a box is none: a face that cannot be located cannot be blurred, so its image must not be used.
-    A box that lies outside the image altogether is left out.
+    Raises BadCell for an invalid box: a face that cannot be located cannot be blurred, so its image must not be used. A
+    box that is entirely outside the image is left out.
     """
     if isinstance(value, str):
         try:

@@ -1,4 +1,4 @@
-"""Lines of a text file with their numbers, whatever compression the file's first bytes show; whole or in parts."""
+"""Numbered lines of a text file, decompressed as its first bytes indicate; the whole file or a part of it."""
 
 import bz2
 import gzip
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 MAX_LINE = 1 << 20
-"""Longest line that is read as one, in bytes; a longer one is handed on cut, so that memory stays bounded."""
+"""Longest line, in bytes; a longer one is truncated, so that memory is bounded."""
 
 
 DAMAGE = (EOFError, zlib.error, OSError)
-"""What gzip and bz2 raise for a file that is cut or damaged."""
+"""The exceptions of gzip and bz2 for a file that is truncated or damaged."""
 
 
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
 
 
 class _Raw(io.RawIOBase):
-    """Any stream as a raw one: what fsspec opens knows no `readline(limit)`. Closing it leaves the stream open."""
+    """A stream as a raw one, as fsspec's files lack `readline(limit)`. Closing it leaves the stream open."""
 
     def __init__(self, stream: BinaryIO) -> None:
         super().__init__()
@@ -48,16 +48,16 @@ def _buffered(stream: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_Raw(stream), 1 << 16)
 
 
-def _magic(stream: BinaryIO) -> bytes:
+def _leading_bytes(stream: BinaryIO) -> bytes:
     stream.seek(0)
-    magic = stream.read(3)
+    head = stream.read(3)
     stream.seek(0)
-    return magic
+    return head
 
 
 def decompressed(stream: BinaryIO) -> BinaryIO:
-    """Return `stream` opened through gzip or bz2 if its first bytes say so. `stream` must be seekable."""
-    magic = _magic(stream)
+    """Return `stream` decompressed by gzip or bz2 if its first bytes indicate it. `stream` must be seekable."""
+    magic = _leading_bytes(stream)
     if magic[:2] == GZIP:
         return cast(BinaryIO, gzip.open(stream, "rb"))
     if magic == BZIP2:
@@ -70,27 +70,29 @@ def whole(
     expected: str = "a whole compressed file",
     damage: tuple[type[Exception], ...] = DAMAGE,
 ) -> Iterator[PublishedRow]:
-    """Yield `rows`; where the file under them is cut or damaged, end with one malformed row that says so."""
+    """Yield `rows`; where their file is truncated or damaged, end with one malformed row that says so."""
     line = 0
     try:
         for row in rows:
             line = row.line
             yield row
     except damage as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's or the network's fault, not the file's
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # an error of the disk or the network, not of the file
             raise
         yield malformed(line + 1, expected, " ".join(str(error).split()))
 
 
 def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
-    """Return the parts to read a text file in, of about `size` bytes each: of bytes, of bits for bz2, else [WHOLE].
+    """Return parts of a text file of about `size` bytes each: in bytes, in bits for bz2, [WHOLE] for gzip.
 
-    Every part holds a line at least, and the first one the `header` leading lines and one more, where the file has it.
-    So a part's last line says how many there are, and the parts' line numbers add up.
+    Every part has at least one line, and the first one the `header` leading lines and one more, where the file has it.
+    So the number of a part's last line is its number of lines, and the parts' line numbers add up.
     """
-    magic = _magic(stream)
+    magic = _leading_bytes(stream)
     if magic[:2] == GZIP:
-        return [WHOLE]  # no place within a gzip stream can be found without reading all before it
+        return [WHOLE]  # a position within a gzip stream is known only after reading everything before it
     if magic == BZIP2:
         return block_parts(stream, max(1, size), header)
     starts = [0]
@@ -103,10 +105,10 @@ def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
 
 
 def _after_lines(stream: BinaryIO, place: int, count: int) -> int:
-    """Return the byte behind the `count`th line end at byte `place` or behind it, or the file's length."""
+    """Return the byte after the `count`th line end at or after byte `place`, or the file's length."""
     stream.seek(place)
-    plain = _buffered(stream)
-    while count and (line := plain.readline(MAX_LINE)):
+    buffered = _buffered(stream)
+    while count and (line := buffered.readline(MAX_LINE)):
         place += len(line)
         count -= line.endswith(b"\n")
     return place
@@ -116,11 +118,11 @@ def part_lines(stream: BinaryIO, part: Part) -> Iterator[tuple[int, str]]:
     """Yield (number from 1 within the part, text) of the lines that begin in a part; see `numbered_lines`."""
     if part == WHOLE:
         lines = _lines(decompressed(stream))
-    elif _magic(stream) == BZIP2:
+    elif _leading_bytes(stream) == BZIP2:
         stretch = Stretch(stream, part)
         lines = _lines(cast(BinaryIO, io.BufferedReader(stretch, 1 << 16)), stretch.owns)
         if part.start:
-            next(lines, None)  # the rest of a line that the part before owns
+            next(lines, None)  # the rest of a line that belongs to the part before
     else:
         stream.seek(part.start)
         length = None if part.end is None else part.end - part.start
@@ -135,7 +137,7 @@ def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _lines(plain: BinaryIO, owns: Callable[[int], bool] = lambda _: True) -> Iterator[bytes]:
-    """Yield lines, cut to MAX_LINE, as long as `owns` says of the byte on which the next begins that it is wanted."""
+    """Yield lines, truncated to MAX_LINE, as long as `owns` is true of the byte offset of the next line."""
     offset = 0
     while owns(offset) and (line := plain.readline(MAX_LINE)):
         offset += len(line)
@@ -146,13 +148,13 @@ def _lines(plain: BinaryIO, owns: Callable[[int], bool] = lambda _: True) -> Ite
 
 
 class LineFormat:
-    """A published format of one row a line: cut at line starts, plain or bz2. A subclass says what a line holds."""
+    """A published format of one row per line, cut at line starts, plain or bz2. A subclass parses a line."""
 
     scores: Mapping[str, pa.DataType] = {}
     joins = ""
 
     def parts(self, stream: BinaryIO, size: int) -> list[Part]:
-        """Return parts of whole lines, also of a bz2 file."""
+        """Return parts of whole lines; bz2 files are cut, too."""
         return line_parts(stream, size)
 
     def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
@@ -160,5 +162,5 @@ class LineFormat:
         return whole(self.row(number, line) for number, line in part_lines(stream, part))
 
     def row(self, number: int, line: str) -> PublishedRow:
-        """Return the row of a line, or the malformed row that stands for it."""
-        raise TypeError(f"{type(self).__name__} does not say what a line holds")
+        """Return the row of a line, or a malformed row in its place."""
+        raise TypeError(f"{type(self).__name__} does not implement row")

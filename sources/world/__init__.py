@@ -1,1 +1,1 @@
-"""The demo's own small web: a generated visual world in six published formats, served on loopback."""
+"""The small web of the demo: generated images in six published formats, served on loopback."""

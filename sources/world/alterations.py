@@ -1,7 +1,7 @@
-"""What becomes of a picture when somebody publishes it again: cuts, mirrors, frames, captions, colours, blur.
+"""Alterations of an image that is published again: cuts, mirrors, frames, captions, colours, blur.
 
-Each alteration is a function of an RGB image, uint8 (height, width, 3), and a generator that settles what its name
-leaves open, to another such image.
+Each alteration is a function of an RGB image, uint8 (height, width, 3), and a random generator for its free parameters,
+that returns another such image.
 """
 
 import io
@@ -20,7 +20,7 @@ _WORDS = ("BEST OF", "click here", "like & share", "SALE -50%", "when you see it
 
 
 def resaved(pixels: Image, rng: np.random.Generator) -> Image:
-    """Resized by 0.7 to 1.3, as any site does to what it is given."""
+    """Resized by 0.7 to 1.3, as sites do with uploaded images."""
     scale = rng.uniform(0.7, 1.3)
     size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
     return np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC), np.uint8)
@@ -31,10 +31,10 @@ def trimmed(pixels: Image, rng: np.random.Generator) -> Image:
     height, width = pixels.shape[:2]
     left, top, right, bottom = np.round(rng.uniform(0.005, 0.0075, 4) * (width, height, width, height)).astype(int)
     cut = pixels[top : height - bottom, left : width - right].astype(np.float32)
-    moved = np.clip(cut * rng.uniform(0.96, 1.04, 3) + rng.uniform(-4, 4), 0, 255).astype(np.uint8)
+    scaled = np.clip(cut * rng.uniform(0.96, 1.04, 3) + rng.uniform(-4, 4), 0, 255).astype(np.uint8)
     scale = rng.uniform(0.6, 1.4)
-    size = [max(1, round(side * scale)) for side in moved.shape[1::-1]]
-    return np.asarray(Pillow.fromarray(moved).resize(size, Pillow.Resampling.BICUBIC), np.uint8)
+    size = [max(1, round(side * scale)) for side in scaled.shape[1::-1]]
+    return np.asarray(Pillow.fromarray(scaled).resize(size, Pillow.Resampling.BICUBIC), np.uint8)
 
 
 def recompressed(pixels: Image, rng: np.random.Generator) -> Image:
@@ -52,7 +52,7 @@ def resized(pixels: Image, rng: np.random.Generator) -> Image:
 
 
 def _cropped(share: float) -> Alter:
-    """Cut away that share of the width and that share of the height, split at random between the two sides."""
+    """Return an alteration that cuts `share` of the width and of the height, split at random between the two sides."""
 
     def crop(pixels: Image, rng: np.random.Generator) -> Image:
         height, width = pixels.shape[:2]
@@ -69,9 +69,9 @@ def flipped(pixels: Image, rng: np.random.Generator) -> Image:
 
 
 def colour_shifted(pixels: Image, rng: np.random.Generator) -> Image:
-    """Red, green and blue scaled by 0.7 to 1.3 and moved by up to 20 of 255, each on its own."""
-    moved = pixels.astype(np.float32) * rng.uniform(0.7, 1.3, 3) + rng.uniform(-20, 20, 3)
-    return np.asarray(np.clip(np.round(moved), 0, 255), np.uint8)
+    """Red, green and blue scaled by 0.7 to 1.3 and moved by up to 20 of 255, each independently."""
+    shifted = pixels.astype(np.float32) * rng.uniform(0.7, 1.3, 3) + rng.uniform(-20, 20, 3)
+    return np.asarray(np.clip(np.round(shifted), 0, 255), np.uint8)
 
 
 def brightened(pixels: Image, rng: np.random.Generator) -> Image:
@@ -81,7 +81,7 @@ def brightened(pixels: Image, rng: np.random.Generator) -> Image:
 
 
 def bordered(pixels: Image, rng: np.random.Generator) -> Image:
-    """A frame of one colour around it, 4 to 10 % of the width at the sides and of the height above and below."""
+    """A frame of one colour, 4 to 10 % of the width at the sides and of the height at the top and bottom."""
     height, width = pixels.shape[:2]
     share = rng.uniform(0.04, 0.1, 2)
     down, across = max(1, round(share[0] * height)), max(1, round(share[1] * width))
@@ -93,13 +93,13 @@ def bordered(pixels: Image, rng: np.random.Generator) -> Image:
 
 
 def captioned(pixels: Image, rng: np.random.Generator) -> Image:
-    """Text on an opaque band over the lowest or the uppermost 12 to 18 % of the picture."""
+    """Text on an opaque band over the lowest or the uppermost 12 to 18 % of the image."""
     height = len(pixels)
     band = max(1, round(rng.uniform(0.12, 0.18) * height))
     top = 0 if rng.random() < 0.3 else height - band
-    ground, ink = ((255, 255, 255), (0, 0, 0)) if rng.random() < 0.5 else ((0, 0, 0), (255, 255, 255))
+    background, ink = ((255, 255, 255), (0, 0, 0)) if rng.random() < 0.5 else ((0, 0, 0), (255, 255, 255))
     altered = pixels.copy()
-    altered[top : top + band] = ground
+    altered[top : top + band] = background
     text = "  ".join(_WORDS[index] for index in rng.permutation(len(_WORDS))[:3].tolist())
     size = band / 40
     cv2.putText(altered, text, (2, top + round(band * 0.75)), cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
@@ -127,4 +127,4 @@ ALTERATIONS: dict[str, Alter] = {
     "captioned": captioned,
     "blurred": blurred,
 }
-"""By name. `cropped_P` cuts away P % of each side, which for 20 leaves 64 % of the area."""
+"""Alterations by name. `cropped_P` removes P % of each side; for 20 this leaves 64 % of the area."""

@@ -1,7 +1,6 @@
-"""Captions as people write them: sentences, tag lists, product titles, file names, other languages,
-boilerplate.
+"""Captions as people write them: sentences, tag lists, product titles, file names, other languages, boilerplate.
 
-Each caption knows its kind, so that the ground truth can say what a filter ought to have seen.
+Each caption has a kind, so that the ground truth states what a filter should have recognised.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
-# German, French, Spanish, Russian, Japanese; a sentence frame for each stands in `_FRAMES`.
+# German, French, Spanish, Russian, Japanese; `_FRAMES` has sentence templates for each.
 TRANSLATIONS: dict[str, tuple[str, str, str, str, str]] = {
     "bicycle": ("Fahrrad", "vélo", "bicicleta", "велосипед", "自転車"),
     "boat": ("Segelboot", "bateau", "barco", "лодка", "ボート"),
@@ -193,8 +192,7 @@ _BOILERPLATE = (
 class Caption:
     """A caption as published: `title` and, on sites that have one, a longer `detail` below it.
 
-    `kind`: right, wrong (describes another class), title, tags, filename, other_language, boilerplate or
-    empty.
+    `kind`: right, wrong (describes another class), title, tags, filename, other_language, boilerplate or empty.
     `language`: ISO 639-1 code.
     """
 
@@ -230,8 +228,8 @@ def _sentence(rng: np.random.Generator, class_name: str, style: str, voice: str)
 
 
 def tricky(rng: np.random.Generator, text: str, *, breaks: str) -> str:
-    """The text with something in it that breaks careless parsers; `breaks`: which of tab and newline the
-    format can hold.
+    """The text with an addition that breaks careless parsers; `breaks`: which of tab and newline the format can
+    represent.
     """
     choices = [
         f'"{text}" & more',
@@ -244,8 +242,8 @@ def tricky(rng: np.random.Generator, text: str, *, breaks: str) -> str:
 
 
 def caption(rng: np.random.Generator, class_name: str, style: str, kind: str, voice: str) -> Caption:
-    """One caption of a kind for a picture of `class_name` in `style`; raises KeyError on an unknown kind,
-    class or voice.
+    """A caption of a kind for an image of `class_name` in `style`; raises KeyError for an unknown kind, class or
+    voice.
     """
     if kind == "wrong":
         others = tuple(name for name in CLASSES if name != class_name)

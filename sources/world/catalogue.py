@@ -1,16 +1,13 @@
-"""The six sources of the demo's web: who publishes what, in which style, how carefully, and what goes wrong
-there.
-"""
+"""The six sources of the demo's web: their hosts, styles, captions, failures and planted copies."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Shares of a source's rows whose request does not simply succeed; at least one row each, however small
-    the web.
+    """Shares of a source's rows whose request does not simply succeed; at least one row each, for any size of the web.
 
-    `control` rows carry an `X-Robots-Tag` that refuses someone else or something else; they are to be kept.
+    `control` rows have an `X-Robots-Tag` that refuses another crawler or another use; they are to be kept.
     """
 
     http_404: float = 0.03
@@ -21,7 +18,7 @@ class Noise:
     noai: float = 0.015
     control: float = 0.005
     redirect: float = 0.01
-    # Counts, not shares: a body of 5 MB is slow to serve, and two show all there is to see.
+    # Counts, not shares: a body of 5 MB is slow to serve, and two rows cover both variants.
     oversized: int = 2
     pixels: int = 1
 
@@ -40,9 +37,9 @@ class Copies:
 class SourceSettings:
     """One source. `styles` and `captions` map a style or a caption's kind to its share; shares sum to 1.
 
-    `voice`: how its sentences sound. `details`: share of right captions with a second text below the title.
-    `tricky`: share of captions with text that breaks careless parsers; `breaks`: which of tab and newline
-    its format can hold. `forms`: a style's file extension where it is not jpg.
+    `voice`: the style of its sentences. `details`: share of right captions with a second text below the title.
+    `tricky`: share of captions with text that breaks careless parsers; `breaks`: which of tab and newline its format
+    can represent. `forms`: a style's file extension where it is not jpg.
     """
 
     name: str

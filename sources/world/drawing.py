@@ -1,4 +1,4 @@
-"""Parts of an object, and the few strokes of a pen that put them on a canvas."""
+"""Parts of an object, and the functions that draw them on a canvas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _SHIFT = 4
 class Part:
     """One piece of an object.
 
-    `points`: float32 (n, 2). `tone`: "main", "second", "dark" or "light", the palette's entry.
+    `points`: float32 (n, 2). `tone`: the palette's entry "main", "second", "dark" or "light".
     `width`: 0 for a filled polygon, else the width of an open line in the units of `points`.
     """
 
@@ -64,8 +64,8 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
 def place(
     parts: Sequence[Part], *, x: float, y: float, radius: float, turn: float, mirrored: bool, stretch: float
 ) -> list[Part]:
-    """The parts in pixels: centre (`x`, `y`), unit length `radius` px, `turn` degrees, `stretch` widens x
-    over y.
+    """The parts in pixels: centre (`x`, `y`), unit length `radius` px, rotated by `turn` degrees; `stretch` scales x
+    relative to y.
     """
     cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     across = radius * stretch * (-1 if mirrored else 1)

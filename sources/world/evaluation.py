@@ -13,7 +13,7 @@ from sources.world.pictures import Picture
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 
-# Some sets come in another form than JPEG, as CLIP_benchmark's do.
+# Some sets are not JPEG, as in CLIP_benchmark.
 _FORMS = {"clipart": "png", "painting": "webp"}
 
 
@@ -64,9 +64,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def evaluation_pictures(seed: int, count: int) -> dict[str, list[tuple[str, Picture]]]:
-    """For each style `count` (key, picture) pairs; classes take turns, so that their counts differ by at most
-    one.
-    """
+    """For each style `count` (key, picture) pairs; classes alternate, so that their counts differ by at most one."""
     return {
         style: [
             (
@@ -80,7 +78,7 @@ def evaluation_pictures(seed: int, count: int) -> dict[str, list[tuple[str, Pict
 
 
 def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Append a regular file with nothing of this machine or moment in its header."""
+    """Append a regular file; its header contains no time, owner or other property of this machine."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

@@ -1,8 +1,8 @@
 """Writers of the six published formats, as their publishers write them, and of the ground truth.
 
-A writer takes the rows of one source and each row's (width, height) in px, and writes files into that
-source's folder. Facts that the real metadata holds and nobody here decides (dates, authors, scores) are drawn
-from the row's index.
+A writer takes the rows of one source and each row's (width, height) in px, and writes files into that source's folder.
+Fields of the real metadata that have no counterpart here (dates, authors, scores) are random, seeded by the row's
+index.
 """
 
 import csv
@@ -57,8 +57,7 @@ def _rng(row: Row) -> np.random.Generator:
 def write_yfcc(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
     """`yfcc100m_dataset.tsv`: 25 columns, no header, text fields URL-encoded.
 
-    A caption of the kind "tags" stands in the user tags alone; all others stand in the title and, below it,
-    the description.
+    A caption of the kind "tags" is written only to the user tags; all others to the title and the description.
     """
     lines = []
     for row in rows:
@@ -105,20 +104,19 @@ def write_laion(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
     half = (len(rows) + 1) // 2
     for number in range(2):
         part = rows[number * half : (number + 1) * half]
-        extent = sizes[number * half : (number + 1) * half]
-        draws = [_rng(row) for row in part]
+        part_sizes = sizes[number * half : (number + 1) * half]
+        rngs = [_rng(row) for row in part]
         table = pa.table(
             {
                 "SAMPLE_ID": pa.array([1_000_000_007 * (row.index + 1) for row in part], pa.int64()),
                 "URL": pa.array([row.url for row in part], pa.string()),
                 "TEXT": pa.array([row.caption.text for row in part], pa.string()),
-                "HEIGHT": pa.array([height for _, height in extent], pa.int32()),
-                "WIDTH": pa.array([width for width, _ in extent], pa.int32()),
-                "LICENSE": pa.array(["?" if rng.random() < 0.95 else "cc-by" for rng in draws], pa.string()),
-                "NSFW": pa.array(["UNLIKELY" if rng.random() < 0.97 else "UNSURE" for rng in draws], pa.string()),
-                # LAION keeps pairs from 0.3 up; the published value says little about this web and must not
-                # be trusted.
-                "similarity": pa.array([0.3 + 0.1 * rng.random() for rng in draws], pa.float64()),
+                "HEIGHT": pa.array([height for _, height in part_sizes], pa.int32()),
+                "WIDTH": pa.array([width for width, _ in part_sizes], pa.int32()),
+                "LICENSE": pa.array(["?" if rng.random() < 0.95 else "cc-by" for rng in rngs], pa.string()),
+                "NSFW": pa.array(["UNLIKELY" if rng.random() < 0.97 else "UNSURE" for rng in rngs], pa.string()),
+                # LAION keeps pairs from 0.3 up; the published value means little in this web and must not be trusted.
+                "similarity": pa.array([0.3 + 0.1 * rng.random() for rng in rngs], pa.float64()),
             }
         )
         pq.write_table(table, folder / f"part-{number:05d}.parquet")
@@ -140,11 +138,9 @@ def write_shutterstock(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
 
 
 def write_wit(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
-    """Two `wit_v1.train.all-0000N-of-00002.tsv.gz` of 17 columns with a header, quoted as `csv.excel_tab`
-    does.
+    """Two `wit_v1.train.all-0000N-of-00002.tsv.gz` of 17 columns with a header, quoted as by `csv.excel_tab`.
 
-    The caption stands in the reference description; for one row in five in the alt text or the attribution
-    alone.
+    The caption is in the reference description; for one row in five only in the alt text or the attribution.
     """
     half = (len(rows) + 1) // 2
     for number in range(2):
@@ -178,7 +174,7 @@ def write_wit(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
                     "",
                 )
             )
-        # Time zero: the gzip header would otherwise tell when it was written.
+        # Time zero: the gzip header would otherwise contain the time of writing.
         packed = gzip.compress(text.getvalue().encode(), mtime=0)
         (folder / f"wit_v1.train.all-{number:05d}-of-00002.tsv.gz").write_bytes(packed)
 
@@ -230,9 +226,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Row], Sizes], None]] = {
 
 
 def write_truth(file: Path, rows: Sequence[Row]) -> None:
-    """`truth.parquet`: one row for each published row. For tests and the report's self-check; no stage may
-    read it.
-    """
+    """`truth.parquet`: one row for each published row. For tests and the report's self-check; no stage may read it."""
     names = (
         "source",
         "url",

@@ -1,4 +1,4 @@
-"""The two styles that are drawn with a pen: flat clip art and the pencil sketch."""
+"""The two styles made of lines: flat clip art and the pencil sketch."""
 
 import cv2
 import numpy as np
@@ -8,10 +8,10 @@ from sources.world.scenes import Scene, clouds, gradient, grain
 
 
 def _vivid(colour: Colour) -> Colour:
-    """The colour as printed: stretched away from its grey."""
+    """The colour as printed: its saturation increased."""
     values = np.array(colour, dtype=np.float32)
-    stretched = np.clip(values.mean() + (values - values.mean()) * 1.6 + 12, 0, 255).astype(int).tolist()
-    return stretched[0], stretched[1], stretched[2]
+    channels = np.clip(values.mean() + (values - values.mean()) * 1.6 + 12, 0, 255).astype(int).tolist()
+    return channels[0], channels[1], channels[2]
 
 
 def _flat_ground(rng: np.random.Generator, scene: Scene) -> Image:
@@ -91,14 +91,14 @@ def clipart(rng: np.random.Generator, scene: Scene) -> Image:
 
 
 def _shaky(rng: np.random.Generator, points: Points, amount: float, *, closed: bool) -> Points:
-    """The outline as a hand draws it: resampled at 40 points, each off by a smooth error of about `amount`
-    px.
-    """
-    ring = np.concatenate([points, points[:1]]) if closed else points
-    steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
-    at = np.union1d(np.linspace(0, steps[-1], 40), steps)
-    dense = np.stack([np.interp(at, steps, ring[:, axis]) for axis in (0, 1)], axis=1)
-    error = np.stack([np.interp(at, np.linspace(0, steps[-1], 9), rng.normal(0, amount, 9)) for _ in (0, 1)], axis=1)
+    """The outline as drawn by hand: resampled at 40 points, each displaced by a smooth error of about `amount` px."""
+    outline = np.concatenate([points, points[:1]]) if closed else points
+    steps = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(outline, axis=0), axis=1))])
+    distances = np.union1d(np.linspace(0, steps[-1], 40), steps)
+    dense = np.stack([np.interp(distances, steps, outline[:, axis]) for axis in (0, 1)], axis=1)
+    error = np.stack(
+        [np.interp(distances, np.linspace(0, steps[-1], 9), rng.normal(0, amount, 9)) for _ in (0, 1)], axis=1
+    )
     return np.asarray(dense + error, dtype=np.float32)
 
 
@@ -112,7 +112,7 @@ def _band(part: Part) -> Points:
 
 
 def _hatch(rng: np.random.Generator, canvas: Image, area: Image, grey: int, pitch: float) -> None:
-    """Rule parallel lines over `area` (uint8 mask) in place; `pitch` px apart."""
+    """Draw parallel lines over `area` (uint8 mask) in place, `pitch` px apart."""
     height, width = area.shape
     lines = np.zeros_like(area)
     angle = rng.uniform(0.4, 1.2) * (1 if rng.random() < 0.5 else -1)
@@ -127,12 +127,12 @@ def _hatch(rng: np.random.Generator, canvas: Image, area: Image, grey: int, pitc
 
 
 def sketch(rng: np.random.Generator, scene: Scene) -> Image:
-    """Grey lines on paper, drawn twice by an unsteady hand, hatched in the shade."""
+    """Grey lines on paper, each drawn twice with a random error, and hatched shading."""
     height, width = scene.height, scene.width
-    small = min(height, width)
+    short_side = min(height, width)
     canvas = np.full((height, width), int(rng.integers(222, 246)), dtype=np.uint8)
     paper = int(canvas[0, 0])
-    # Smudges and a hatched patch: no two sheets of paper look alike, to a person or to a perceptual hash.
+    # Smudges and a hatched patch, so that no two backgrounds are alike, to a person or to a perceptual hash.
     smudge = clouds(rng, height, width, coarsest=3, octaves=3) * np.float32(rng.uniform(14, 30))
     smudge += gradient(rng, height, width) * np.float32(rng.uniform(3, 16))
     for _ in range(int(rng.integers(1, 4))):
@@ -140,7 +140,7 @@ def sketch(rng: np.random.Generator, scene: Scene) -> Image:
         centre = int(rng.uniform(0, width)), int(rng.uniform(0, height))
         axes = int(rng.uniform(0.15, 0.45) * width), int(rng.uniform(0.1, 0.35) * height)
         cv2.ellipse(patch, centre, axes, rng.uniform(0, 180), 0, 360, 255, -1)
-        _hatch(rng, canvas, patch, int(rng.integers(120, 190)), max(3.0, small * rng.uniform(0.02, 0.05)))
+        _hatch(rng, canvas, patch, int(rng.integers(120, 190)), max(3.0, short_side * rng.uniform(0.02, 0.05)))
     for item in scene.objects:
         ink = int(rng.integers(15, 80))
         pen = max(1.0, item.radius * rng.uniform(0.018, 0.045))

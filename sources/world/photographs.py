@@ -1,7 +1,7 @@
 """Publish a web of real images: four visual domains as four sources, each in its own published format.
 
-The images come as WebDataset tars (`<domain>-train.tar`, `<domain>-test.tar`, members `<key>.cls` with the
-class name and `<key>.jpg`). They go to the published folder alone, never into the repository.
+The images are WebDataset tars (`<domain>-train.tar`, `<domain>-test.tar`, members `<key>.cls` with the class name and
+`<key>.jpg`). They are written only to the published folder, never into the repository.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from sources.world.evaluation import write_evaluation_set
 from sources.world.planning import Row, address, site_key
 from sources.world.publish import fresh, is_published, store, write_metadata
 
-_MISSING_SHARE = 0.01  # rows whose address answers 404, on top of the images
+_MISSING_SHARE = 0.01  # rows whose URL answers 404, in addition to the images
 
 
 _DUPLICATE_SHARE = 0.02  # rows that publish another row's bytes again
@@ -36,7 +36,7 @@ class Domain:
     prompts: tuple[str, ...]
 
 
-# The class stands among the first words: a small model reads no more than 16 tokens.
+# The class is among the first words, as a small model reads at most 16 tokens.
 DOMAINS: tuple[Domain, ...] = (
     Domain(
         "photo",
@@ -108,16 +108,16 @@ DOMAINS: tuple[Domain, ...] = (
 )
 
 
-def _tar(folder: Path, domain: Domain, split: str) -> Path:
+def _tar_path(folder: Path, domain: Domain, split: str) -> Path:
     return folder / f"{domain.name}-{split}.tar"
 
 
-def _read(tar: Path) -> list[tuple[str, str, bytes]]:
+def _read_tar(tar: Path) -> list[tuple[str, str, bytes]]:
     """(key, class name, JPEG bytes) of every image in a tar, by key."""
     members: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(tar) as opened:
-        for member in opened:
-            content = opened.extractfile(member)
+    with tarfile.open(tar) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
             if content is not None:
                 key, _, extension = Path(member.name).name.partition(".")
                 members.setdefault(key, {})[extension] = content.read()
@@ -133,18 +133,18 @@ def _publish_train(
     folder: Path, domain: Domain, images: list[tuple[str, str, bytes]], seed: int, first_group: int
 ) -> tuple[list[Row], list[tuple[int, int]]]:
     """Store one domain's images and return its rows with their (width, height) in px, in a random order."""
-    number, settings = _settings(domain.source)
+    number, settings = _source_settings(domain.source)
     rng = np.random.default_rng((seed, 20, number))
     duplicates = rng.choice(len(images), max(1, round(_DUPLICATE_SHARE * len(images))), replace=False).tolist()
     missing = rng.choice(len(images), max(1, round(_MISSING_SHARE * len(images))), replace=False).tolist()
     groups = {image: first_group + group for group, image in enumerate(duplicates)}
-    # What each row shows, and how: every image once, then the copies, then addresses that lead nowhere.
-    shown = [(image, "none", "ok") for image in range(len(images))]
-    shown += [(image, "exact_duplicate", "ok") for image in duplicates]
-    shown += [(image, "none", "http_404") for image in missing]
+    # The image and behaviour of each row: every image once, then the copies, then URLs that answer 404.
+    entries = [(image, "none", "ok") for image in range(len(images))]
+    entries += [(image, "exact_duplicate", "ok") for image in duplicates]
+    entries += [(image, "none", "http_404") for image in missing]
     rows, sizes = [], []
-    for index, entry in enumerate(rng.permutation(len(shown)).tolist()):
-        image, plant, behaviour = shown[entry]
+    for index, entry in enumerate(rng.permutation(len(entries)).tolist()):
+        image, plant, behaviour = entries[entry]
         _, class_name, content = images[image]
         url = address(settings, index, "jpg", rng)
         row = Row(
@@ -162,13 +162,13 @@ def _publish_train(
         else:
             row = replace(row, plant_group=groups.get(image, -1))
             store(folder, row.stored_at, content)
-        with Image.open(io.BytesIO(content)) as opened:
-            sizes.append(opened.size)
+        with Image.open(io.BytesIO(content)) as picture:
+            sizes.append(picture.size)
         rows.append(row)
     return rows, sizes
 
 
-def _settings(source: str) -> tuple[int, SourceSettings]:
+def _source_settings(source: str) -> tuple[int, SourceSettings]:
     return next((number, settings) for number, settings in enumerate(SOURCES) if settings.name == source)
 
 
@@ -177,10 +177,10 @@ def publish_domains(
 ) -> None:
     """Publish the real images in `tars` into `folder`, laid out as `publish_world` does.
 
-    Does nothing if that web is already there. `on_progress` is told how many tars of how many are done.
-    Raises FileNotFoundError naming the first tar that is missing, before anything is written.
+    Does nothing if that web already exists. `on_progress` is called with the number of tars done and their total.
+    Raises FileNotFoundError naming the first missing tar, before anything is written.
     """
-    files = [_tar(tars, domain, split) for domain in DOMAINS for split in ("train", "test")]
+    files = [_tar_path(tars, domain, split) for domain in DOMAINS for split in ("train", "test")]
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{file}: not found, expected a WebDataset tar of real images")
@@ -201,7 +201,7 @@ def publish_domains(
         sizes: list[tuple[int, int]] = []
         classes: set[str] = set()
         for domain in DOMAINS:
-            images = _read(_tar(tars, domain, "train"))
+            images = _read_tar(_tar_path(tars, domain, "train"))
             classes |= {class_name for _, class_name, _ in images}
             first_group = 1 + max((row.plant_group for row in rows), default=-1)
             own_rows, own_sizes = _publish_train(folder, domain, images, seed, first_group)
@@ -213,7 +213,7 @@ def publish_domains(
         for domain in DOMAINS:
             test = [
                 (f"{domain.name}_{index:05d}", "jpg", content, names.index(class_name))
-                for index, (_, class_name, content) in enumerate(_read(_tar(tars, domain, "test")))
+                for index, (_, class_name, content) in enumerate(_read_tar(_tar_path(tars, domain, "test")))
             ]
             write_evaluation_set(folder / "evaluation" / domain.name, names, domain.prompts, test)
             report()

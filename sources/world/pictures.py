@@ -1,7 +1,6 @@
-"""A picture from its description to bytes, and the copies that the web makes of pictures.
+"""Renders a picture's description to bytes, and makes altered copies of pictures.
 
-Everything here is a pure function of its arguments, so that the same picture is the same bytes in any
-process.
+Everything here is a pure function of its arguments, so that the same picture gives the same bytes in any process.
 """
 
 import io
@@ -16,7 +15,7 @@ from sources.world.drawing import Image
 from sources.world.scenes import compose
 from sources.world.styles import STYLES
 
-# Sharing two cores with itself makes OpenCV slower on pictures this small.
+# On pictures this small, OpenCV is slower with two threads.
 cv2.setNumThreads(1)
 
 
@@ -25,7 +24,7 @@ _LEAST_SIDE = 64
 
 @dataclass(frozen=True)
 class Picture:
-    """What to draw: `seed` feeds numpy's `default_rng`, `form` is the file's extension (jpg, png or webp)."""
+    """What to draw: `seed` is that of numpy's `default_rng`, `form` the file's extension (jpg, png or webp)."""
 
     seed: tuple[int, ...]
     class_name: str
@@ -35,7 +34,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Alteration:
-    """How a copy differs from its original: what was done to it, a name of `ALTERATIONS`."""
+    """How a copy differs from its original: `name` is a key of `ALTERATIONS`."""
 
     seed: tuple[int, ...]
     name: str
@@ -48,7 +47,7 @@ def draw(picture: Picture) -> Image:
 
 
 def encode(pixels: Image, form: str, quality: int) -> bytes:
-    """The pixels as a file of the given form; `quality` as Pillow's JPEG and WebP encoders count it."""
+    """The pixels as a file of the given form; `quality` is that of Pillow's JPEG and WebP encoders."""
     buffer = io.BytesIO()
     image = Pillow.fromarray(pixels)
     if form == "png":
@@ -70,11 +69,10 @@ def file_of(picture: Picture) -> tuple[bytes, int, int]:
 def altered(original: bytes, alteration: Alteration) -> tuple[bytes, int, int]:
     """A near copy of an image file: JPEG bytes of quality 70 to 90, width and height in px."""
     rng = np.random.default_rng(alteration.seed)
-    with Pillow.open(io.BytesIO(original)) as opened:
-        pixels = np.asarray(opened.convert("RGB"), np.uint8)
+    with Pillow.open(io.BytesIO(original)) as source:
+        pixels = np.asarray(source.convert("RGB"), np.uint8)
     image = Pillow.fromarray(ALTERATIONS[alteration.name](pixels, rng))
-    # No side under 64 px: smaller ones fall to every size filter, and then nobody learns whether the copy was
-    # found.
+    # No side under 64 px: every size filter drops smaller ones, and then it is unknown whether the copy was found.
     if min(image.size) < _LEAST_SIDE:
         scale = _LEAST_SIDE / min(image.size)
         image = image.resize([round(side * scale) for side in image.size], Pillow.Resampling.BICUBIC)

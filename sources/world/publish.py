@@ -1,6 +1,4 @@
-"""Publish the generated web: draw every picture, write the site, the six sources' metadata, the evaluation
-sets and the truth.
-"""
+"""Publishes the generated web: draws all pictures, writes the site, sources' metadata, evaluation sets and truth."""
 
 import contextlib
 import json
@@ -22,7 +20,7 @@ from sources.world.shapes import CLASSES
 Progress = Callable[[int, int], None]
 
 
-# Raise it when anything published changes: webs of another version are built anew.
+# Increase it when anything published changes: webs of another version are rebuilt.
 FORMAT_VERSION = 2
 
 
@@ -35,7 +33,7 @@ _CHUNK = 32
 _TRUNCATED_SHARE = 0.3
 
 
-_UNKNOWN_SIZE = (400, 300)  # what metadata says of an image that nobody can fetch
+_UNKNOWN_SIZE = (400, 300)  # the published size of an image that cannot be fetched
 
 
 def pixel_bomb(side: int = 20_000) -> bytes:
@@ -52,22 +50,22 @@ def pixel_bomb(side: int = 20_000) -> bytes:
 
 
 def is_published(folder: Path, arguments: Mapping[str, object]) -> bool:
-    """Whether a finished web with just these arguments is already there."""
+    """Whether a finished web with exactly these arguments exists."""
     file = folder / "web.json"
     if not file.is_file():
         return False
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return False
-    return bool(found == {"version": FORMAT_VERSION, "arguments": dict(arguments)})
+    return bool(record == {"version": FORMAT_VERSION, "arguments": dict(arguments)})
 
 
 @contextlib.contextmanager
 def fresh(folder: Path, arguments: Mapping[str, object]) -> Iterator[None]:
-    """Clear what an earlier web left in `folder`; write `web.json` when the block has ended well."""
+    """Delete an earlier web in `folder`; write `web.json` when the block has ended without an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The record goes first, so that a web that was being cleared never passes for a finished one.
+    # The record is deleted first, so that a partly deleted web is never taken for a finished one.
     (folder / "web.json").unlink(missing_ok=True)
     for name in _PARTS:
         if (folder / name).is_dir():
@@ -80,13 +78,15 @@ def fresh(folder: Path, arguments: Mapping[str, object]) -> Iterator[None]:
 
 
 def write_metadata(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
-    """Write `published/`, `site.json` and `truth.parquet` for rows in published order and their (width,
-    height) in px.
+    """Write `published/`, `site.json` and `truth.parquet` for rows in published order and their (width, height) in
+    px.
     """
     for source in dict.fromkeys(row.source for row in rows):
-        own = [index for index, row in enumerate(rows) if row.source == source]
+        indices = [index for index, row in enumerate(rows) if row.source == source]
         (folder / "published" / source).mkdir(parents=True)
-        WRITERS[source](folder / "published" / source, [rows[index] for index in own], [sizes[index] for index in own])
+        WRITERS[source](
+            folder / "published" / source, [rows[index] for index in indices], [sizes[index] for index in indices]
+        )
     site = {
         "hosts": sorted({site_key(row.url).partition("/")[0] for row in rows}),
         "paths": {site_key(row.url): row.response for row in rows if row.response},
@@ -96,7 +96,7 @@ def write_metadata(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
 
 
 def store(folder: Path, stored_at: str, content: bytes) -> None:
-    """Put bytes on the site under "host/path"."""
+    """Write bytes to the site under "host/path"."""
     file = folder / "site" / stored_at
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -147,11 +147,11 @@ def _in_chunks(
     items: Sequence[_Item],
     report: Callable[[int], None],
 ) -> Iterator[_Result]:
-    """Results in the items' order; `report` is called with each chunk's length when it is done."""
+    """Results in the order of the items; `report` is called with each chunk's length when it is done."""
     chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-    for done in pool.map(work, chunks) if pool else map(work, chunks):
-        report(len(done))
-        yield from done
+    for results in pool.map(work, chunks) if pool else map(work, chunks):
+        report(len(results))
+        yield from results
 
 
 def publish_world(
@@ -164,12 +164,12 @@ def publish_world(
     processes: int = 2,
     on_progress: Progress | None = None,
 ) -> None:
-    """Publish the web into `folder`: `pairs` rows for each of the six sources but for those that `sizes` names,
+    """Publish the web into `folder`: `pairs` rows for each of the six sources except those that `sizes` names, and
     `evaluation_images` for each evaluation set.
 
-    Same arguments, same bytes, whatever `processes` is. Does nothing if that web is already there; any other
-    web in `folder` is replaced. `on_progress` is told how many pictures of how many are done. Raises
-    ValueError if the web would be too small to hold its plants.
+    The same arguments give the same bytes, for any number of `processes`. Does nothing if that web already exists; any
+    other web in `folder` is replaced. `on_progress` is called with the number of pictures done and their total. Raises
+    ValueError if the web would be too small for its plants.
     """
     sizes = dict(sizes or {})
     arguments = {"kind": "world", "seed": seed, "pairs": pairs, "sizes": sizes, "evaluation_images": evaluation_images}

@@ -1,4 +1,4 @@
-"""What stands in a picture and before which ground: sizes, places, palettes and the textured backgrounds."""
+"""Scenes: objects with their sizes, positions and palettes, before textured backgrounds."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ _GROUNDS = ("clouds", "horizon", "boards", "tiles", "bokeh", "hills")
 
 @dataclass(frozen=True)
 class Placed:
-    """An object in pixels: its parts back to front, a colour for each tone, its half extent in px."""
+    """An object in pixels: its parts back to front, a colour for each tone, half its extent in px."""
 
     parts: list[Part]
     palette: dict[str, Colour]
@@ -57,7 +57,7 @@ def _ground(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
     return (first[0], first[1], first[2]), (second[0], second[1], second[2]), (third[0], third[1], third[2])
 
 
-def _standing_out(rng: np.random.Generator, others: Field, enough: float) -> Colour:
+def _contrasting_colour(rng: np.random.Generator, others: Field, enough: float) -> Colour:
     """A random colour `enough` away from each of `others`, float32 (n, 3); the farthest of 12 if none is."""
     best, farthest = (0, 0, 0), -1.0
     for _ in range(12):
@@ -71,22 +71,22 @@ def _standing_out(rng: np.random.Generator, others: Field, enough: float) -> Col
 
 
 def _palette(rng: np.random.Generator, ground: tuple[Colour, Colour, Colour]) -> dict[str, Colour]:
-    behind = np.array(ground, dtype=np.float32)
-    main = _standing_out(rng, behind, _LEAST_CONTRAST)
-    second = _standing_out(rng, np.array([*ground, main], dtype=np.float32), _LEAST_CONTRAST * 0.6)
+    background = np.array(ground, dtype=np.float32)
+    main = _contrasting_colour(rng, background, _LEAST_CONTRAST)
+    second = _contrasting_colour(rng, np.array([*ground, main], dtype=np.float32), _LEAST_CONTRAST * 0.6)
     dark, light = _colour(rng, (0.1, 0.5), (0.06, 0.2)), _colour(rng, (0.02, 0.2), (0.85, 0.98))
-    # Thin dark tyres before a dark ground would vanish: there the two ends of the scale change places.
-    if float(behind.mean()) < 75:
+    # Thin dark tyres before a dark background would be invisible: there dark and light are exchanged.
+    if float(background.mean()) < 75:
         dark, light = light, dark
     return {"main": main, "second": second, "dark": dark, "light": light}
 
 
 def compose(rng: np.random.Generator, class_name: str) -> Scene:
-    """A picture of `class_name`: the short side 80 to about 275 px (small ones are commoner), the long side
-    at most 400 px.
+    """A scene with `class_name`: the short side 80 to about 275 px (small ones are more frequent), the long side at
+    most 400 px.
 
-    The main object takes 45 to 85 % of the short side. About a third also hold small objects: of any class,
-    or more of the same.
+    The main object takes 45 to 85 % of the short side. About a third of scenes also have small objects, of any class or
+    of the same one.
     """
     short = 80 * 3.4 ** rng.uniform() ** 1.2
     long = min(400.0, short * rng.uniform(1.0, 1.45))
@@ -131,9 +131,7 @@ def _object(
 
 
 def clouds(rng: np.random.Generator, height: int, width: int, *, coarsest: int = 2, octaves: int = 4) -> Field:
-    """Smooth noise over several octaves, float32 (height, width), about [-1, 1]; `coarsest` cells across at
-    first.
-    """
+    """Smooth noise of several octaves, float32 (height, width), about [-1, 1]; the first has `coarsest` cells."""
     total = np.zeros((height, width), dtype=np.float32)
     for octave in range(octaves):
         cells = coarsest * 2**octave + 1
@@ -153,15 +151,15 @@ def gradient(rng: np.random.Generator, height: int, width: int) -> Field:
 def grain(rng: np.random.Generator, picture: Field, strength: float, *, colour: float = 0.4) -> Image:
     """Add sensor noise (standard deviation `strength`, grey and per channel) and round to uint8."""
     height, width = picture.shape[:2]
-    # One draw, rolled and reused for the channels, is a third of the cost of three and looks the same.
+    # One noise field, rolled for the channels, is a third of the cost of three and looks the same.
     noise = rng.standard_normal((height, width), dtype=np.float32) * np.float32(strength)
     shifted = np.stack([np.roll(noise, 7 * channel + 3, axis=channel % 2) for channel in range(3)], axis=2)
     noisy = picture + noise[..., None] + shifted * np.float32(colour)
     return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
-def _share(rng: np.random.Generator, kind: str, height: int, width: int) -> Field:
-    """How much of the second ground colour shows, float32 (height, width) in 0..1."""
+def _second_colour_share(rng: np.random.Generator, kind: str, height: int, width: int) -> Field:
+    """The share of the second ground colour, float32 (height, width) in 0..1."""
     cloud = clouds(rng, height, width, coarsest=int(rng.integers(2, 5)))
     ramp = gradient(rng, height, width)
     if kind == "horizon":
@@ -194,7 +192,7 @@ def textured_ground(rng: np.random.Generator, scene: Scene, *, contrast: float =
     """A photo-like background in the scene's ground colours, lit from one side; uint8 (height, width, 3)."""
     height, width = scene.height, scene.width
     kind = _GROUNDS[int(rng.integers(len(_GROUNDS)))]
-    share = _share(rng, kind, height, width)[..., None] * np.float32(contrast)
+    share = _second_colour_share(rng, kind, height, width)[..., None] * np.float32(contrast)
     first, second, third = (np.array(colour, dtype=np.float32) for colour in scene.ground)
     light = 1 + gradient(rng, height, width) * np.float32(rng.uniform(0.05, 0.22))
     light += clouds(rng, height, width, coarsest=8, octaves=3) * np.float32(rng.uniform(0.03, 0.13))

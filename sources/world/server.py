@@ -1,7 +1,7 @@
 """The server of the demo's web: one process on loopback that answers for every host of a published folder.
 
-It routes by the Host header and the path, and misbehaves where `site.json` says so. `WebServer` starts it as
-a process of its own:
+It routes by the Host header and the path, and fails as `site.json` specifies. `WebServer` starts it as a separate
+process:
 
     with WebServer(folder) as web:
         fetch(web.address, host="live.yfcc.test", path="/65535/1_o.jpg")
@@ -21,16 +21,16 @@ from types import TracebackType
 
 from aiohttp import web
 
-_START_SECONDS = 30.0
+_START_TIMEOUT_S = 30.0
 
 
-_STOP_SECONDS = 5.0
+_STOP_TIMEOUT_S = 5.0
 
 
-_SLOW_SECONDS = 0.5
+_SLOW_DELAY_S = 0.5
 
 
-_WATCH_SECONDS = 0.5
+_PARENT_POLL_S = 0.5
 
 
 _TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
@@ -46,14 +46,12 @@ _JPEG_START = bytes.fromhex("ffd8ffe000104a46494600010100000100010000fffe0002")
 _PAGE = "<!doctype html><html><head><title>{0}</title></head><body><p>{0}</p></body></html>\n"
 
 
-class _Answers:
-    """The handler and what it knows: the files by "host/path", the behaviours, the paths that have failed
-    once.
-    """
+class _Handler:
+    """The request handler with its state: files by "host/path", behaviours, and the paths that have failed once."""
 
     def __init__(self, folder: Path) -> None:
         site = folder / "site"
-        # Only what is listed here is ever opened, so no path can lead out of the folder.
+        # Only files listed here are ever opened, so no path can leave the folder.
         self._files = {file.relative_to(site).as_posix(): file for file in site.rglob("*") if file.is_file()}
         self._behaviours: Mapping[str, Mapping[str, object]] = json.loads(
             (folder / "site.json").read_text(encoding="utf-8")
@@ -76,7 +74,7 @@ class _Answers:
             self._failed.add(key)
             return web.Response(status=500, text=_PAGE.format("Internal error"), content_type="text/html")
         if name == "slow":
-            await asyncio.sleep(_SLOW_SECONDS)
+            await asyncio.sleep(_SLOW_DELAY_S)
         response = self._file(key)
         robots = behaviour.get("robots")
         if isinstance(robots, list):
@@ -88,7 +86,7 @@ class _Answers:
         file = self._files.get(key)
         if file is None:
             return web.Response(status=404, text=_PAGE.format("Not found"), content_type="text/html")
-        # Small files from the page cache: reading them here is cheaper than a thread's hand-over.
+        # Small files from the page cache: reading them here is cheaper than in a thread.
         return web.Response(body=file.read_bytes(), content_type=_TYPES.get(file.suffix, "application/octet-stream"))
 
     async def _oversized(self, request: web.BaseRequest, size: int, *, chunked: bool) -> web.StreamResponse:
@@ -100,23 +98,21 @@ class _Answers:
         await response.prepare(request)
         try:
             await response.write(_JPEG_START)
-            left = size - len(_JPEG_START)
-            while left > 0:
-                await response.write(_PADDING[:left])
-                left -= len(_PADDING)
+            remaining = size - len(_JPEG_START)
+            while remaining > 0:
+                await response.write(_PADDING[:remaining])
+                remaining -= len(_PADDING)
             await response.write_eof()
         except ConnectionError:
-            # The client has seen enough; a limit on bodies is what this is here to try.
+            # The client closed the connection; this response exists to test a limit on bodies.
             pass
         return response
 
 
 async def _serve(folder: Path, parent: int) -> None:
-    """Serve until asked to stop, until standard input ends, or until `parent` is no longer this process's
-    parent.
-    """
-    # The bare server: routing and an access log would cost more than the answers do.
-    runner = web.ServerRunner(web.Server(_Answers(folder), access_log=None))
+    """Serve until a signal, until standard input ends, or until `parent` is no longer this process's parent."""
+    # The low-level server: routing and an access log would cost more than the responses.
+    runner = web.ServerRunner(web.Server(_Handler(folder), access_log=None))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
@@ -133,21 +129,18 @@ async def _serve(folder: Path, parent: int) -> None:
     loop.add_reader(0, read_input)
     sys.stdout.write(f"{runner.addresses[0][1]}\n")
     sys.stdout.flush()
-    # A forked child of the parent can hold the pipe open beyond the parent's death, so its pid is watched as
-    # well.
+    # A forked child of the parent can keep the pipe open after the parent has ended, so its pid is polled, too.
     while not stop.is_set() and os.getppid() == parent:
         try:
-            await asyncio.wait_for(stop.wait(), _WATCH_SECONDS)
+            await asyncio.wait_for(stop.wait(), _PARENT_POLL_S)
         except TimeoutError:
             continue
-    # Answers under way belong to somebody who is gone: leave at once.
+    # The clients of pending responses have ended, too: exit at once.
     os._exit(0)
 
 
 class WebServer:
-    """Context manager: the server as a subprocess. Raises FileNotFoundError if `folder` holds no finished
-    web.
-    """
+    """Context manager: the server as a subprocess. Raises FileNotFoundError if `folder` has no finished web."""
 
     address: tuple[str, int]
     hosts: list[str]
@@ -162,7 +155,7 @@ class WebServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "WebServer":
-        # The caller may have found this package by other means than the interpreter's own path.
+        # The caller's sys.path may differ from the interpreter's default path.
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
@@ -191,14 +184,16 @@ class WebServer:
     @staticmethod
     def _port(process: "subprocess.Popen[bytes]") -> int:
         assert process.stdout is not None
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + _START_TIMEOUT_S
         line = b""
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-            read = os.read(process.stdout.fileno(), 64) if ready else b""
-            if not read:
-                raise RuntimeError(f"the demo's web server did not start within {_START_SECONDS:.0f} s or ended early")
-            line += read
+            chunk = os.read(process.stdout.fileno(), 64) if ready else b""
+            if not chunk:
+                raise RuntimeError(
+                    f"the demo's web server did not start within {_START_TIMEOUT_S:.0f} s or ended early"
+                )
+            line += chunk
         return int(line)
 
     def _stop(self) -> None:
@@ -207,7 +202,7 @@ class WebServer:
             return
         process.terminate()
         try:
-            process.wait(_STOP_SECONDS)
+            process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

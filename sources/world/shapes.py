@@ -1,8 +1,8 @@
 """The object classes as outlines.
 
-A class is a function of a random generator that returns `Part`s in a unit frame: x to the right, y downwards,
-both within about [-1, 1] and back to front. A style decides what a part looks like;
-the outline alone must tell the class, so colours are drawn at random and never belong to one.
+A class is a function of a random generator that returns `Part`s in a unit frame, back to front: x to the right, y
+downwards, both within about [-1, 1]. A style determines the look of a part; the outline alone must identify the class,
+so colours are random and independent of it.
 """
 
 from collections.abc import Callable

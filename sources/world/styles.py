@@ -1,5 +1,4 @@
-"""Six ways of showing one scene. `photo` is the reference; each other style keeps the outlines and changes
-the rest.
+"""Six ways to render a scene. `photo` is the reference; each other style keeps the outlines and changes the rest.
 
 A style is a pure function of a random generator and a `Scene`; it returns uint8 (height, width, 3), RGB.
 """
@@ -15,7 +14,7 @@ from sources.world.scenes import Field, Placed, Scene, clouds, gradient, grain, 
 
 
 def _mask(scene: Scene, objects: list[Placed]) -> Image:
-    """Where objects stand: uint8 (height, width), 255 inside."""
+    """The mask of objects: uint8 (height, width), 255 inside."""
     mask = np.zeros((scene.height, scene.width), dtype=np.uint8)
     for item in objects:
         for part in item.parts:
@@ -24,30 +23,28 @@ def _mask(scene: Scene, objects: list[Placed]) -> Image:
 
 
 def _lit(rng: np.random.Generator, scene: Scene) -> tuple[Field, Field]:
-    """The scene under light, before any camera: float32 (height, width, 3) of 0..255, and the objects' mask
-    of 0..1.
-    """
+    """The lit scene without camera effects: float32 (height, width, 3) of 0..255, and the objects' mask of 0..1."""
     height, width = scene.height, scene.width
     ground = textured_ground(rng, scene)
     outline = _mask(scene, scene.objects)
     mask = outline.astype(np.float32) / np.float32(255)
     reach = max(1.5, scene.objects[-1].radius * 0.09)
     angle = rng.uniform(0, 2 * np.pi)
-    fall = np.array([[1, 0, reach * 1.6 * np.cos(angle)], [0, 1, reach * 1.6 * abs(np.sin(angle))]], dtype=np.float32)
+    offset = np.array([[1, 0, reach * 1.6 * np.cos(angle)], [0, 1, reach * 1.6 * abs(np.sin(angle))]], dtype=np.float32)
     shadow = (
-        cv2.blur(cv2.warpAffine(outline, fall, (width, height)), (int(reach) * 2 + 1,) * 2).astype(np.float32) / 255
+        cv2.blur(cv2.warpAffine(outline, offset, (width, height)), (int(reach) * 2 + 1,) * 2).astype(np.float32) / 255
     )
-    behind = ground * (1 - np.float32(rng.uniform(0.25, 0.55)) * shadow)[..., None]
+    background = ground * (1 - np.float32(rng.uniform(0.25, 0.55)) * shadow)[..., None]
 
     flat = ground.copy()
     for item in scene.objects:
         for part in item.parts:
             paint(flat, part, item.palette[part.tone])
-    # Edges turn away from the light: the blurred mask is a cheap stand-in for the surface's slope.
+    # Edges are darker: the blurred mask is a cheap approximation of the surface's slope.
     rim = cv2.blur(outline, (int(reach) * 2 + 1,) * 2).astype(np.float32) / 255
     shade = 0.72 + 0.33 * rim + gradient(rng, height, width) * np.float32(rng.uniform(0.08, 0.22))
     shade += clouds(rng, height, width, coarsest=5, octaves=3) * np.float32(rng.uniform(0.05, 0.14))
-    lit = behind * (1 - mask)[..., None] + flat * (shade * mask)[..., None]
+    lit = background * (1 - mask)[..., None] + flat * (shade * mask)[..., None]
     return np.asarray(lit, dtype=np.float32), mask
 
 
@@ -61,7 +58,7 @@ def photo(rng: np.random.Generator, scene: Scene) -> Image:
 
 
 def painting(rng: np.random.Generator, scene: Scene) -> Image:
-    """The lit scene laid down again in short strokes that follow a smooth field, in a shifted palette."""
+    """The lit scene repainted in short strokes that follow a smooth field, in a shifted palette."""
     lit, mask = _lit(rng, scene)
     height, width = scene.height, scene.width
     shift = rng.normal(0, 14, 3).astype(np.float32) + np.array([10, 2, -8], dtype=np.float32)
@@ -70,7 +67,7 @@ def painting(rng: np.random.Generator, scene: Scene) -> Image:
     field = clouds(rng, height, width, coarsest=2, octaves=2) * np.float32(np.pi)
     inside = np.argwhere(cv2.erode(mask, np.ones((3, 3), dtype=np.uint8)) > 0.5)
     size = min(height, width)
-    # Broad strokes over all, then finer ones on the objects, as a painter works.
+    # Broad strokes everywhere, then finer ones on the objects.
     for count, length, on_objects in ((260, 0.05, False), (340, 0.02, True)):
         spots = np.stack([rng.integers(0, height, count), rng.integers(0, width, count)], axis=1)
         if on_objects and len(inside):
@@ -91,7 +88,7 @@ def lowlight(rng: np.random.Generator, scene: Scene) -> Image:
     lit, mask = _lit(rng, scene)
     height, width = scene.height, scene.width
     grey = lit @ np.array([0.3, 0.59, 0.11], dtype=np.float32)
-    # At night a thing stands out by its brightness alone; push the two apart so that it stays visible.
+    # At night objects differ only by brightness; increase the contrast so that they stay visible.
     inner, outer = float((grey * mask).sum() / max(mask.sum(), 1)), float(grey.mean())
     grey = grey + mask * np.float32(26 if inner >= outer else -26)
     faint = grey[..., None] * np.float32(0.75) + lit * np.float32(0.25)
@@ -116,7 +113,7 @@ def infrared(rng: np.random.Generator, scene: Scene) -> Image:
     grey = lit.mean(axis=2) / np.float32(255)
     heat = grey * np.float32(0.45) + mask * np.float32(rng.uniform(0.35, 0.5))
     heat = cv2.GaussianBlur(heat, (0, 0), max(0.6, min(scene.height, scene.width) * 0.008))
-    # A heat camera spreads what it sees over its whole scale.
+    # A thermal camera stretches its image over its whole scale.
     heat = 0.04 + 0.92 * (heat - heat.min()) / max(float(np.ptp(heat)), 0.05)
     if rng.random() < 0.3:
         heat = 1 - heat

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Road
+from tests.support.finished_road import Road
 from tests.support.road_experiment import cuvee
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
-from tests.conftest import Road
+from tests.support.finished_road import Road
 from tests.support.road_experiment import ROOT, command, cuvee
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

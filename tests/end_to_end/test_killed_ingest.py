@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ from tests.support.ingest_experiments import TABLE, write_ingest, write_rows
 from tests.support.road_experiment import ROOT, answered, command, cuvee
 
 ROWS, KILLS = 800, 10
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,7 @@ def test_what_was_begun_is_said_by_others_and_finished_by_any_takedown(
     assert main(["verify", str(root), "--prune"]) == 1
     assert Store(str(root)).files("") == files
     assert main(["takedown", str(root)]) == 0
-    assert "finished what was begun" in capsys.readouterr().out
+    assert "finished an unfinished takedown" in capsys.readouterr().out
     found = content(Store(str(root)))
     assert {key: value for key, value in found.items() if key != "jobs"} == {
         key: value for key, value in ended.items() if key != "jobs"

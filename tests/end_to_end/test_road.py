@@ -1,17 +1,19 @@
 """The whole road, end to end, on a small web: what came out of it against what was planted, and what it promised."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import webdataset
+from pyspark.sql import SparkSession
 
 from jobs.report.self_check import OUTCOMES, decided, outcomes, self_check
 from jobs.workflow.runner import Run
 from pipeline.export.manifest import export_digest
-from tests.conftest import Road
-from tests.support.road_experiment import SETS, answered, cuvee
+from pipeline.ledger.tables import Ledger
+from pipeline.storage.store import Store
+from tests.support.finished_road import Road
+from tests.support.road_experiment import SETS, answered, cuvee_here
 
 
 def test_it_says_where_the_report_lies(road: Road) -> None:
@@ -53,6 +55,7 @@ def test_every_row_comes_to_what_the_web_planted_for_it(run: Run) -> None:
 def test_a_passing_error_is_tried_again_and_both_attempts_are_kept(run: Run) -> None:
     rows = outcomes(run)
     once = rows[rows["behaviour"] == "error_once"]
+    assert not once.empty
     fetches = run.ledger.read("fetches").to_pandas()
     for uid in once["uid"]:
         attempts = fetches[fetches["uid"] == uid].sort_values("attempt")
@@ -63,7 +66,9 @@ def test_a_passing_error_is_tried_again_and_both_attempts_are_kept(run: Run) -> 
 def test_a_refusal_keeps_the_header_word_for_word(run: Run) -> None:
     rows = outcomes(run)
     fetches = run.ledger.read("fetches").to_pandas().set_index("uid")
-    for uid in rows[(rows["behaviour"] == "noai") & (rows["problem"] == "")]["uid"]:
+    refused = rows[(rows["behaviour"] == "noai") & (rows["problem"] == "")]["uid"]
+    assert not refused.empty
+    for uid in refused:
         assert fetches.loc[uid]["detail"].lower().startswith("x-robots-tag: ")
         assert "noai" in fetches.loc[uid]["detail"].lower()
 
@@ -147,26 +152,22 @@ def test_every_model_is_evaluated_on_every_set(run: Run) -> None:
         assert row.low <= row.top1 <= row.high
 
 
-def _versions(road: Road) -> dict[str, int]:
-    return road.ledger.versions()
-
-
-def test_a_second_run_does_nothing_and_commits_nothing(road: Road) -> None:
-    before, files = _versions(road), sorted(road.store.rglob("*"))
-    done = cuvee("run", str(road.experiment))
+def test_a_second_run_does_nothing_starts_no_spark_and_commits_nothing(road: Road, tmp_path: Path) -> None:
+    store = road.copy(tmp_path)
+    ledger = Ledger(Store(str(store)))
+    before, files = ledger.versions(), sorted(store.rglob("*"))
+    done = cuvee_here("run", str(road.experiment), "--set", f"store={store}")
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stderr
     assert "Spark" not in done.stderr
-    assert _versions(road) == before
-    assert sorted(road.store.rglob("*")) == files
-    assert done.stdout == road.stdout
+    assert ledger.versions() == before
+    assert sorted(store.rglob("*")) == files
+    assert done.stdout == road.stdout.replace(str(road.store), str(store))
 
 
-def test_a_changed_threshold_decides_anew_and_touches_no_image(road: Road, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(road.store, store)
-    settings = ["--set", f"store={store}", "--set", "filters.clip_top.top_fraction=0.4"]
-    done = cuvee("run", str(road.experiment), "--until", "decide", *settings)
+def test_a_changed_threshold_decides_anew_and_touches_no_image(road: Road, spark: SparkSession, tmp_path: Path) -> None:
+    settings = ["--set", f"store={road.copy(tmp_path)}", "--set", "filters.clip_top.top_fraction=0.4"]
+    done = cuvee_here("run", str(road.experiment), "--until", "decide", *settings, spark=spark)
     assert done.returncode == 0, done.stderr
     stages = {line.split("] ")[1].split(":")[0] for line in done.stderr.splitlines() if "done in" in line}
     assert stages == {"publish", "decide"}
@@ -178,8 +179,7 @@ def test_verify_finds_nothing_wrong_and_nothing_left_over(road: Road) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "extra"])
 def test_verify_finds_damage(road: Road, tmp_path: Path, damage: str) -> None:
-    store = tmp_path / "store"
-    shutil.copytree(road.store, store)
+    store = road.copy(tmp_path)
     tar = next((store / "exports" / "yfcc_only").rglob("00000000.tar"))
     data = bytearray(tar.read_bytes())
     if damage == "flipped":
@@ -191,12 +191,12 @@ def test_verify_finds_damage(road: Road, tmp_path: Path, damage: str) -> None:
         tar.unlink()
     else:
         (tar.parent / "99999999.tar").write_bytes(data)
-    done = cuvee("verify", str(store), "--json")
+    done = cuvee_here("verify", str(store), "--json")
     found = json.loads(done.stdout)
     if damage == "extra":
         assert done.returncode == 0
         assert "99999999.tar" in found["leftovers"][0]
-        assert cuvee("verify", str(store), "--prune").returncode == 0
+        assert cuvee_here("verify", str(store), "--prune").returncode == 0
         assert not (tar.parent / "99999999.tar").exists()
     else:
         assert done.returncode == 1
@@ -217,11 +217,11 @@ def test_trace_tells_a_pairs_whole_life_by_uid_url_and_hash(road: Road, run: Run
     assert answered("trace", str(road.store), published["url"])[0]["uid"] == member["uid"]
     by_hash = answered("trace", str(road.store), life["stored"][0]["raw_sha256"])
     assert member["uid"] in {one["uid"] for one in by_hash}
-    assert member["uid"] in cuvee("trace", str(road.store), member["uid"]).stdout
+    assert member["uid"] in cuvee_here("trace", str(road.store), member["uid"]).stdout
 
 
 def test_trace_of_an_unknown_key_is_one_line_and_exit_2(road: Road) -> None:
-    done = cuvee("trace", str(road.store), "http://nowhere.test/1.jpg")
+    done = cuvee_here("trace", str(road.store), "http://nowhere.test/1.jpg")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -251,7 +251,9 @@ def test_the_report_says_which_evaluation_images_a_mixture_holds(road: Road, run
 
 
 def test_each_job_has_its_openlineage_events(road: Road, run: Run) -> None:
-    for job in run.ledger.jobs():
+    jobs = run.ledger.jobs()
+    assert {job.stage for job in jobs} >= {"ingest", "score", "decide", "blend", "export", "train", "evaluate"}
+    for job in jobs:
         lines = (road.store / "lineage" / f"{job.job}.jsonl").read_text("utf-8").splitlines()
         told = [json.loads(line) for line in lines]
         assert [one["eventType"] for one in told] == ["START", "COMPLETE"]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 from tests.end_to_end.test_killed import VOLATILE
 from tests.support.road_experiment import answered, cuvee, write_experiment
-from tests.support.s3 import BUCKET, S3, SECRET, bucket
+from tests.support.s3 import BUCKET, S3, SECRET
 
 pytestmark = pytest.mark.slow  # two roads, one of them in a bucket
 
@@ -56,12 +55,6 @@ class Roads:
     remote: Store
     settings: list[str]
     printed: str
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with bucket(tmp_path_factory.mktemp("aws")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,20 @@
 """A takedown on the finished road: what goes is nowhere, the rest is as it was, and the next run has little to do."""
 
 import json
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from pipeline.ledger.tables import Ledger
 from pipeline.provenance.funnel import faults, funnel
 from pipeline.shards.tar_format import BLOCK
 from pipeline.storage.store import Store
-from tests.conftest import Road
-from tests.support.road_experiment import answered, cuvee
+from tests.support.finished_road import Road
+from tests.support.road_experiment import answered, cuvee_here
 from tests.support.takedown_store import everything
 
 
@@ -46,13 +46,12 @@ def chosen(road: Road) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gone(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Gone:
-    folder = tmp_path_factory.mktemp("takedown_road")
-    return take(road, folder)
+    return take(road, tmp_path_factory.mktemp("takedown_road"))
 
 
 def take(road: Road, folder: Path) -> Gone:
     """Take pairs out of a copy of the road."""
-    store = Path(shutil.copytree(road.store, folder / "store"))
+    store = road.copy(folder)
     (folder / "list.txt").write_text("\n".join(chosen(road)), "utf-8")
     given = ["takedown", str(store), "--list", str(folder / "list.txt"), "--reason", "a test"]
     dry = answered(*given, "--dry-run")["takedown"]
@@ -112,10 +111,10 @@ def test_trainings_are_named(gone: Gone) -> None:
         assert set(one["times"]) <= gone.uids
 
 
-def test_the_next_run_makes_the_report_anew_and_nothing_else(road: Road, gone: Gone) -> None:
+def test_the_next_run_makes_the_report_anew_and_nothing_else(road: Road, gone: Gone, spark: SparkSession) -> None:
     assert not list(gone.store.glob("reports/*/index.html"))
     jobs = {job.job for job in road.ledger.jobs()}
-    done = cuvee("run", str(road.experiment), "--set", f"store={gone.store}")
+    done = cuvee_here("run", str(road.experiment), "--set", f"store={gone.store}", spark=spark)
     assert done.returncode == 0, done.stderr
     assert f"resuming: {len(jobs) - 1} of {len(jobs)} jobs are finished" in done.stderr
     ledger = Ledger(Store(str(gone.store)))

@@ -12,14 +12,14 @@ import pytest
 
 from infra.dist import build
 from infra.pack import required
-from jobs.workflow.runner import SHAPING, versions
 from jobs.workflow.stages import digests
+from jobs.workflow.versions import SHAPING, versions
 from pipeline.core.code_version import archive_digest, data_digest
 from tests.support.road_experiment import ROOT
 
 ASK = """
 import json, pipeline, jobs.spark.java
-from jobs.workflow.runner import versions
+from jobs.workflow.versions import versions
 from pathlib import Path
 from jobs.workflow.stages import digests
 from pipeline.core.code_version import data_digest

@@ -1,6 +1,5 @@
 """Spark's mode local-cluster, executors in processes of their own: no host is asked twice, and no row is another."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 ROWS, SLOW = 120, 12
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 def test_executors_of_their_own_ask_no_host_twice_and_change_no_row(site: HostileWeb, tmp_path: Path) -> None:

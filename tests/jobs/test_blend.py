@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -16,10 +16,8 @@ from pyspark.sql import SparkSession
 from jobs import blend, decide
 from jobs.export import stage
 from jobs.export.stage import copy_tar, in_threads
-from jobs.spark.session import start
 from jobs.spark.tasks import run_units
 from jobs.workflow.experiment import load, models_behind
-from pipeline.config.experiment import Spark
 from pipeline.core.sampling import rank_key, rank_sql
 from pipeline.errors import InputError
 from pipeline.export.layout import laid_out
@@ -43,13 +41,6 @@ SEED = 11
 
 
 Takes = Callable[[Pair], bool]
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf={"spark.sql.shuffle.partitions": "2"}), "test")
-    yield session
-    session.stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import decide as stage
-from jobs.spark.session import start
 from jobs.spark.uid_join import Side, pieces
-from pipeline.config.experiment import Spark
 from pipeline.core.sampling import draw
 from pipeline.errors import InputError, StageFailed
 from pipeline.storage.uid_files import write_subset
-from tests.support.rule_statistics import QUICK
+from tests.support.rule_statistics import quick
 from tests.support.scored_store import SOURCES, Rows, decide, fill, opened, write_experiment
 
 SEED = 7
@@ -67,10 +64,8 @@ LISTED = {row["uid"] for row in ROWS[::3]}
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf=QUICK), "test")
-    yield session
-    session.stop()
+def spark(spark: SparkSession) -> SparkSession:
+    return quick(spark)
 
 
 def with_subset(folder: Path) -> dict[str, Any]:

@@ -3,10 +3,16 @@
 import json
 import subprocess
 import sys
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import yaml
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,12 +62,38 @@ def command(*arguments: str) -> list[str]:
 
 
 def cuvee(*arguments: str, timeout: float = 1500) -> "subprocess.CompletedProcess[str]":
-    """Run `cuvee` from the project's root; return what it came to."""
+    """Run `cuvee` from the project's root in a process of its own; return what it came to."""
     return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
 
 
+def cuvee_here(*arguments: str, spark: "SparkSession | None" = None) -> "subprocess.CompletedProcess[str]":
+    """Run `cuvee` from the project's root in this process, on a Spark session that is there; return what it came to.
+
+    A process that starts and imports all that it needs takes 2 to 4 s, and one that starts Spark as much again.
+    """
+    from jobs.cli.main import main
+    from jobs.workflow.progress import Display
+    from jobs.workflow.runner import Run
+
+    out, err = StringIO(), StringIO()
+    with ExitStack() as during:
+        for context in (chdir(ROOT), redirect_stdout(out), redirect_stderr(err)):
+            during.enter_context(context)
+        during.enter_context(mock.patch.object(Display.__init__, "__defaults__", (err,)))
+        during.enter_context(mock.patch.object(Run, "spark", spark or mock.PropertyMock(side_effect=NoSpark)))
+        try:
+            code = main(list(arguments))
+        except SystemExit as ended:  # of argparse
+            code = ended.code if isinstance(ended.code, int) else 1
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
+
+
+class NoSpark(AssertionError):
+    """A command asks for Spark, and the test has given it no session."""
+
+
 def answered(*arguments: str) -> Any:
-    """Run `cuvee … --json`, expect exit 0, and return its answer."""
-    done = cuvee(*arguments, "--json")
+    """Run `cuvee … --json` in this process, expect exit 0, and return its answer."""
+    done = cuvee_here(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -11,7 +11,12 @@ from filters.rules.base import Rule
 from filters.rules.sql import considered, pool
 from filters.rules.statistics import Measured, measure, measured_first
 
-QUICK = {"spark.sql.shuffle.partitions": "1", "spark.sql.adaptive.enabled": "false"}
+
+def quick(spark: SparkSession) -> SparkSession:
+    """Set a session for queries of few rows; return it."""
+    spark.conf.set("spark.sql.shuffle.partitions", "1")
+    spark.conf.set("spark.sql.adaptive.enabled", "false")
+    return spark
 
 
 def measured(spark: SparkSession, rule: Rule, view: str) -> Measured:

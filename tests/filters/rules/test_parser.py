@@ -60,7 +60,7 @@ def test_a_top_fraction_is_counted_among_what_another_filter_keeps() -> None:
     rule = parse_rule("top", {**TOP, "among": "basic"})
     assert rule == TopFraction("top", 0.5, ("clip_v1", "similarity"), among=Decided("basic"))
     assert rule.filters() == ["basic"]
-    assert rule.text().endswith("among what this keeps: basic")
+    assert rule.text().endswith("among the pairs that this keeps: basic")
     written = parse_rule("top", {**TOP, "among": {"drop_when": {"short": SHORT}}})
     assert written.signals() == {"clip_v1": {"similarity"}, "caption_v1": {"words"}}
     assert written.filters() == []
@@ -109,7 +109,7 @@ def test_all_any_and_not_are_made_of_names_and_of_rules_written_out() -> None:
     ]
     assert deep.filters() == ["a", "b"]
     assert deep.signals() == {"clip_v1": {"similarity"}}
-    assert parse_rule("n", {"not": TOP}).text() == "keep what this drops: keep the top 50% by clip_v1.similarity"
+    assert parse_rule("n", {"not": TOP}).text() == "keep pairs that this drops: keep the top 50% by clip_v1.similarity"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Presets: rows on both sides of each published threshold, on a real Spark session; and how they find their signals."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,9 @@ from filters.rules.parser import Setting, parse_rule
 from filters.rules.presets import PRESETS, listed
 from filters.rules.sql import reason_sql
 from filters.signals.registry import SignalSpec
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
 from pipeline.core.sampling import draw
 from pipeline.errors import InputError
-from tests.support.rule_statistics import QUICK, measured
+from tests.support.rule_statistics import measured, quick
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,8 @@ Reasons = Callable[[str, Sequence[dict[str, Any]]], list[str]]
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf=QUICK), "test")
-    yield session
-    session.stop()
+def spark(spark: SparkSession) -> SparkSession:
+    return quick(spark)
 
 
 @pytest.fixture

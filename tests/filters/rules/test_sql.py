@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -15,11 +15,9 @@ from filters.rules.base import Rule
 from filters.rules.parser import Setting, parse_rule
 from filters.rules.sql import decided, listed, reason_sql
 from jobs.blend import times_column
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
 from pipeline.core.sampling import draw, draw_sql, rank_key, rank_sql
 from pipeline.mixtures.apportionment import Quota
-from tests.support.rule_statistics import QUICK, measured
+from tests.support.rule_statistics import measured, quick
 
 Row = tuple[Any, ...]
 
@@ -34,10 +32,8 @@ SEED = Setting(seed=7)
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf=QUICK), "test")
-    yield session
-    session.stop()
+def spark(spark: SparkSession) -> SparkSession:
+    return quick(spark)
 
 
 @pytest.fixture(scope="module")

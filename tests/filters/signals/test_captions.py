@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from filters.signals.base import PairBatch
-from filters.signals.caption import BOILERPLATE, CaptionSignal, language, normalised
+from filters.signals.caption import BOILERPLATE, CaptionSignal, language
+from filters.signals.caption_text import normalised
 from pipeline.shards.tar_format import StoredPair
 
 

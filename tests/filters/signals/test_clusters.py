@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,9 @@ from jobs.score import near_reference as reference_job
 from jobs.score import semantic_dedup as semantic_job
 from jobs.score.clusters import sample_share
 from jobs.score.stage import execute
-from jobs.spark.session import start
 from jobs.workflow.experiment import load
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.config.experiment import Spark
 from pipeline.errors import InputError, StageFailed
 from pipeline.evaluation.datasets import open_set
 from pipeline.evaluation.zero_shot import embed_set
@@ -179,7 +177,7 @@ def test_two_levels_miss_few_of_the_nearest_centres() -> None:
 FRESH = """
 import hashlib, sys
 import numpy as np
-from filters import clusters
+from filters.signals import clusters
 sample = np.load(sys.argv[1], allow_pickle=False)
 for clusters.FLAT in (256, 2):
     centres = clusters.train(sample, clusters.Clusters("clip_v1", 20, iterations=4))
@@ -294,13 +292,6 @@ def test_the_nearest_reference_image_is_that_of_the_own_cluster(
             assert found["reference_cosine"] == pytest.approx(max(values.values()), abs=1e-6)
             close = [key for key, value in values.items() if value >= max(values.values()) - 1e-9]
             assert found["reference_key"] == min(close)
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf={"spark.sql.shuffle.partitions": "2"}), "test")
-    yield session
-    session.stop()
 
 
 def uid_of(number: int) -> str:

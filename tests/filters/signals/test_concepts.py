@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from filters.signals.base import PairBatch
-from filters.signals.caption import normalised
 from filters.signals.caption_frequency import Repeats
+from filters.signals.caption_text import normalised
 from filters.signals.concepts import MOST_BYTES, Concepts, read_concepts
 from filters.signals.registry import signal_spec
 from jobs.spark.frames import frame
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.tables import Ledger
@@ -181,13 +178,6 @@ def test_a_list_that_changes_is_read_anew_and_one_that_does_not_is_not(
     path = str(tmp_path / "concepts.txt")
     before = read_concepts(path, "words")
     assert read_concepts(path, "words") is before
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(), "test")
-    yield session
-    session.stop()
 
 
 def committed(ledger: Ledger, table: str, rows: pa.Table) -> None:

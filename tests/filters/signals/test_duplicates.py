@@ -1,7 +1,7 @@
 """Duplicate groups: near pairs and components against brute force, and the job on a small corpus, on Spark."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,12 +24,10 @@ from jobs.score import duplicates as duplicates_job
 from jobs.score.stage import execute
 from jobs.spark import connected_components as jobs_components
 from jobs.spark.connected_components import EDGES, are_stars, in_driver, in_spark
-from jobs.spark.session import start
 from jobs.spark.staging import Staged, stage
 from jobs.workflow.experiment import load
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.config.experiment import Spark
 from pipeline.errors import InputError
 from pipeline.storage.store import Store
 
@@ -202,13 +200,6 @@ def test_a_group_is_named_by_its_smallest_string(graph: tuple[int, list[tuple[in
     assert found["member"].to_pylist() == sorted(named(end) for end in ends)
     least = {named(end): min(named(other) for other in ends if expected[other] == expected[end]) for end in ends}
     assert dict(zip(found["member"].to_pylist(), found["group"].to_pylist(), strict=True)) == least
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(conf={"spark.sql.shuffle.partitions": "2"}), "test")
-    yield session
-    session.stop()
 
 
 def graph_of_many_shapes() -> list[tuple[str, str]]:

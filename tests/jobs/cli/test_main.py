@@ -10,11 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.cli.main import main
 from sources.world.publish import publish_world
 from tests.support.ingest_experiments import write_ingest
-from tests.support.road_experiment import ROOT, answered, command, cuvee, write_experiment
+from tests.support.road_experiment import ROOT, answered, command, cuvee, cuvee_here, write_experiment
 
 TINY = {"pairs": 32, "evaluation_images": 24, "sizes": {}}
 
@@ -66,24 +67,26 @@ def test_what_the_experiment_file_gets_wrong(
 
 
 def test_a_missing_experiment_file(tmp_path: Path) -> None:
-    _refused(cuvee("run", str(tmp_path / "none.yaml")), "none.yaml", "no such file")
+    _refused(cuvee_here("run", str(tmp_path / "none.yaml")), "none.yaml", "no such file")
 
 
 def test_a_missing_published_file(web: Path, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, tmp_path / "store", web)
-    done = cuvee("run", str(experiment), "--set", "web=null", "--set", "sources.yfcc.files=[nowhere/*.tsv]")
+    done = cuvee_here("run", str(experiment), "--set", "web=null", "--set", "sources.yfcc.files=[nowhere/*.tsv]")
     _refused(done, "sources.yfcc.files", "nowhere/*.tsv")
     assert not (tmp_path / "store").exists()
 
 
 def test_a_missing_evaluation_set(web: Path, tmp_path: Path) -> None:
     experiment = write_experiment(tmp_path, tmp_path / "store", web)
-    done = cuvee("run", str(experiment), "--set", "web=null", "--set", "evaluation.sets.photo=nowhere")
+    done = cuvee_here("run", str(experiment), "--set", "web=null", "--set", "evaluation.sets.photo=nowhere")
     _refused(done, "evaluation.sets.photo", "nowhere/classnames.txt")
 
 
 def test_missing_real_images_are_one_line(tmp_path: Path) -> None:
-    done = cuvee("run", "experiments/domains.yaml", "--set", "web.tars=nowhere", "--set", f"store={tmp_path}/store")
+    done = cuvee_here(
+        "run", "experiments/domains.yaml", "--set", "web.tars=nowhere", "--set", f"store={tmp_path}/store"
+    )
     _refused(done, "web.tars", "nowhere")
     assert not (tmp_path / "store").exists()
 
@@ -91,12 +94,12 @@ def test_missing_real_images_are_one_line(tmp_path: Path) -> None:
 def test_an_unwritable_store(web: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     experiment = write_experiment(tmp_path, tmp_path / "file" / "store", web)
-    _refused(cuvee("run", str(experiment)), str(tmp_path / "file"), "cannot be written")
+    _refused(cuvee_here("run", str(experiment)), str(tmp_path / "file"), "cannot be written")
 
 
 def test_no_store_to_ask(tmp_path: Path) -> None:
     for asked in (["funnel", str(tmp_path)], ["verify", str(tmp_path)], ["trace", str(tmp_path), "x"]):
-        _refused(cuvee(*asked), str(tmp_path), "no store")
+        _refused(cuvee_here(*asked), str(tmp_path), "no store")
 
 
 @pytest.fixture
@@ -107,14 +110,14 @@ def malformed(tmp_path: Path) -> Path:
     return write_ingest(tmp_path, {"cc12m": {"format": "cc12m", "files": [str(tmp_path / "cc12m.tsv")]}}, {})
 
 
-def test_a_malformed_row_names_its_file_and_line_and_nothing_is_written(malformed: Path) -> None:
-    done = cuvee("ingest", str(malformed), "--set", "ingest.malformed_rows=0")
+def test_a_malformed_row_names_its_file_and_line_and_nothing_is_written(malformed: Path, spark: SparkSession) -> None:
+    done = cuvee_here("ingest", str(malformed), "--set", "ingest.malformed_rows=0", spark=spark)
     _refused(done, "sources.cc12m", "cc12m.tsv line 3", "3 columns", "ingest.malformed_rows")
     assert not list((malformed.parent / "store").rglob("*.parquet"))
 
 
-def test_a_malformed_row_is_a_counted_outcome_and_so_is_an_address_inside(malformed: Path) -> None:
-    done = cuvee("ingest", str(malformed))
+def test_a_malformed_row_is_a_counted_outcome_and_so_is_an_address_inside(malformed: Path, spark: SparkSession) -> None:
+    done = cuvee_here("ingest", str(malformed), spark=spark)
     assert done.returncode == 0, done.stderr
     assert "cc12m: 1 malformed rows of 33; the first: cc12m.tsv line 3" in done.stderr
     [cc12m] = answered("funnel", str(malformed.parent / "store"))

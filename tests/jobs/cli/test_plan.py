@@ -143,7 +143,7 @@ def test_the_command_prints_a_table_and_json(
     line = ["plan", experiment, "--rates", str(rates), "--pairs", "1e6,1e10", "--cores", "128"]
     assert main(line) == 0
     said = capsys.readouterr().out
-    for words in ("1,000,000 pairs", "10,000,000,000 pairs", "assumed:", "unknown: signals of the kinds concepts"):
+    for words in ("1,000,000 pairs", "10,000,000,000 pairs", "assumptions:", "unknown: signals of the kinds concepts"):
         assert words in said
     assert "ingest_against_img2dataset.reencoded, 2026-11-28T00:00:00+00:00, 2 cores" in said
     assert main([*line, "--json"]) == 0
@@ -173,7 +173,7 @@ def test_the_figures_that_are_shipped_are_read(experiment: str, capsys: pytest.C
         (["--cores", "nan"], "--cores: found 'nan'"),
         (["--drawn", "2"], "--drawn: found '2', expected a number from 0 to 1"),
         (["--gpu-rate", "0"], "--gpu-rate: found '0'"),
-        (["--gpu-rate", "100"], "--gpu-rate: found no --gpus to go with it"),
+        (["--gpu-rate", "100"], "--gpu-rate: found no --gpus beside it"),
         (["--rates", "/nowhere.json"], "--rates: /nowhere.json: No such file or directory"),
         (["--rates", __file__], "expected JSON"),
     ],

@@ -5,19 +5,19 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from pyspark.sql import SparkSession
 
 from pipeline.fetch.urls import host_of
 from pipeline.ledger.tables import Ledger
 from tests.sources.test_contract import yfcc_line
 from tests.support.hostile_web import HostileWeb, jpeg
 from tests.support.ingest_experiments import TABLE, by_uid, ledger_of, write_ingest, write_rows, write_tar
-from tests.support.road_experiment import answered, cuvee
+from tests.support.road_experiment import answered, cuvee, cuvee_here
 
 RIGHT, OTHER = jpeg(7, (64, 64)), jpeg(8, (64, 64))
 
@@ -33,12 +33,6 @@ class Ingested:
     def ledger(self) -> Ledger:
         """The store's ledger."""
         return ledger_of(self.experiment)
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 def a_list(folder: Path) -> dict[str, object]:
@@ -276,11 +270,13 @@ def test_a_job_says_which_files_it_read_and_on_what_terms(done: Ingested) -> Non
     assert {"licence", "terms", "snapshot", "citation"} <= set(job.config["about"])
 
 
-def test_what_failed_for_now_is_tried_again_beside_the_old_attempt(done: Ingested, tmp_path: Path) -> None:
+def test_what_failed_for_now_is_tried_again_beside_the_old_attempt(
+    done: Ingested, spark: SparkSession, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     shutil.copytree(done.experiment.parent / "store", store)
     settings = ["--set", f"store={store}"]
-    again = cuvee("ingest", str(done.experiment), "--retry-failed", *settings)
+    again = cuvee_here("ingest", str(done.experiment), "--retry-failed", *settings, spark=spark)
     assert again.returncode == 0, again.stderr
     ledger = Ledger(type(done.ledger.store)(str(store)))
     [failed] = [row for row in done.ledger.read("fetches").to_pylist() if row["outcome"] == "http_503"]
@@ -292,10 +288,10 @@ def test_what_failed_for_now_is_tried_again_beside_the_old_attempt(done: Ingeste
     [funnel] = [one for one in answered("funnel", str(store)) if one["source"] == "listed"]
     assert [stage["stage"] for stage in funnel["stages"]] == ["ingest"]  # filters and mixtures are of before
     assert funnel["stages"][0]["kept"] == 47
-    nothing = cuvee("ingest", str(done.experiment), "--retry-failed", *settings)
+    nothing = cuvee_here("ingest", str(done.experiment), "--retry-failed", *settings)
     assert nothing.returncode == 0
     assert "no failure is one that another attempt may change" in nothing.stderr
-    ran = cuvee("run", str(done.experiment), "--until", "blend", *settings)
+    ran = cuvee_here("run", str(done.experiment), "--until", "blend", *settings, spark=spark)
     assert ran.returncode == 0, ran.stderr
     [funnel] = [one for one in answered("funnel", str(store)) if one["source"] == "listed"]
     assert {stage["in"] for stage in funnel["stages"][1:]} == {47}
@@ -323,7 +319,7 @@ def test_what_dead_attempts_leave_is_found_and_cleaned(done: Ingested, tmp_path:
     found = answered("verify", str(store))
     assert found["differences"] == []
     assert {line.split(":")[0] for line in found["leftovers"]} == {str(path.relative_to(store)) for path in left}
-    assert cuvee("verify", str(store), "--prune").returncode == 0
+    assert cuvee_here("verify", str(store), "--prune").returncode == 0
     assert not any(path.exists() for path in left)
     assert answered("verify", str(store)) == {"differences": [], "leftovers": []}
 

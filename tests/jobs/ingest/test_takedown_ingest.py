@@ -1,13 +1,13 @@
 """What was taken down does not come back: an ingest, a takedown, and the next ingest of the same rows and of more."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from jobs.cli.main import main
 from jobs.workflow.experiment import load
@@ -20,7 +20,7 @@ from pipeline.provenance.funnel import faults, funnel
 from pipeline.storage.store import Store
 from tests.support.hostile_web import HostileWeb, jpeg
 from tests.support.ingest_experiments import TABLE, by_uid, ledger_of, write_ingest, write_rows
-from tests.support.road_experiment import cuvee
+from tests.support.road_experiment import cuvee_here
 from tests.support.takedown_store import everything
 
 NAMED = "http://a.site.test/image?n=1&v=named"
@@ -61,23 +61,17 @@ class Story:
         return ledger_of(self.experiment)
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
-
-
 def published(folder: Path, name: str, rows: dict[str, str]) -> dict[str, Any]:
     made = [{"id": key, "url": url, "caption": f"the caption of {key}"} for key, url in rows.items()]
     return {"format": "table", "files": [write_rows(folder / name, made)], "options": TABLE}
 
 
 @pytest.fixture(scope="module")
-def story(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(site: HostileWeb, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("story")
     sources = {"first": published(folder, "first.jsonl", ROWS)}
     experiment = write_ingest(folder, sources, site.hosts, ingest={"pairs_per_shard": 3})
-    done = cuvee("ingest", str(experiment))
+    done = cuvee_here("ingest", str(experiment), spark=spark)
     assert done.returncode == 0, done.stderr
     (folder / "list.txt").write_text(f"{NAMED}\n{FORBIDDEN}\n", "utf-8")
     assert main(["takedown", str(folder / "store"), "--list", str(folder / "list.txt"), "--reason", "asked"]) == 0
@@ -87,7 +81,7 @@ def story(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Story:
     sources |= {"second": published(folder, "second.jsonl", ROWS | MORE)}
     before = site.asked.copy()
     write_ingest(folder, sources, site.hosts, ingest={"pairs_per_shard": 3})
-    done = cuvee("ingest", str(experiment))
+    done = cuvee_here("ingest", str(experiment), spark=spark)
     assert done.returncode == 0, done.stderr
     return Story(experiment, taken, site.asked - before)
 

@@ -1,6 +1,5 @@
 """The jobs of CLIP signals and of heads on them, on Spark: side by side, resumed, and refused before Spark starts."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,16 @@ from pyspark.sql import SparkSession
 from benchmarks.score import ingested, short_caption, write_shard
 from benchmarks.tables import experiment, finished
 from jobs.score.stage import Wanted, _shards, _work, execute
-from jobs.spark.session import start
 from jobs.workflow.experiment import load
 from jobs.workflow.plan import of_stage
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.config.experiment import Spark
 from pipeline.core.digests import digest
 from pipeline.errors import InputError
 from pipeline.ledger.work_units import run_unit
 from pipeline.storage.store import Store
 from tests.filters.signals.test_clip_heads import LINEAR, drawn, head, linear, table_of
 from tests.support.clip_models import saved, without_image_directions
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(), "test")
-    yield session
-    session.stop()
 
 
 def opened(path: Path, spark: SparkSession | None = None) -> Run:

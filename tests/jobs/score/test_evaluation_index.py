@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image as Pillow
+from pyspark.sql import SparkSession
 
 from filters.search import approximate, image_alignment
 from filters.search.approximate import Approximate
@@ -183,8 +184,9 @@ class Searched:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
+def searched(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Iterator[Searched]:
     run = Run(load(write_experiment(tmp_path_factory.mktemp("indexes")), []), Display())
+    run.__dict__["spark"] = spark
     stored_pairs(run)
     build(run, run.plan.indexes("nearest_v1"))
     execute(run, run.plan.signal("nearest_v1"))
@@ -345,15 +347,17 @@ def test_a_byte_that_was_flipped_is_found_before_anything_is_searched(searched: 
     assert list(opened(Store(str(tmp_path)), one).keys) == list(searched.sets[0].keys)
 
 
-def test_the_signal_is_not_computed_with_an_index_that_changed(searched: Searched) -> None:
-    run, (name, sha256) = searched.run, searched.kept[2].files[0]
+def test_the_signal_is_not_computed_with_an_index_that_changed(searched: Searched, tmp_path: Path) -> None:
+    """In a copy of the store: the workers have the index of the store itself open, as it was."""
+    (name, sha256), spark = searched.kept[2].files[0], searched.run.spark
+    shutil.copytree(searched.run.store.root, tmp_path / "store")
+    run = Run(load(searched.run.experiment.path, [f"store={tmp_path / 'store'}"]), Display())
+    run.__dict__["spark"] = spark
     (job,) = run.plan.signal("nearest_v2")
     assert run.plan.indexes("nearest_v2") == run.plan.indexes("nearest_v1")  # one index serves both
     path = Path(run.store.path(f"{searched.kept[2].folder}/{name}"))
     moved = path.stat().st_size // 2
     flip(path, moved)
-    run.spark.stop()  # its workers have the index open, as it was
-    run.__dict__.pop("spark")
     with pytest.raises(Exception, match=rf"{name}: expected SHA-256 {sha256}, found [0-9a-f]{{64}}"):
         execute(run, [job])
     assert run.ledger.finished(job.id) is None

@@ -129,10 +129,10 @@ def test_the_page_shows_diagrams_drops_and_mistakes() -> None:
         assert f"Accuracy on {name} by confidence, a line for each mixture" in labels
     [row] = [one for one in report["calibration"] if (one["mixture"], one["set"]) == ("laion", "clipart")]
     assert f"{100 * row['ece']:.1f}{row['nll']:.2f} · {row['brier']:.3f}" in words
-    assert "12 of the 14 classes that have images on both sets" in words
+    assert "12 of the 14 classes that have images in both sets" in words
     some = report["mistakes"][0]
     assert f"{some['wrong']} of 600 wrong" in words
-    assert f"{some['examples'][0]['label']}taken for {some['examples'][0]['predicted']}" in words
+    assert f"{some['examples'][0]['label']}predicted: {some['examples'][0]['predicted']}" in words
     shown = [attributes["src"] for tag, attributes in page.elements if tag == "img" and "title" in attributes]
     held = [image["thumbnail"] for one in report["mistakes"] for image in one["examples"]]
     assert shown == [one for one in held if one is not None]
@@ -156,9 +156,9 @@ def test_only_jpeg_data_urls_are_shown_of_mistakes(bad: str) -> None:
 
 def test_nothing_evaluated_is_said_in_each_section() -> None:
     words = "".join(Page(render(empty_report())).text)
-    assert "nothing to say of how sure it is" in words
-    assert "drops need a model" in words
-    assert "mistakes need a model" in words
+    assert "there is no calibration to show" in words
+    assert "class drops require a model" in words
+    assert "mistakes require a model" in words
 
 
 def test_models_without_a_mistake_or_a_drop_or_a_common_class_have_none_to_show() -> None:
@@ -171,9 +171,9 @@ def test_models_without_a_mistake_or_a_drop_or_a_common_class_have_none_to_show(
     ]
     report["calibration"].append(report["calibration"][0] | {"mixture": "half"})
     words = "".join(Page(render(report)).text)
-    assert "No image of a shift was answered wrongly." in words
-    assert "None of the 2 classes that have images on both sets loses accuracy" in words
-    assert "It has no class in common with the reference." in words
+    assert "No image of a shift was classified wrongly." in words
+    assert "None of the 2 classes that have images in both sets loses accuracy" in words
+    assert "This shift has no class in common with the reference." in words
 
 
 def test_many_mixtures_stand_in_several_diagrams_and_very_many_in_the_table_alone() -> None:
@@ -185,9 +185,9 @@ def test_many_mixtures_stand_in_several_diagrams_and_very_many_in_the_table_alon
     assert all(len({curve.position % 8 for curve in one.curves}) == len(one.curves) for one in drawn)
     assert "mixture-008, mixture-009, mixture-010" in render(report)
     words = " ".join("".join(Page(render(many(125))).text).split())
-    assert "The diagrams of 125 mixtures would be too many to look at" in words
+    assert "The diagrams of 125 mixtures are too many to show" in words
     assert "The first 24 mixtures are shown" in words
-    assert "5 of 125 pairs of a mixture and a shift have mistakes that are not shown" in words
+    assert "For 5 of 125 combinations of a mixture and a shift no mistakes are shown" in words
 
 
 def test_the_sample_is_scored_as_its_bins_say() -> None:

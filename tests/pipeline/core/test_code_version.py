@@ -119,7 +119,7 @@ def test_what_computes_no_rows_is_in_no_id(change: Change, what: str) -> None:
 
 
 def test_a_new_corruption_is_in_no_id_but_its_own(change: Change) -> None:
-    edit = replaced("KINDS: dict", 'MINE = Kind(_fog, _one(1), _one(1))\n"""Mine."""\nKINDS: dict')
+    edit = replaced("KINDS: dict", 'MINE = Kind(_fog, _single_values(1), _single_values(1))\n"""Mine."""\nKINDS: dict')
     assert moved_by(change, "pipeline.evaluation.corruptions", edit) == set()
     assert (
         moved_by(
@@ -144,7 +144,7 @@ CHANGED = {
     ),
     "a corruption's parameter": (
         "pipeline.evaluation.corruptions",
-        ("_one(0.4, 0.6, 0.7, 0.8, 1)", "_one(0.4)"),
+        ("_single_values(0.4, 0.6, 0.7, 0.8, 1)", "_single_values(0.4)"),
         {"corruption gaussian_blur"},
     ),
     "a source's reader": ("sources.wit", ("caption", "captions"), {"source wit"}),

@@ -107,7 +107,7 @@ def test_rows_of_two_models_or_sets_are_refused() -> None:
     for other in (written(held, training="u"), written(held, evaluation="f"), written(keep(logits, labels, 2.0))):
         with pytest.raises(ValueError, match="one model on one evaluation set"):
             read_kept(pa.concat_tables([written(held), other]))
-    with pytest.raises(ValueError, match="as many logits of each image"):
+    with pytest.raises(ValueError, match="the same number of logits for each image"):
         read_kept(pa.concat_tables([written(held), written(keep(logits[:, :3], labels % 3, SCALE))]))
 
 

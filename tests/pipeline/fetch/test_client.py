@@ -2,7 +2,6 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +10,6 @@ from hypothesis import strategies as st
 from pipeline.fetch.client import Client
 from pipeline.outcomes import STORED
 from tests.support.hostile_web import HOST, MAX_BYTES, HostileWeb, ask, jpeg, outcomes, web_rules
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 def test_an_image_is_stored_as_it_came(site: HostileWeb) -> None:

@@ -12,12 +12,6 @@ from pipeline.outcomes import STORED
 from tests.support.hostile_web import HostileWeb, ask, outcomes
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
-
-
 @pytest.fixture
 def inside() -> Iterator[socket.socket]:
     """A socket that listens on loopback and that nobody may reach; the fixture's end looks whether someone did."""

@@ -6,7 +6,6 @@ import inspect
 import resource
 import socket
 import ssl
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,12 +24,6 @@ from pipeline.outcomes import STORED, TRANSIENT
 from tests.support.hostile_web import HOST, HostileWeb, web_rules
 
 KEY = Mock(host="h", port=80, ssl=True, is_ssl=True)
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 def made(kind: type[Exception]) -> Exception:

@@ -1,6 +1,5 @@
 """What a URL's host is, in Python and in Spark, and how long a site asks us to wait."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from urllib.parse import urlsplit
@@ -11,8 +10,6 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from yarl import URL
 
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
 from pipeline.fetch.rate_limit import retry_after as retry_after_of
 from pipeline.fetch.urls import host_of, host_sql
 
@@ -49,13 +46,6 @@ def test_any_text_has_a_host_or_none(text: str) -> None:
 
 def test_the_dot_that_ends_a_name_makes_no_other_host() -> None:
     assert host_of("http://A.test./x") == host_of("https://u@a.test.:8/") == "a.test"
-
-
-@pytest.fixture(scope="module")
-def spark() -> Iterator[SparkSession]:
-    session = start(Spark(), "test")
-    yield session
-    session.stop()
 
 
 def test_spark_finds_the_same_host(spark: SparkSession) -> None:

@@ -6,7 +6,6 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,12 +23,6 @@ from tests.support.hostile_web import HOST, HostileWeb, jpeg, web_rules
 from tests.support.images import DRAWN, RULES, encoded, two_colours
 
 Fetched = tuple[dict[str, pa.Table], bytes, list[StoredPair]]
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[HostileWeb]:
-    with HostileWeb() as server:
-        yield server
 
 
 def served(site: HostileWeb, body: bytes) -> str:

@@ -110,7 +110,7 @@ def test_a_list_names_each_of_its_lines_once(lines: list[str]) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"# nothing\n\n", "list: names nothing; expected in each line a uid"),
+        (b"# nothing\n\n", "list: found no entries, expected on each line a uid"),
         (b"x" * 9000, "list line 1: found 'xxxx"),
         (b"\n\nnonsense", "list line 3: found 'nonsense', expected a uid (32 hex digits), a URL (http:// or"),
         (b"\xff", "list: expected UTF-8, found byte 0xff at 0"),
@@ -299,12 +299,12 @@ def test_a_tar_without_pairs_is_the_tar_of_the_others(parts: list[tuple[str, byt
 @pytest.mark.parametrize(
     ("places", "size", "said"),
     [
-        ([(0, 512), (1024, 512)], 2560, "x.tar: expected a pair at byte 512, the ledger has the next at 1024"),
-        ([(512, 512)], 2048, "x.tar: expected a pair at byte 0, the ledger has the next at 512"),
-        ([(0, 512), (0, 512)], 2048, "x.tar: expected a pair at byte 512, the ledger has the next at 0"),
-        ([(0, 0)], 1024, "x.tar: expected a pair at byte 0, the ledger has the next at 0"),
-        ([(0, 512)], 2048, "x.tar: 2048 bytes, the ledger's pairs make 1536"),
-        ([], 0, "x.tar: 0 bytes, the ledger's pairs make 1024"),
+        ([(0, 512), (1024, 512)], 2560, "x.tar: expected a pair at byte 512, found the next one in the ledger at 1024"),
+        ([(512, 512)], 2048, "x.tar: expected a pair at byte 0, found the next one in the ledger at 512"),
+        ([(0, 512), (0, 512)], 2048, "x.tar: expected a pair at byte 512, found the next one in the ledger at 0"),
+        ([(0, 0)], 1024, "x.tar: expected a pair at byte 0, found the next one in the ledger at 0"),
+        ([(0, 512)], 2048, "x.tar: found 2048 bytes, expected 1536 for the ledger's pairs"),
+        ([], 0, "x.tar: found 0 bytes, expected 1024 for the ledger's pairs"),
     ],
 )
 def test_a_tar_that_is_not_what_the_ledger_says_is_not_cut(places: list[tuple[int, int]], size: int, said: str) -> None:
@@ -315,5 +315,5 @@ def test_a_tar_that_is_not_what_the_ledger_says_is_not_cut(places: list[tuple[in
 
 def test_a_tar_that_ends_too_early_is_not_copied() -> None:
     made = cut([(0, 512), (512, 512)], {0}, 2048, "x.tar")
-    with pytest.raises(StageFailed, match=r"x\.tar: ends at byte 700, expected 1024"):
+    with pytest.raises(StageFailed, match=r"x\.tar: found its end at byte 700, expected byte 1024"):
         copy(io.BytesIO(bytes(700)), io.BytesIO(), made, "x.tar")

@@ -147,7 +147,7 @@ def test_a_shortage_fails_shrinks_or_repeats_as_declared() -> None:
 
 
 def test_a_source_with_nothing_left_is_named() -> None:
-    with pytest.raises(InputError, match=r"mixtures\.m: no pair is left of wit"):
+    with pytest.raises(InputError, match=r"mixtures\.m: found no pairs of wit"):
         quotas("m", {"yfcc": 1, "wit": 1}, None, {"yfcc": 5, "wit": 0}, "shrink", 1)
 
 
@@ -194,20 +194,20 @@ def test_every_way_to_share_is_a_list_of_parts() -> None:
         ({"parts": [{"share": 1}], "shares": {"wit": 1}}, ": expected parts or shares, found both"),
         ({"parts": [{"share": 1}], "by": "clip_v1.similarity"}, ": expected parts or shares, found both"),
         ({"parts": [{"share": 1}, {}]}, ".parts: expected a share for each part or for none"),
-        ({"parts": [{"name": "a"}, {"name": "a"}]}, ".parts: found two of the name 'a'"),
-        ({"parts": [{"filter": "a"}, {"filter": "a"}]}, ".parts: found two of the name 'a'"),
-        ({"parts": [{"by": "clip_v1.similarity"}]}, ".parts.0: expected by with values, or by with least or below"),
+        ({"parts": [{"name": "a"}, {"name": "a"}]}, ".parts: found two parts named 'a'"),
+        ({"parts": [{"filter": "a"}, {"filter": "a"}]}, ".parts: found two parts named 'a'"),
+        ({"parts": [{"by": "clip_v1.similarity"}]}, ".parts.0: expected by with values, or by with least, below"),
         ({"parts": [{"values": ["en"]}]}, ".parts.0: expected by with values"),
         ({"parts": [{"by": "a_v1.b", "values": ["en"], "least": 1}]}, ".parts.0: expected by with values"),
-        ({"parts": [{"by": "a_v1.b", "least": 2, "below": 2}]}, ".parts.0: expected least to lie under below"),
+        ({"parts": [{"by": "a_v1.b", "least": 2, "below": 2}]}, ".parts.0: expected least smaller than below"),
         ({"parts": [{"by": "language", "values": ["en"]}]}, ".parts.0.by: expected a signal's column"),
         ({"by": "a_v1.b"}, ": expected by with shares by value"),
         ({"buckets": [1]}, ": expected by with shares by value"),
         ({"shares": [1, 2]}, ": expected by with shares by value"),
         ({"by": "a_v1.b", "shares": [1, 2]}, ": expected by with shares by value"),
         ({"by": "a_v1.b", "buckets": [1], "shares": {"x": 1}}, ": expected by with shares by value"),
-        ({"by": "a_v1.b", "buckets": [1], "shares": [1]}, ".buckets: expected numbers that rise, and shares"),
-        ({"by": "a_v1.b", "buckets": [1, 1], "shares": [1, 1, 1]}, ".buckets: expected numbers that rise"),
+        ({"by": "a_v1.b", "buckets": [1], "shares": [1]}, ".buckets: expected increasing numbers, and one share"),
+        ({"by": "a_v1.b", "buckets": [1, 1], "shares": [1, 1, 1]}, ".buckets: expected increasing numbers"),
         ({"missing": 3}, ".missing: expected with uids only"),
     ],
 )

@@ -199,9 +199,9 @@ def test_funnel_that_adds_up_is_said_to() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("kept", 4, "9 came in, 4 kept + 4 dropped"),
-        ("dropped", {"http_404": 1}, "9 came in, 5 kept + 1 dropped"),
-        ("in", 10, "10 came in, 5 kept + 4 dropped"),
+        ("kept", 4, "9 in, 4 kept + 4 dropped"),
+        ("dropped", {"http_404": 1}, "9 in, 5 kept + 1 dropped"),
+        ("in", 10, "10 in, 5 kept + 4 dropped"),
     ],
 )
 def test_funnel_that_does_not_add_up_is_flagged(key: str, value: Any, words: str) -> None:
@@ -217,7 +217,7 @@ def test_funnel_that_does_not_add_up_is_flagged(key: str, value: Any, words: str
 def test_published_rows_that_never_came_in_are_flagged() -> None:
     report = small_report()
     report["funnel"][0]["published"] = 12
-    assert "12 published, 9 came in" in render(report)
+    assert "12 published, 9 in" in render(report)
 
 
 def test_failed_self_check_is_said_at_the_top() -> None:
@@ -225,16 +225,16 @@ def test_failed_self_check_is_said_at_the_top() -> None:
     report["self_check"][0]["ok"] = False
     top, _, _ = render(report).partition('<section id="funnel">')
     assert "1 of 5" in top
-    assert "differs from what was expected" in top
+    assert "differs from the expected result" in top
 
 
 def test_empty_report_says_what_is_not_there_yet() -> None:
     page = assert_harmless(render(empty_report()))
     words = "".join(page.text)
     for sentence in (
-        "There is no answer yet",
+        "There is no summary yet",
         "Nothing has been ingested yet",
-        "No pair has been decided yet",
+        "No filter has decided on a pair yet",
         "No mixture has been blended yet",
         "No model has been evaluated yet",
         "There is nothing to compare yet",
@@ -263,7 +263,7 @@ def test_a_mixture_that_is_trained_by_sizes_says_so_and_each_seed_is_a_training(
     report["mixtures"] = [whole | {"training": None}, *sized]
     report["cost"] = [{"mixture": whole["name"], "trainings": 6, "samples": 600, "seconds": 60.0}]
     html = render(report)
-    assert (html.count("trained by sizes, below"), html.count("not trained yet")) == (1, 0)
+    assert (html.count("trained in several sizes, see below"), html.count("not trained yet")) == (1, 0)
     assert ("6", "trainings") in tiles(report)
 
 
@@ -276,7 +276,7 @@ def test_source_without_stages_and_stage_without_pairs() -> None:
     ]
     html = render(report)
     assert "nothing has been ingested yet" in html
-    assert "nothing came in" in html
+    assert "no input" in html
 
 
 def test_same_report_same_bytes_whatever_the_user_set_in_matplotlib() -> None:

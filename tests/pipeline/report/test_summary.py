@@ -49,9 +49,9 @@ def told(
 @pytest.mark.parametrize(
     ("at_chance", "said"),
     [
-        (0, "Every model is above chance on every set by more than its 95 % interval."),
-        (2, "Not above chance by more than the 95 % interval: m0 on sketch, m1 on sketch."),
-        (NAMED + 1, f"Not above chance by more than the 95 % interval: {NAMED + 1} of 20 models on sketch."),
+        (0, "Every model is above chance on every evaluation set: its 95 % interval lies above chance."),
+        (2, "Not above chance, as the 95 % interval reaches down to it: m0 on sketch, m1 on sketch."),
+        (NAMED + 1, f"Not above chance, as the 95 % interval reaches down to it: {NAMED + 1} of 20 models on sketch."),
     ],
 )
 def test_models_at_chance_are_named_or_counted(at_chance: int, said: str) -> None:
@@ -66,16 +66,16 @@ def test_mixtures_are_compared_in_their_largest_sizes_over_their_seeds() -> None
     assert "points [" in on_clipart
     assert "undecided" not in on_clipart
     on_sketch = next(one for one in sentences if one.startswith("On the shift sketch"))
-    assert on_sketch.endswith("; the interval holds 0, so the order of these two is undecided.")
-    assert not any("seed 0" in one or "another seed" in one for one in sentences)
+    assert on_sketch.endswith("; the interval includes 0, so the order of these two is undecided.")
+    assert not any("seed 0" in one or "between seeds" in one for one in sentences)
 
 
 def test_robustness_is_measured_from_the_baseline_that_is_named() -> None:
-    [said] = [one for one in told(grid(), ("laion",)) if one.startswith("Measured from")]
-    assert said.startswith("Measured from the line of laion: yfcc is more robust on clipart, undecided on 1; ")
+    [said] = [one for one in told(grid(), ("laion",)) if one.startswith("Relative to")]
+    assert said.startswith("Relative to the line of laion: yfcc is more robust on clipart, undecided on 1; ")
     assert "laion is" not in said.replace("line of laion", "")
-    [said] = [one for one in told(grid()) if one.startswith("Measured from")]
-    assert said.startswith("Measured from the line through all models: laion is less robust on clipart")
+    [said] = [one for one in told(grid()) if one.startswith("Relative to")]
+    assert said.startswith("Relative to the line through all models: laion is less robust on clipart")
 
 
 def test_a_filter_is_told_by_its_gain_and_by_the_line_of_what_it_was_put_on() -> None:
@@ -83,7 +83,8 @@ def test_a_filter_is_told_by_its_gain_and_by_the_line_of_what_it_was_put_on() ->
     [said] = [one for one in told(models, filters=(("filtered", "laion"),)) if one.startswith("The filter")]
     assert "changes laion's accuracy by " in said
     assert " points [" in said
-    assert "it raises it on 1 of 2 shifts and lowers it on none; off laion's line it moves on clipart (above)." in said
+    assert "accuracy rises on 1 of 2 shifts and falls on none" in said
+    assert said.endswith("; the filtered models lie off laion's line on clipart (above).")
 
 
 def test_single_models_have_the_exact_interval_and_no_line_of_their_own() -> None:
@@ -95,4 +96,4 @@ def test_single_models_have_the_exact_interval_and_no_line_of_their_own() -> Non
     assert rows[0]["accuracy"]["low"] < rows[0]["accuracy"]["estimate"] < rows[0]["accuracy"]["high"]
     sentences = told(single)
     assert "pairs" not in " ".join(one for one in sentences if one.startswith("On the"))
-    assert "Each mixture was trained once: these intervals leave out what another seed would change." in sentences
+    assert "Each mixture was trained once: these intervals do not include the variation between seeds." in sentences

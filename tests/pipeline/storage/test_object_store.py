@@ -8,7 +8,7 @@ import os
 import pickle
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,7 @@ from pipeline.ledger.work_units import Output, finished_units, run_unit
 from pipeline.storage.object_store import Ranges
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed, failing, job_row, rows_of
-from tests.support.s3 import BUCKET, S3, bucket
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with bucket(tmp_path_factory.mktemp("aws")) as found:
-        yield found
+from tests.support.s3 import BUCKET, S3
 
 
 @pytest.fixture

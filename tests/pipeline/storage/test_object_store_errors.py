@@ -1,7 +1,6 @@
 """What is found of S3 in the environment, and what is said where it is not as it should be: one line, no secret."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,7 @@ from pipeline.storage.object_store import delta_options, fs_options, matching, s
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed
 from tests.support.road_experiment import write_experiment
-from tests.support.s3 import BUCKET, S3, SECRET, bucket
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with bucket(tmp_path_factory.mktemp("aws")) as found:
-        yield found
+from tests.support.s3 import BUCKET, S3, SECRET
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,6 @@ from pipeline.storage.store import Store
 from pipeline.storage.store_lock import Holder, held, others
 from tests.jobs.train.test_grid import FILTERS, MIXTURES
 from tests.support.road_experiment import ROOT, command
-from tests.support.s3 import bucket
 from tests.support.scored_store import opened, write_experiment
 from tests.support.small_trainings import refused, wait_until
 
@@ -35,12 +34,6 @@ with held(Store(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with bucket(tmp_path_factory.mktemp("s3")) as found:
-        yield found
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -3,7 +3,6 @@
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,9 @@ import pipeline.storage.task_lease
 from pipeline.errors import StageFailed
 from pipeline.storage.store import Store
 from pipeline.storage.task_lease import leased
-from tests.support.s3 import BUCKET, S3, bucket
+from tests.support.s3 import BUCKET, S3
 
 FOLDER, SHORT = "staging/job/leases-1/lane", 0.4
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with bucket(tmp_path_factory.mktemp("aws")) as found:
-        yield found
 
 
 @pytest.fixture(params=["folder", "s3"])

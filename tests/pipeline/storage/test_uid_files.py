@@ -160,7 +160,7 @@ def test_the_command_writes_what_the_latest_decision_keeps(
     assert np.array_equal(np.load(out, allow_pickle=False), expected)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.npy", "store"]
     assert main(["subset", str(store), "best", "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"{out}: 10 pairs that best keeps\n"
+    assert capsys.readouterr().out == f"{out}: 10 pairs kept by best\n"
 
 
 def test_what_the_command_cannot_do_is_one_line(

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.cli.main import main
 from pipeline.errors import InputError
+from pipeline.images.normalize import Picture
 from pipeline.ingest.tombstones import read
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
@@ -372,8 +373,8 @@ def test_tombstones_hold_hashes_and_neither_urls_nor_hosts(root: Path) -> None:
     assert stones.names("0" * 32, "https://deep.img.site.test/")
     assert not stones.names("0" * 32, BY_NAME["alike"].url)
     assert stones.holds_image(BY_NAME["alike"].jpg)
-    assert stones.looks_taken(picture(1000, quality=60))
-    assert not stones.looks_taken(picture(1))
+    assert stones.looks_taken(Picture(picture(1000, quality=60), 1, 1, 1, 1))
+    assert not stones.looks_taken(Picture(picture(1), 1, 1, 1, 1))
     held = everything(root)
     for needle in (b"elsewhere.test", b"site.test/", b"named.test"):
         assert needle not in held.replace(b"site.test.example", b""), needle
@@ -517,16 +518,16 @@ def test_the_command_speaks_to_people(root: Path, capsys: pytest.CaptureFixture[
     assert said.startswith("would take down\n  7 pairs: 1 named, 2 same_url, 3 looks_alike, 1 same_bytes\n")
     assert command(root, BY_NAME["named"].uid) == 0
     said = capsys.readouterr().out
-    for part in ("took down", "table samples: 6 rows", "its checkpoint stays: trainings/", "new tombstones: 7 uid"):
+    for part in ("took down", "table samples: 6 rows", "its checkpoint is kept: trainings/", "new tombstones: 7 uid"):
         assert part in said
     assert command(root, BY_NAME["named"].uid) == 0
-    assert capsys.readouterr().out == "nothing to do: all of it was taken down before\n"
+    assert capsys.readouterr().out == "nothing to do: everything on the list was taken down before\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "no takedown is unfinished; expected --list FILE and --reason TEXT"),
+        ([], "found no unfinished takedown, expected --list FILE and --reason TEXT"),
         (["--list", "LIST"], "--reason: found none"),
         (["--list", "LIST", "--reason", " "], "--reason: found none"),
         (["--list", "nowhere.txt", "--reason", "x"], "nowhere.txt: cannot be read"),
@@ -561,7 +562,7 @@ def test_a_shard_that_holds_more_than_the_ledger_knows_stops_it_before_anything_
     sample = next(row for row in Ledger(Store(str(root))).read("samples").to_pylist() if NAMES[row["uid"]] == "named")
     path = root / sample["shard"]
     path.write_bytes(path.read_bytes() + bytes(512))
-    with pytest.raises(Exception, match="the ledger's pairs make"):
+    with pytest.raises(Exception, match="for the ledger's pairs"):
         taken(root, BY_NAME["named"].uid)
     assert len(Ledger(Store(str(root))).read("samples")) == 31
     with pytest.raises(InputError):

@@ -1,28 +1,19 @@
 """Takedown in a bucket: the same as in a folder, object by object."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from pipeline.ledger.tables import Ledger
 from pipeline.provenance.verify import verify
 from pipeline.storage.store import Store
 from pipeline.takedown.request import parsed
 from pipeline.takedown.takedown import Code, look, take_down
-from tests.support.s3 import BUCKET, S3, bucket
+from tests.support.s3 import BUCKET, S3
 from tests.support.takedown_store import build, content, rows
 
 BY_NAME = {one.name: one for one in rows()}
 
 
 MADE = [BY_NAME[name] for name in ("alpha0", "beta0", "named", "same_url", "alike", "late", "not_the_site")]
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with bucket(tmp_path_factory.mktemp("aws")) as found:
-        yield found
 
 
 def taken(root: str) -> Store:

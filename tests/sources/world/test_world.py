@@ -110,9 +110,9 @@ def test_a_finished_web_is_left_alone_and_another_one_is_replaced(tmp_path: Path
 
 
 def test_a_web_too_small_for_its_plants_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"pairs: {LEAST_PAIRS - 1} found"):
+    with pytest.raises(ValueError, match=f"pairs: found {LEAST_PAIRS - 1}"):
         publish_world(tmp_path / "few", seed=1, pairs=LEAST_PAIRS - 1, evaluation_images=12)
-    with pytest.raises(ValueError, match="evaluation_images: 1 found"):
+    with pytest.raises(ValueError, match="evaluation_images: found 1"):
         publish_world(tmp_path / "few", seed=1, pairs=LEAST_PAIRS, evaluation_images=1)
     assert not (tmp_path / "few").exists()
 

@@ -1,0 +1,24 @@
+"""Captions as they are compared, searched and told apart."""
+
+import html
+
+import ftfy
+
+RESULT_VERSION = 1
+"""What ftfy makes of a caption: raised where a new version makes something else of one."""
+
+_FTFY = ftfy.TextFixerConfig(unescape_html=False, normalization="NFC")
+
+
+def normalised(text: str) -> str:
+    """Return a caption as CLIP's tokenizer cleans it, its case kept: what is compared, searched and told apart.
+
+    HTML's entities are unescaped twice, as pages escape what is escaped; then `ftfy.fix_text` undoes wrong decodings,
+    straightens quotes, drops control characters, replaces lone surrogates and composes to NFC; each run of whitespace
+    becomes one space, none at the ends. The steps are `basic_clean` and `whitespace_clean` of openai/CLIP
+    clip/simple_tokenizer.py, but that entities come first, so that what they stand for is mended too.
+    """
+    plain = html.unescape(html.unescape(text)) if "&" in text else text
+    if not (plain.isascii() and plain.isprintable()):  # ftfy changes nothing else, and takes 14 us to find that out
+        plain = ftfy.fix_text(plain, _FTFY)
+    return " ".join(plain.split())

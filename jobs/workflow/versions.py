@@ -1,0 +1,42 @@
+"""Versions that are recorded with every job: of Cuvée, and of the packages that shape results."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from pipeline.core.code_version import archive_digest
+
+SHAPING = (
+    "pyspark",
+    "webdataset",
+    "img2dataset",
+    "open_clip_torch",
+    "pyarrow",
+    "faiss-cpu",
+    "torch",
+    "deltalake",
+    "pdqhash",
+)
+"""Packages whose versions shape results."""
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of an installed distribution, None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def cuvee_version() -> str:
+    """Return Cuvée's own version; "unknown" where it runs from a zip, whose SHA-256 is recorded instead."""
+    return installed_version("cuvee") or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Return what is recorded with every job: Cuvée's version, those of `SHAPING` that are installed, and the SHA-256
+    of the zip where Cuvée runs from one.
+
+    Which code a result stands on is in its job's own `code`, by which a run resumes, from wherever it is launched.
+    """
+    found = {name: number for name in SHAPING if (number := installed_version(name)) is not None}
+    archive = archive_digest()
+    return {"cuvee": cuvee_version(), **found} | ({"cuvee.zip": archive} if archive else {})
