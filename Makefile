@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop code-lock lock lock-airflow clean
+.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop docs code-lock lock lock-airflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -69,6 +69,8 @@ check: build/spark.jsa  ## lint, format, strict types, then the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python infra/reference.py --check
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
@@ -89,7 +91,12 @@ cluster: .venv/ready  ## start a Spark master and two workers on this machine; p
 cluster-stop: .venv/ready  ## stop them
 	@$(BIN)/python infra/standalone/cluster.py stop
 
-code-lock: .venv/ready  ## list anew which modules are in the ids of which jobs, in jobs/code.lock
+docs: .venv/ready  ## the documentation in build/docs, offline; its reference pages are generated anew
+	@$(BIN)/python infra/reference.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
+code-lock: .venv/ready  ## list anew which modules are in the ids of which jobs, in jobs/workflow/code.lock
 	@$(BIN)/python -m jobs.workflow.stages
 
 lock: .tools/ready  ## resolve the dependencies anew into requirements.lock

@@ -21,7 +21,8 @@ from typing import Any
 from pipeline.export.manifest import manifest, sizes
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
-from pipeline.training.launcher import DONE, environment, scan_export, train
+from pipeline.training.export_scan import scan_export
+from pipeline.training.launcher import DONE, environment, train
 from pipeline.training.recipe import Recipe, arguments
 from sources.world.pictures import Picture, file_of
 from sources.world.shapes import CLASSES

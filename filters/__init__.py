@@ -1,1 +1,1 @@
-"""Signals and rules, one file per family. Signals compute numbers without thresholds; rules decide and score nothing."""
+"""Signals and rules, one file per family. Signals compute numbers without thresholds; rules decide, without scoring."""

@@ -1,6 +1,6 @@
-"""Decide: what each filter says of each stored pair, from signal tables alone. No image is read.
+"""Decide: the decision of each filter on each stored pair, from signal tables alone. No image is read.
 
-A filter is one query over its signals' rows side by side, whatever it is made of.
+Every filter is one query over the joined rows of its signals, whatever its rules are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +33,11 @@ from pipeline.storage.store import Store
 from pipeline.storage.uid_files import contains, open_subset
 
 PART_ROWS = 250_000
-"""Pairs of one part: of these, the rows of all signals are held in memory at once."""
+"""Pairs per partition; the rows of all signals of these pairs are in memory at once."""
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Decide by filters, one after another."""
+    """Apply filters, one after another."""
     task = run.task("filters", "filters")
     for number, job in enumerate(jobs):
         task(number, len(jobs))
@@ -51,20 +51,22 @@ def _decide(run: Run, job: Job) -> None:
     with ExitStack() as after:
         rows = decisions(run, job, rule, stored, after)
         files = write_frame(rows, run.store, job.id, "decisions", TABLES["decisions"]).files[job.id]
-    if (found := sum(file.rows for file in files)) != stored:
-        raise StageFailed(f"filters.{job.name}: decided about {found} pairs, {stored} are stored")
+    if (decided_pairs := sum(file.rows for file in files)) != stored:
+        raise StageFailed(
+            f"filters.{job.name}: found {decided_pairs} decisions, expected {stored}, one for each stored pair"
+        )
     run.finish([(job, files, {"rule": rule.text()})], started, [job.id])
 
 
 def decisions(run: Run, job: Job, rule: Rule, stored: int, after: ExitStack) -> DataFrame:
-    """Return the rows of `decisions` of a rule about the pairs that are stored, so many; `after` lets go of them."""
-    rows = _pairs(run, job, rule, max(1, -(-stored // PART_ROWS)))
-    if any(part.among for part in measured_first(rule)):  # they are read once to measure, and once to decide
+    """Return the rows of `decisions` of a rule on the `stored` pairs; `after` releases the cached rows and the view."""
+    rows = _joined_pairs(run, job, rule, max(1, -(-stored // PART_ROWS)))
+    if any(rule_part.among for rule_part in measured_first(rule)):  # the rows are read twice: to measure and to decide
         after.callback(rows.persist().unpersist)
     view = frame_name()
     rows.createOrReplaceTempView(view)
     after.callback(run.spark.catalog.dropTempView, view)
-    reasons = run.spark.sql(reason_sql(rule, view, _measured(run, job, rule, view)))
+    reasons = run.spark.sql(reason_sql(rule, view, _measure(run, job, rule, view)))
     keep = (F.col("reason") == KEEP).alias("keep")
     return reasons.select("uid", "source", F.lit(job.name).alias("filter"), keep, "reason")
 
@@ -74,20 +76,20 @@ def _stored(run: Run) -> int:
     return sum(row.rows.get("samples", 0) for row in rows if row)
 
 
-def _pairs(run: Run, job: Job, rule: Rule, parts: int) -> DataFrame:
-    """Return all stored pairs as `filters.rules.sql` wants them for a rule, in `parts` parts."""
-    base = Side("samples", ("source",), _files(run, "samples", [one.id for one in run.plan.ingests()]))
-    kinds = {"samples": pa.schema([TABLES["samples"].field("source")])}
+def _joined_pairs(run: Run, job: Job, rule: Rule, part_count: int) -> DataFrame:
+    """Return all stored pairs with the columns that `filters.rules.sql` needs for a rule, in `part_count` parts."""
+    base = Side("samples", ("source",), _files(run, "samples", [ingest.id for ingest in run.plan.ingests()]))
+    schemas = {"samples": pa.schema([TABLES["samples"].field("source")])}
     sides = []
     for name, columns in sorted(rule.signals().items()):
         sides.append(Side(name, tuple(sorted(columns)), _signal_files(run, name)))
-        kinds[name] = pa.schema([run.schema(signal_table(name)).field(column) for column in sides[-1].columns])
-    before = {one.name: one.id for one in of_stage(job, "decide")}
+        schemas[name] = pa.schema([run.schema(signal_table(name)).field(column) for column in sides[-1].columns])
+    decide_jobs = {decide_job.name: decide_job.id for decide_job in of_stage(job, "decide")}
     for name in rule.filters():
-        sides.append(Side(decided(name), ("reason",), _files(run, "decisions", [before[name]])))
-        kinds[decided(name)] = pa.schema([TABLES["decisions"].field("reason")])
-    more = [(pa.field(listed(path), pa.bool_()), _listing(run, job, path)) for path in rule.files()]
-    return side_by_side(run.spark, run.store, base, sides, kinds, parts, more)
+        sides.append(Side(decided(name), ("reason",), _files(run, "decisions", [decide_jobs[name]])))
+        schemas[decided(name)] = pa.schema([TABLES["decisions"].field("reason")])
+    marks = [(pa.field(listed(path), pa.bool_()), _stage_subset(run, job, path)) for path in rule.files()]
+    return side_by_side(run.spark, run.store, base, sides, schemas, part_count, marks)
 
 
 def _files(run: Run, table: str, jobs: Sequence[str]) -> tuple[str, ...]:
@@ -98,16 +100,16 @@ def _signal_files(run: Run, name: str) -> tuple[str, ...]:
     return _files(run, signal_table(name), [job.id for job in run.plan.signal(name)])
 
 
-def _listing(run: Run, job: Job, path: str) -> More:
-    """Copy a subset file into the store, where tasks find it; return what marks the rows that it lists."""
+def _stage_subset(run: Run, job: Job, path: str) -> More:
+    """Copy a subset file into the store, where tasks can read it; return a function that marks the rows it lists."""
     folder = f"staging/{job.id}/subset-{listed(path).rpartition(':')[2]}"
     with opened(path) as source, run.store.create(f"{folder}/uids.npy") as copy:
         while block := source.read(1 << 24):
             copy.write(block)
-    return partial(_mark, run.store, folder, listed(path))
+    return partial(_mark_listed, run.store, folder, listed(path))
 
 
-def _mark(store: Store, folder: str, column: str, rows: pa.Table) -> pa.Table:
+def _mark_listed(store: Store, folder: str, column: str, rows: pa.Table) -> pa.Table:
     return rows.append_column(column, pa.array(contains(_subset(store, folder), keys(rows["uid"]))))
 
 
@@ -116,23 +118,29 @@ def _subset(store: Store, folder: str) -> Any:
     return open_subset(Path(store.local_folder(folder)) / "uids.npy")
 
 
-def _measured(run: Run, job: Job, rule: Rule, view: str) -> Measured:
-    """Return what the rule's parts must know of all pairs.
+def _measure(run: Run, job: Job, rule: Rule, view: str) -> Measured:
+    """Return the statistics over all pairs that the rule's parts need.
 
-    A column is read from its signal's files, which have a row for each stored pair and none besides, or from a file of
-    the pairs that `among` keeps.
+    A column is read from its signal's files, which have exactly one row per stored pair, or from a file of the pairs
+    that `among` keeps.
     """
-    found: dict[str, Any] = {}
-    for part in measured_first(rule):
-        files = _considered(run, job, part, view, found) if part.among else _signal_files(run, next(iter(part.own())))
-        found[part.name] = measure(part, partial(_fold, run, files))
-    return found
+    measured: dict[str, Any] = {}
+    for rule_part in measured_first(rule):
+        files = (
+            _stage_considered(run, job, rule_part, view, measured)
+            if rule_part.among
+            else _signal_files(run, next(iter(rule_part.own())))
+        )
+        measured[rule_part.name] = measure(rule_part, partial(_fold, run, files))
+    return measured
 
 
-def _considered(run: Run, job: Job, part: MeasuredFirst, view: str, found: Measured) -> tuple[str, ...]:
-    [(signal, [column])] = part.own().items()
-    query = f"select uid, source, {signal}.{column} from {pool(part, view, found)} where {considered(part)}"
-    return stage(run.spark.sql(query), run.store, job.id, f"among-{part.name}").files
+def _stage_considered(run: Run, job: Job, rule_part: MeasuredFirst, view: str, measured: Measured) -> tuple[str, ...]:
+    [(signal, [column])] = rule_part.own().items()
+    query = (
+        f"select uid, source, {signal}.{column} from {pool(rule_part, view, measured)} where {considered(rule_part)}"
+    )
+    return stage(run.spark.sql(query), run.store, job.id, f"among-{rule_part.name}").files
 
 
 def _fold(run: Run, files: Sequence[str], columns: Sequence[str], function: Callable[[Any], Any]) -> Sequence[Any]:
@@ -140,23 +148,23 @@ def _fold(run: Run, files: Sequence[str], columns: Sequence[str], function: Call
     chunks = [files[first::count] for first in range(count)]
     if not chunks:
         return []
-    work = partial(_folded, run.store, columns, function)
-    made: list[Any] = run.spark.sparkContext.parallelize(chunks, count).map(work).collect()
-    return made
+    work = partial(_fold_files, run.store, columns, function)
+    results: list[Any] = run.spark.sparkContext.parallelize(chunks, count).map(work).collect()
+    return results
 
 
-def _folded(store: Store, columns: Sequence[str], function: Callable[[Any], Any], files: Sequence[str]) -> Any:
-    return function(_tables(store, columns, files))
+def _fold_files(store: Store, columns: Sequence[str], function: Callable[[Any], Any], files: Sequence[str]) -> Any:
+    return function(_read_tables(store, columns, files))
 
 
-def _tables(store: Store, columns: Sequence[str], files: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of files, many small ones as one table."""
-    held: list[pa.Table] = []
+def _read_tables(store: Store, columns: Sequence[str], files: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the rows of files as tables; small files are joined into one table."""
+    batch: list[pa.Table] = []
     for path in files:
         with store.arrow(path) as stream:
-            held.append(pq.ParquetFile(stream).read(columns, use_threads=False))
-        if sum(rows.num_rows for rows in held) >= PART_ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+            batch.append(pq.ParquetFile(stream).read(columns, use_threads=False))
+        if sum(rows.num_rows for rows in batch) >= PART_ROWS:
+            yield pa.concat_tables(batch)
+            batch = []
+    if batch:
+        yield pa.concat_tables(batch)

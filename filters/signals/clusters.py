@@ -108,7 +108,9 @@ class Centres:
         Ties go to the smaller cluster. The result has the same bits in any batch and order.
         """
         if len(vectors) and vectors.shape[1] != self.centroids.shape[1]:
-            raise StageFailed(f"clusters of {self.centroids.shape[1]} numbers, embeddings of {vectors.shape[1]}")
+            raise StageFailed(
+                f"clusters: expected embeddings of {self.centroids.shape[1]} numbers, found {vectors.shape[1]}"
+            )
         assigned = np.empty(len(vectors), np.int32)
         for first in range(0, len(vectors), BATCH):
             assigned[first : first + BATCH] = self._nearest(unit(vectors[first : first + BATCH]))
@@ -180,7 +182,7 @@ def _shares(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
 
 
 def _kmeans(rows: Halves, count: int, signal: Clusters) -> Vectors:
-    """Return (count, d) unit centres of (n, d) embeddings, n >= count; the rows themselves where n is equal to count."""
+    """Return (count, d) unit centres of (n, d) embeddings, n >= count; the rows themselves where n = count."""
     units = unit(rows)
     if count == len(units):
         return units

@@ -66,7 +66,7 @@ class ReferenceImages:
 
         The cosines, (n,) float32, are 0 where there is none.
         """
-        found, cosines = np.full(len(vectors), -1), np.zeros(len(vectors), np.float32)
+        image_of_row, cosines = np.full(len(vectors), -1), np.zeros(len(vectors), np.float32)
         starts, stops = (np.searchsorted(self.clusters, clusters, side=side) for side in ("left", "right"))
         for cluster in np.unique(clusters[starts < stops]):
             rows = np.flatnonzero(clusters == cluster)
@@ -74,25 +74,25 @@ class ReferenceImages:
             images = unit(self.embeddings[start:stop])
             for first in range(0, len(rows), BATCH):
                 part = rows[first : first + BATCH]
-                found[part] = start + nearest(unit(vectors[part]), images, 1)[:, 0]
-        has_image = found >= 0
-        cosines[has_image] = exact(vectors[has_image], self.embeddings[found[has_image]])
-        return found, cosines
+                image_of_row[part] = start + nearest(unit(vectors[part]), images, 1)[:, 0]
+        has_image = image_of_row >= 0
+        cosines[has_image] = exact(vectors[has_image], self.embeddings[image_of_row[has_image]])
+        return image_of_row, cosines
 
 
 def reference_columns(
     images: ReferenceImages, centres: Centres, vectors: Halves, mask: npt.NDArray[np.bool_]
 ) -> pa.Table:
     """Return the signal's columns, (n,) rows, from the embeddings, (m, d), of the rows that `mask`, (n,), selects."""
-    found, cosines = images.nearest(vectors, centres.assign(vectors)[0])
+    nearest_images, cosines = images.nearest(vectors, centres.assign(vectors)[0])
     vector_of_row = np.full(len(mask), -1)
     vector_of_row[mask] = np.arange(len(vectors))
     indices = pa.array(vector_of_row, mask=vector_of_row < 0)
-    missing = found < 0
+    missing = nearest_images < 0
     return pa.table(
         {
             "near_reference": pa.array(~missing).take(indices),
             "reference_cosine": pa.array(cosines, mask=missing).take(indices),
-            "reference_key": images.keys.take(pa.array(found, mask=missing)).take(indices),
+            "reference_key": images.keys.take(pa.array(nearest_images, mask=missing)).take(indices),
         }
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shipped_rates() -> Traversable:
-    """Return the shipped figures: in a wheel or a zip beside this file, in a checkout where the benchmarks write them."""
+    """Return the shipped figures: beside this file in a wheel or zip, where benchmarks write them in a checkout."""
     packed = resources.files("jobs.cli").joinpath("rates.json")
     return packed if packed.is_file() else Path(__file__).parents[2] / "benchmarks" / "results.json"
 

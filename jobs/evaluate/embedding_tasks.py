@@ -1,4 +1,4 @@
-"""Evaluations of what a model's embeddings alone can tell: a linear probe, and image-text retrieval."""
+"""Evaluations of a model's embeddings: a linear probe, and image-text retrieval."""
 
 import hashlib
 from pathlib import Path
@@ -22,18 +22,18 @@ from pipeline.models.image_embedding import embed_pictures
 
 
 def probed(run: Run, job: Job, model: Embedder) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-    """Return the rows of a linear probe, and the penalty that was chosen.
+    """Return the rows of a linear probe, and the chosen penalty.
 
-    Raises InputError where an image of the test split is also one of the training split, or there are too few to fit.
+    Raises InputError where an image is in both the test and the training split, or there are too few images to fit.
     """
     name = job.config["probe"]
     train, test = open_split(run.experiment.file.evaluation, name)
-    labels, seen = _labelled(train)
-    wanted, images = _labelled(test)
-    if both := sorted(images.keys() & seen.keys()):
-        said = f"{images[both[0]]} of the test split is {seen[both[0]]} of the training split"
+    labels, training_images = _labels_and_digests(train)
+    test_labels, test_images = _labels_and_digests(test)
+    if shared := sorted(test_images.keys() & training_images.keys()):
+        message = f"{test_images[shared[0]]} of the test split is {training_images[shared[0]]} of the training split"
         raise InputError(
-            f"{run.experiment.path}: evaluation.probe.{name}: {said}; expected no image in both, found {len(both)}"
+            f"{run.experiment.path}: evaluation.probe.{name}: {message}; expected no image in both, found {len(shared)}"
         )
     keys, vectors = embed_set(train, model)
     try:
@@ -41,11 +41,11 @@ def probed(run: Run, job: Job, model: Embedder) -> tuple[dict[str, pa.Table], di
     except ValueError as error:
         raise InputError(f"{run.experiment.path}: evaluation.probe.{name}.train: {error}") from None
     keys, vectors = embed_set(test, model)
-    found = Predictions(keys, wanted, probe.logits(vectors))
-    return evaluation_rows(found, 1.0, marks(job), test.chance, {}), {"penalty": probe.penalty}
+    predictions = Predictions(keys, test_labels, probe.logits(vectors))
+    return evaluation_rows(predictions, 1.0, marks(job), test.chance, {}), {"penalty": probe.penalty}
 
 
-def _labelled(evaluation: EvaluationSet) -> tuple[Any, dict[str, str]]:
+def _labels_and_digests(evaluation: EvaluationSet) -> tuple[Any, dict[str, str]]:
     """Return the labels (n,) int32 of a set's images, and the key of each image by SHA-256."""
     labels, keys = list[int](), dict[str, str]()
     for image in evaluation.images():
@@ -55,7 +55,7 @@ def _labelled(evaluation: EvaluationSet) -> tuple[Any, dict[str, str]]:
 
 
 def retrieved(run: Run, job: Job, model: Embedder) -> dict[str, pa.Table]:
-    """Return the row of a set of captioned images; raise InputError where it has none, or one that does not decode."""
+    """Return the row of a set of captioned images; raise InputError where it has no image, or one does not decode."""
     name = job.config["retrieval"]
     captions = open_captions(name, Path(run.experiment.file.evaluation.retrieval[name]))
     texts, image_of = list[str](), list[int]()
@@ -64,7 +64,7 @@ def retrieved(run: Run, job: Job, model: Embedder) -> dict[str, pa.Table]:
         image_of += [number] * len(image.captions)
     where = f"captioned images {name}"
     _, images = embed_pictures(((image.key, image.data) for image in captions.images()), where, model)
-    found = recalls(images, model.embed_texts(texts, 256), np.array(image_of))
+    recall = recalls(images, model.embed_texts(texts, 256), np.array(image_of))
     counts = {"images": len(images), "texts": len(texts), "evaluation_set": f"retrieval:{name}"}
-    row = {key: job.local[key] for key in ("training", "mixture")} | counts | found
+    row = {key: job.local[key] for key in ("training", "mixture")} | counts | recall
     return {"retrievals": pa.Table.from_pylist([row], TABLES["retrievals"])}

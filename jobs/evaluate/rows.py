@@ -22,26 +22,30 @@ def evaluation_rows(
     chance: float,
     subsets: Mapping[str, Sequence[int]],
 ) -> dict[str, pa.Table]:
-    """Return the rows of both tables for the predictions of a model of a logit scale.
+    """Return the rows of both tables for the predictions of a model with the logit scale `scale`.
 
-    `about` is the columns of `evaluations` that say what was evaluated, `chance` the accuracy of a guess. `subsets` are
-    the classes of other sets, by whose names the accuracy among them is told: `photo@sketch` is that of the images of
-    `photo` which are of a class that `sketch` has.
+    `about` are the columns of `evaluations` that identify the evaluation, `chance` is the accuracy of a random guess.
+    `subsets` are the classes of other sets, by name; each adds the accuracy among these classes: `photo@sketch` is that
+    on the images of `photo` whose class `sketch` has.
     """
     n = len(predictions.keys)
-    held = keep(predictions.logits, predictions.labels, scale)
+    stored = keep(predictions.logits, predictions.labels, scale)
     images = {
         **{key: [about[key]] * n for key in ("training", "mixture", "evaluation_set")},
         "key": predictions.keys,
-        **held.columns(),
+        **stored.columns(),
     }
-    found = measures(held.judged()) | {"chance": chance, "scale": scale, "classes_of": ""}
-    rows = [dict(about) | _accuracy(predictions.correct, n) | found]
+    metrics = measures(stored.judged()) | {"chance": chance, "scale": scale, "classes_of": ""}
+    rows = [dict(about) | _accuracy(predictions.correct, n) | metrics]
     for name, classes in subsets.items():
-        # of the logits themselves, as what is kept of many classes may leave single images undetermined
-        some = subsampled(predictions.logits, predictions.labels, np.array(classes))
-        marks = {"evaluation_set": f"{about['evaluation_set']}@{name}", "classes_of": name}
-        rows.append(dict(about) | _accuracy(some.correct, some.n) | {"chance": 1 / len(classes), **marks})
+        # from the full logits, as the stored form of many classes may leave single images undetermined
+        subset_accuracy = subsampled(predictions.logits, predictions.labels, np.array(classes))
+        subset_columns = {"evaluation_set": f"{about['evaluation_set']}@{name}", "classes_of": name}
+        rows.append(
+            dict(about)
+            | _accuracy(subset_accuracy.correct, subset_accuracy.n)
+            | {"chance": 1 / len(classes), **subset_columns}
+        )
     return {
         "predictions": pa.Table.from_pydict(images, TABLES["predictions"]),
         "evaluations": pa.Table.from_pylist(rows, TABLES["evaluations"]),
@@ -54,7 +58,7 @@ def _accuracy(correct: int, n: int) -> dict[str, Any]:
 
 
 def marks(job: Job) -> dict[str, Any]:
-    """Return the columns of `evaluations` that say what a job evaluates, and of which model."""
+    """Return the columns of `evaluations` that identify what a job evaluates, and which model."""
     about = {key: job.local[key] for key in ("training", "mixture")}
     if "probe" in job.config:
         name, task, corruption, severity = job.config["probe"], "probe", "", 0

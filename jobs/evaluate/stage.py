@@ -1,4 +1,4 @@
-"""Evaluate: every model on everything that the experiment asks for; predictions are kept, so metrics need no model."""
+"""Evaluate: every model on every evaluation of the experiment; predictions are stored, so metrics need no model."""
 
 import math
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from pipeline.models.embedder import Vectors
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Evaluate, one model on one set after another."""
     task = run.task("evaluating", "model-set pairs")
-    classes: dict[str, Vectors] = {}
-    of = ""
+    class_vectors_by_set: dict[str, Vectors] = {}
+    loaded_reference = ""
     for number, job in enumerate(jobs):
         task(number, len(jobs))
         started = datetime.now(UTC)
         reference = model_reference(run.store, job.local["model"])
-        if reference != of:
-            of, classes = reference, {}
+        if reference != loaded_reference:
+            loaded_reference, class_vectors_by_set = reference, {}
         model = load(reference)
         facts: dict[str, Any] = {}
         if "probe" in job.config:
@@ -37,21 +37,21 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         elif "retrieval" in job.config:
             tables = retrieved(run, job, model)
         else:
-            tables = zero_shot(run, job, model, classes)
+            tables = zero_shot(run, job, model, class_vectors_by_set)
         files = [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()]
         run.finish([(job, files, facts)], started)
     task(len(jobs), len(jobs))
 
 
-def zero_shot(run: Run, job: Job, model: ClipModel, classes: dict[str, Vectors]) -> dict[str, pa.Table]:
-    """Return the rows of a set, or of a synthetic shift of it; `classes` has the model's class vectors by set."""
+def zero_shot(run: Run, job: Job, model: ClipModel, class_vectors_by_set: dict[str, Vectors]) -> dict[str, pa.Table]:
+    """Return the rows of a set, or of a corruption of it; `class_vectors_by_set` caches the model's class vectors."""
     name, about = job.config["set"], marks(job)
     evaluation = run.experiment.evaluation_sets()[name]
-    if name not in classes:
-        classes[name] = class_vectors(model, evaluation)
-    change = Shift(about["corruption"], about["severity"]) if about["corruption"] else None
+    if name not in class_vectors_by_set:
+        class_vectors_by_set[name] = class_vectors(model, evaluation)
+    corruption = Shift(about["corruption"], about["severity"]) if about["corruption"] else None
     scale = model.temperature
     if not (math.isfinite(scale) and scale > 0):
         raise StageFailed(f"{job.name}: expected a model with a logit scale above 0, found {scale}")
-    found = predict(model, evaluation, change=change, classes=classes[name])
-    return evaluation_rows(found, scale, about, evaluation.chance, job.config.get("subsets", {}))
+    predictions = predict(model, evaluation, change=corruption, classes=class_vectors_by_set[name])
+    return evaluation_rows(predictions, scale, about, evaluation.chance, job.config.get("subsets", {}))

@@ -1,4 +1,4 @@
-"""What an export's papers say of it, gathered from the experiment and the ledger."""
+"""The facts for an export's documents, collected from the experiment and the ledger."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,13 @@ from pipeline.provenance.funnel import funnel
 from sources.registry import source_format
 
 Counts = Mapping[str, tuple[int, int]]
-"""Of each part, its pairs with copies and without."""
+"""The number of pairs with and without copies, by part."""
 
 
 def about(run: Run, job: Job, parts: Counts, pairs_of: Mapping[str, int], factors: dict[str, float]) -> About:
-    """Return what is said of an export; `pairs_of` are the pairs of each source, without copies."""
+    """Return the facts of an export; `pairs_of` has the number of pairs of each source, without copies."""
     file, blend = run.experiment.file, of_stage(job, "blend")[0]
-    given = file.mixtures[job.name]
+    mixture = file.mixtures[job.name]
     return {
         "title": file.title,
         "mixture": job.name,
@@ -33,80 +33,80 @@ def about(run: Run, job: Job, parts: Counts, pairs_of: Mapping[str, int], factor
         "ingest": file.ingest.model_dump(
             mode="json", include={"robots_txt", "refuse", "tdm_reservation", "content_usage", "resize"}
         ),
-        "mismatched": given.mismatched,
+        "mismatched": mixture.mismatched,
         "contact": file.export.contact,
         "factors": factors,
     }
 
 
 def _inputs(run: Run, job: Job, blend: Job) -> dict[str, Any]:
-    """Return the jobs that an export came from, and the versions of the tables that they wrote."""
+    """Return the jobs that an export is derived from, and the versions of the tables that they wrote."""
     tables = {"pairs", "fetches", "samples", "mixtures", *(["decisions"] if of_stage(blend, "decide") else [])}
-    tables |= {signal_table(one["name"]) for one in _signals(run, job.name)}
+    tables |= {signal_table(signal["name"]) for signal in _signals(run, job.name)}
     return {
         "blend": blend.id,
-        "decide": {one.name: one.id for one in of_stage(blend, "decide")},
-        "ingest": [one.id for one in of_stage(job, "ingest")],
+        "decide": {decide_job.name: decide_job.id for decide_job in of_stage(blend, "decide")},
+        "ingest": [ingest.id for ingest in of_stage(job, "ingest")],
         "tables": {name: run.ledger.version(name) for name in sorted(tables)},
     }
 
 
 def _source(run: Run, name: str, pairs: int) -> AboutSource:
-    given = run.experiment.file.sources[name]
+    source = run.experiment.file.sources[name]
     return {
-        "format": given.format,
-        "licence": given.licence,
-        "terms": given.terms,
-        "snapshot": given.snapshot,
-        "citation": given.citation or source_format(given.format, given.options).citation,
+        "format": source.format,
+        "licence": source.licence,
+        "terms": source.terms,
+        "snapshot": source.snapshot,
+        "citation": source.citation or source_format(source.format, source.options).citation,
         "pairs": pairs,
     }
 
 
 def _parts(run: Run, mixture: str, counts: Counts) -> list[AboutPart]:
-    given = run.experiment.file.mixtures[mixture]
-    named = parts_of(mixture, given, run.experiment.mixture_sources(mixture))
+    mixture_config = run.experiment.file.mixtures[mixture]
+    parts = parts_of(mixture, mixture_config, run.experiment.mixture_sources(mixture))
     return [
-        {"name": one.name, "share": one.share, "pairs": counts[one.name][0], "distinct": counts[one.name][1]}
-        for one in named
-        if one.name in counts
+        {"name": part.name, "share": part.share, "pairs": counts[part.name][0], "distinct": counts[part.name][1]}
+        for part in parts
+        if part.name in counts
     ]
 
 
 def _filters(run: Run, mixture: str) -> list[str]:
-    """Return the filters that a mixture stands on, each behind those that it is made of."""
-    found: list[str] = []
+    """Return the filters that a mixture depends on, each after the filters that it is made of."""
+    filters: list[str] = []
 
     def visit(name: str) -> None:
-        if name not in found:
+        if name not in filters:
             for other in run.experiment.rules[name].filters():
                 visit(other)
-            found.append(name)
+            filters.append(name)
 
     for name in filters_of(run.experiment.file.mixtures[mixture]):
         visit(name)
-    return found
+    return filters
 
 
 def _signals(run: Run, mixture: str) -> list[AboutSignal]:
-    given = run.experiment.file.mixtures[mixture]
-    named = {signal for name in filters_of(given) for signal in signals_behind(run.experiment, name)}
-    named.update(columns_of(parts_of(mixture, given, run.experiment.mixture_sources(mixture))))
-    found: list[AboutSignal] = []
-    for name in sorted(named):
+    mixture_config = run.experiment.file.mixtures[mixture]
+    names = {signal for name in filters_of(mixture_config) for signal in signals_behind(run.experiment, name)}
+    names.update(columns_of(parts_of(mixture, mixture_config, run.experiment.mixture_sources(mixture))))
+    signals: list[AboutSignal] = []
+    for name in sorted(names):
         spec = run.experiment.signals[name]
         model = str(spec.settings.get("model", ""))
-        if model and (told := run.experiment.file.models[model]).name:
-            model = f"{told.name} {told.pretrained}"
-        found.append({"name": name, "kind": spec.kind, "model": model})
-    return found
+        if model and (model_config := run.experiment.file.models[model]).name:
+            model = f"{model_config.name} {model_config.pretrained}"
+        signals.append({"name": name, "kind": spec.kind, "model": model})
+    return signals
 
 
 def _funnel(run: Run, job: Job, blend: Job) -> list[dict[str, Any]]:
-    """Return the funnel of the mixture's sources, through its filters to the mixture."""
+    """Return the funnels of the mixture's sources, through its filters to the mixture."""
     chosen = {
-        "ingest": {one.name: one.id for one in of_stage(job, "ingest")},
-        "decide": {one.name: one.id for one in of_stage(blend, "decide")},
+        "ingest": {ingest.name: ingest.id for ingest in of_stage(job, "ingest")},
+        "decide": {decide_job.name: decide_job.id for decide_job in of_stage(blend, "decide")},
         "blend": {blend.name: blend.id},
     }
-    return [one.plain() for one in funnel(run.ledger, chosen)]
+    return [source_funnel.plain() for source_funnel in funnel(run.ledger, chosen)]

@@ -1,4 +1,4 @@
-"""Export: training tars made of byte ranges of the shards, and the papers beside them."""
+"""Export: training tars made of byte ranges of the shards, and the documents beside them."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ from pipeline.storage.byte_ranges import Pieces
 from pipeline.storage.store import Store
 
 ONE_MACHINE = 4 << 30
-"""Bytes of an export up to which the driver's threads copy it where Spark has other machines for that."""
+"""Largest export, in bytes, that the driver's threads copy although Spark has other machines."""
 
 
 _LOCAL = re.compile(r"local(?:\[(\d+|\*)(?:,\s*\d+)?\])?")
@@ -43,14 +43,14 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
 
 def threads(master: str, size: int) -> int:
-    """Return how many threads of the driver copy an export of `size` bytes, 0 where Spark does it.
+    """Return the number of driver threads that copy an export of `size` bytes, 0 where Spark does it.
 
-    On one machine they are as many as Spark's tasks would be, and spare their start. Spark on other machines is asked
-    for more than `ONE_MACHINE` bytes.
+    On one machine it equals the number of Spark's tasks, without their start-up time. On a cluster, Spark copies
+    exports of more than `ONE_MACHINE` bytes.
     """
     cores = os.cpu_count() or 1
-    if local := _LOCAL.fullmatch(master):
-        return cores if local[1] == "*" else int(local[1] or 1)
+    if local_master := _LOCAL.fullmatch(master):
+        return cores if local_master[1] == "*" else int(local_master[1] or 1)
     return 0 if size > ONE_MACHINE else cores
 
 
@@ -58,8 +58,8 @@ def copy_tar(store: Store, job: str, mixture: str, folder: str, payload: tuple[i
     """Write one tar; its rows go to `exports` and `export_members`."""
     number, pieces = payload
     tar = write_tar(store, folder, number, pieces)
-    told = {"mixture": mixture, "tar": tar.name, "pairs": tar.pairs, "bytes": tar.bytes, "sha256": tar.sha256}
-    members = [
+    tar_row = {"mixture": mixture, "tar": tar.name, "pairs": tar.pairs, "bytes": tar.bytes, "sha256": tar.sha256}
+    member_columns = [
         pa.repeat(mixture, tar.pairs),
         texts(pieces.keys),
         pa.repeat(tar.name, tar.pairs),
@@ -67,60 +67,63 @@ def copy_tar(store: Store, job: str, mixture: str, folder: str, payload: tuple[i
         pieces.sizes,
     ]
     tables = {
-        "exports": pa.Table.from_pylist([told], TABLES["exports"]),
-        "export_members": pa.Table.from_arrays(list(map(pa.array, members)), schema=TABLES["export_members"]),
+        "exports": pa.Table.from_pylist([tar_row], TABLES["exports"]),
+        "export_members": pa.Table.from_arrays(list(map(pa.array, member_columns)), schema=TABLES["export_members"]),
     }
-    return Output({job: tables}, told)
+    return Output({job: tables}, tar_row)
 
 
-def _chosen(run: Run, blend: str) -> tuple[Chosen, dict[str, int]]:
-    """Return the pairs of a mixture, and how many of them there are of each source."""
+def _read_mixture(run: Run, blend: str) -> tuple[Chosen, dict[str, int]]:
+    """Return the pairs of a mixture, and the number of distinct pairs per source."""
     rows = run.ledger.read("mixtures", ["uid", "source", "part", "times"], [blend])
-    found = keys(rows["uid"])
-    by_uid = order(found)
+    uid_keys = keys(rows["uid"])
+    by_uid = order(uid_keys)
     parts = rows["part"].combine_chunks().dictionary_encode()
     names = parts.dictionary.to_pylist()
     sorted_names = sorted(names)
-    part = np.array([sorted_names.index(name) for name in names], np.int32)[parts.indices.to_numpy()][by_uid]
+    part_of_pair = np.array([sorted_names.index(name) for name in names], np.int32)[parts.indices.to_numpy()][by_uid]
     times = rows["times"].to_numpy()[by_uid].astype(np.int32)
-    by_source = {one["values"]: one["counts"] for one in pc.value_counts(rows["source"]).to_pylist()}
-    return Chosen(found[by_uid], times, part, tuple(sorted_names)), by_source
+    by_source = {entry["values"]: entry["counts"] for entry in pc.value_counts(rows["source"]).to_pylist()}
+    return Chosen(uid_keys[by_uid], times, part_of_pair, tuple(sorted_names)), by_source
 
 
-def _pieces(run: Run, chosen: Chosen, ingests: Sequence[str]) -> Pieces:
-    """Return where the chosen pairs lie, in their order; the tables are read file by file.
+def _locate_pieces(run: Run, chosen: Chosen, ingests: Sequence[str]) -> Pieces:
+    """Return the byte ranges of the chosen pairs in the shards, in their order; the tables are read file by file.
 
-    Raises StageFailed where one is not stored.
+    Raises StageFailed where a pair is not stored.
     """
     count = len(chosen.keys)
-    of, offsets, sizes = np.full(count, -1, np.int32), np.zeros(count, np.int64), np.zeros(count, np.int64)
-    shards: dict[str, int] = {}
+    shard_numbers, offsets, sizes = np.full(count, -1, np.int32), np.zeros(count, np.int64), np.zeros(count, np.int64)
+    shard_index: dict[str, int] = {}
     for _, path in run.ledger.snapshot("samples", ingests):
         with run.store.arrow(path) as stream:
             rows = pq.read_table(stream, columns=["uid", "shard", "offset", "size"])
-        at, there = places(keys(rows["uid"]), chosen.keys)
-        mine, at = rows.filter(pa.array(there)), at[there]
-        names = mine["shard"].combine_chunks().dictionary_encode()
-        numbers = [shards.setdefault(name, len(shards)) for name in names.dictionary.to_pylist()]
-        of[at] = np.array(numbers, np.int32)[names.indices.to_numpy()]
-        offsets[at], sizes[at] = mine["offset"].to_numpy(), mine["size"].to_numpy()
-    if absent := int((of < 0).sum()):
-        first = texts(chosen.keys[of < 0][:1])[0]
+        rows_in_mixture, is_chosen = places(keys(rows["uid"]), chosen.keys)
+        chosen_rows, rows_in_mixture = rows.filter(pa.array(is_chosen)), rows_in_mixture[is_chosen]
+        names = chosen_rows["shard"].combine_chunks().dictionary_encode()
+        numbers = [shard_index.setdefault(name, len(shard_index)) for name in names.dictionary.to_pylist()]
+        shard_numbers[rows_in_mixture] = np.array(numbers, np.int32)[names.indices.to_numpy()]
+        offsets[rows_in_mixture], sizes[rows_in_mixture] = (
+            chosen_rows["offset"].to_numpy(),
+            chosen_rows["size"].to_numpy(),
+        )
+    if absent := int((shard_numbers < 0).sum()):
+        first = texts(chosen.keys[shard_numbers < 0][:1])[0]
         raise StageFailed(f"{run.store.root}: {absent} pairs of the mixture are not stored ({first} is one)")
-    return Pieces(tuple(shards), chosen.keys, of, offsets, sizes)
+    return Pieces(tuple(shard_index), chosen.keys, shard_numbers, offsets, sizes)
 
 
 def tars(run: Run, job: Job, chosen: Chosen) -> tuple[list[Pieces], dict[str, float]]:
-    """Return where the pairs of each tar of an export lie, in order, and by the tar's name its upsampling factor."""
+    """Return the byte ranges of each tar of an export, in order, and its upsampling factor by the tar's name."""
     config = job.config
-    pieces = _pieces(run, chosen, [one.id for one in of_stage(job, "ingest")])
+    pieces = _locate_pieces(run, chosen, [ingest.id for ingest in of_stage(job, "ingest")])
     if config["repeat_as"] != "weights":
         return [
-            pieces.take(at) for at in laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])
+            pieces.take(rows) for rows in laid_out(chosen.keys, chosen.times, config["seed"], config["pairs_per_tar"])
         ], {}
     layout = list(tars_of_parts(chosen, config["seed"], config["pairs_per_tar"]))
     factors = {f"{number:08d}.tar": factor for number, (_, factor) in enumerate(layout)}
-    return [pieces.take(at) for at, _ in layout], factors
+    return [pieces.take(rows) for rows, _ in layout], factors
 
 
 def in_threads(
@@ -131,7 +134,7 @@ def in_threads(
     count: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Record]:
-    """Run units as `run_units` does, in threads of this process."""
+    """Run units as `run_units` does, but in threads of this process."""
     with ThreadPoolExecutor(count, "export") as pool:
         running = [pool.submit(run_unit, store, group, name, partial(work, payload)) for name, payload in units]
         try:
@@ -151,22 +154,22 @@ def in_threads(
 def _export(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     folder = export_folder(job)
-    chosen, by_source = _chosen(run, of_stage(job, "blend")[0].id)
+    chosen, by_source = _read_mixture(run, of_stage(job, "blend")[0].id)
     tar_pieces, factors = tars(run, job, chosen)
     units = [(f"tar-{number:08d}", (number, pieces)) for number, pieces in enumerate(tar_pieces)]
     work = partial(copy_tar, run.store, job.id, job.name, folder)
     task = run.task(f"exporting {job.name}", "tars")
-    size = sum(int(one.sizes.sum()) for _, (_, one) in units)
+    size = sum(int(unit_pieces.sizes.sum()) for _, (_, unit_pieces) in units)
     if count := threads(master_of(run.experiment.file.spark), size):
         records = in_threads(run.store, job.id, units, work, count, task)
     else:
         records = run_units(run.spark, run.store, job.id, units, work, task)
     written = [record.facts for record in records.values()]
-    said = about(run, job, chosen.pairs(), by_source, factors)
+    dataset_facts = about(run, job, chosen.pairs(), by_source, factors)
     digests = {}
-    for name, data in papers(said, written).items():
+    for name, data in papers(dataset_facts, written).items():
         run.store.write(f"{folder}/{name}", data)
         digests[f"{folder}/{name}"] = hashlib.sha256(data).hexdigest()
     files = [file for record in records.values() for file in record.files[job.id]]
-    facts = {"folder": folder, "digest": export_digest(written), "files": digests, "about": said}
+    facts = {"folder": folder, "digest": export_digest(written), "files": digests, "about": dataset_facts}
     run.finish([(job, files, facts)], started, [job.id])

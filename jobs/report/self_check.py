@@ -167,17 +167,20 @@ def _exact_duplicates(rows: pd.DataFrame) -> SelfCheck:
     copies = rows[rows["plant"] == "exact_duplicate"]
     members = rows[rows["plant_group"].isin(set(copies["plant_group"])) & (rows["plant"] != "near_duplicate")]
     kept = members.groupby("plant_group")["keep"].sum()
-    found = Share(int((kept == 1).sum()), len(kept))
+    kept_once = Share(int((kept == 1).sum()), len(kept))
     return _check(
-        "planted groups of exact duplicates of which exactly one pair is kept", found, "all", lambda share: share == 1
+        "planted groups of exact duplicates of which exactly one pair is kept",
+        kept_once,
+        "all",
+        lambda share: share == 1,
     )
 
 
 def _near_duplicates(rows: pd.DataFrame) -> SelfCheck:
-    found = Share(*_survivors(rows, "near_duplicate"))
+    kept_once = Share(*_survivors(rows, "near_duplicate"))
     return _check(
         "planted groups of near duplicates of which exactly one pair is kept",
-        found,
+        kept_once,
         "at least 80 %",
         lambda share: share >= 0.8,
     )

@@ -55,9 +55,9 @@ class Task:
 class Display:
     """Bars on a terminal, plain lines elsewhere. Written to standard error, so that output can be piped."""
 
-    def __init__(self, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self._started = time.monotonic()
-        self._console = Console(file=stream, soft_wrap=True, highlight=False)
+        self._console = Console(file=stream or sys.stderr, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
 
     @contextmanager

@@ -116,8 +116,8 @@ def data_card(about: About, tars: Tars) -> bytes:
     weights = " A reader repeats parts by the factors in `manifest.json`." if about["factors"] else ""
     sections = {
         f"{text(about['title'])}: {text(about['mixture'])}": (
-            f"{pairs} image-text pairs, {distinct} of them distinct, in {len(tars)} WebDataset tars of {size_bytes} bytes."
-            f"{weights} Each pair is `<uid>.jpg`, `<uid>.txt` and `<uid>.json`. `manifest.json` has each tar's "
+            f"{pairs} image-text pairs, {distinct} of them distinct, in {len(tars)} WebDataset tars of {size_bytes} "
+            f"bytes.{weights} Each pair is `<uid>.jpg`, `<uid>.txt` and `<uid>.json`. `manifest.json` has each tar's "
             f"SHA-256 and the jobs and table versions it came from, `sizes.json` its pairs; `croissant.json` says "
             f"the same in Croissant 1.1. Digest of all tars: `{export_digest(tars)}`."
         ),

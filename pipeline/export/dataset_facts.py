@@ -97,8 +97,8 @@ def storing(about: About) -> str:
     unchanged = "" if resizing else "; a JPEG that needed neither was kept as it came"
     quality = f" of quality {resize['quality']}" if "quality" in resize else ""
     return (
-        f"Images were set upright{resizing} and stored as JPEG{quality}{unchanged}. Faces were blurred where a source publishes "
-        "boxes."
+        f"Images were set upright{resizing} and stored as JPEG{quality}{unchanged}. Faces were blurred where a source "
+        "publishes boxes."
     )
 
 

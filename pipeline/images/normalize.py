@@ -97,7 +97,7 @@ class Picture:
 
     @cached_property
     def pixels(self) -> npt.NDArray[np.uint8] | None:
-        """The stored image as RGB, (height, width, 3) uint8, decoded at the first use; None where it does not decode."""
+        """The stored image as RGB, (height, width, 3) uint8, decoded at the first use; None where it cannot be."""
         return decoded(self.jpg)
 
     @cached_property

@@ -1,8 +1,8 @@
 """OpenLineage run events (https://openlineage.io): START and COMPLETE of each finished job, a line each.
 
-They lie in the store, one file for each job, in the form that OpenLineage's own file transport writes. Where the
-environment configures a transport (OPENLINEAGE_URL, OPENLINEAGE_CONFIG, OPENLINEAGE__TRANSPORT…: the client's own
-names), they are sent there as well.
+They are stored in the store, one file per job, in the format of OpenLineage's own file transport. Where the environment
+configures a transport (OPENLINEAGE_URL, OPENLINEAGE_CONFIG, OPENLINEAGE__TRANSPORT…: the client's own names), they are
+sent there as well.
 """
 
 import logging
@@ -19,56 +19,56 @@ if TYPE_CHECKING:
 
 
 PRODUCER = "urn:cuvee:pipeline"
-"""What says that an event is ours; a URI, and no address."""
+"""The producer URI of Cuvée's events; it is not an address."""
 
 
 def event_path(job: str) -> str:
-    """Return where a job's events lie in the store."""
+    """Return the path of a job's events in the store."""
     return f"lineage/{job}.jsonl"
 
 
 def run_id(job: str) -> str:
-    """Return the run's UUID: derived from the job's id, so that a repeated event names the same run."""
+    """Return the run's UUID, derived from the job's id, so that a repeated event names the same run."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"cuvee:{job}"))
 
 
 def events(namespace: str, row: JobRow, inputs: Sequence[str]) -> "list[RunEvent]":
-    """Return a finished job's two events; `inputs` names the jobs it read, and the outputs are the tables it wrote."""
+    """Return a finished job's two events; `inputs` names the jobs that it read; its outputs are the tables it wrote."""
     from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 
     return [
         RunEvent(
             eventType=state,
-            eventTime=at.isoformat(),
+            eventTime=time.isoformat(),
             run=Run(runId=run_id(row.job)),
             job=Job(namespace=namespace, name=f"{row.stage}.{row.name}"),
-            inputs=[InputDataset(namespace=namespace, name=one) for one in inputs],
-            outputs=[OutputDataset(namespace=namespace, name=one) for one in sorted(row.rows)],
+            inputs=[InputDataset(namespace=namespace, name=name) for name in inputs],
+            outputs=[OutputDataset(namespace=namespace, name=name) for name in sorted(row.rows)],
             producer=PRODUCER,
         )
-        for state, at in ((RunState.START, row.started), (RunState.COMPLETE, row.finished))
+        for state, time in ((RunState.START, row.started), (RunState.COMPLETE, row.finished))
     ]
 
 
 def record(store: Store, row: JobRow, inputs: Sequence[str]) -> None:
-    """Write a finished job's events, and send them where the environment says.
+    """Write a finished job's events, and send them where the environment configures a transport.
 
-    A warning says where they could not be sent: another system's failure is none of the job's.
+    Failure to send is a warning: the failure of another system must not fail the job.
     """
     from openlineage.client.serde import Serde
 
-    made = events(store.root, row, inputs)
-    store.write(event_path(row.job), "".join(f"{Serde.to_json(one)}\n" for one in made).encode())
+    run_events = events(store.root, row, inputs)
+    store.write(event_path(row.job), "".join(f"{Serde.to_json(event)}\n" for event in run_events).encode())
     if not any(name.startswith("OPENLINEAGE_") for name in os.environ):
         return
     from openlineage.client import OpenLineageClient
 
     try:
         client = OpenLineageClient()
-        for one in made:
-            client.emit(one)
+        for event in run_events:
+            client.emit(event)
         client.close()
-    except Exception as error:  # noqa: BLE001 - any transport, of anybody's
+    except Exception as error:  # noqa: BLE001 - any third-party transport
         logging.getLogger(__name__).warning(
             "cuvee: lineage of %s.%s was not sent (%s)", row.stage, row.name, type(error).__name__
         )

@@ -1,8 +1,7 @@
-"""What Prometheus is told of jobs and runs, in its text format: by a file, as node_exporter's textfile collector takes
-it, or by a push gateway.
+"""Prometheus metrics of jobs and runs: in a file for node_exporter's textfile collector, or by a push gateway.
 
-A job's figures take the place of those that its last run left, and the others stay, in the file as on a gateway. What
-cannot be written or sent is a warning: the rows are committed by then, and another system's failure is none of a job's.
+A job's metrics replace those of its last run and leave the others, in the file as on a gateway. A failure to write or
+send them is a warning: the rows are committed by then, and the failure of another system must not fail a job.
 """
 
 import logging
@@ -32,49 +31,49 @@ if TYPE_CHECKING:
 
 
 JOB = ("experiment", "stage", "name")
-"""What names a job. Not `job`, which is Prometheus' own label."""
+"""The labels that identify a job. `job` is not among them, as it is Prometheus' own label."""
 
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cuvee_job_rows": ("Rows that the job committed.", (*JOB, "table")),
     "cuvee_job_bytes": ("Bytes of the data files that the job committed.", (*JOB, "table")),
-    "cuvee_job_rows_per_second": ("Rows that the job committed for each second that it took.", (*JOB, "table")),
-    "cuvee_job_tried": ("Published rows that an ingest came to an outcome about.", JOB),
+    "cuvee_job_rows_per_second": ("Rows that the job committed per second of its duration.", (*JOB, "table")),
+    "cuvee_job_tried": ("Published rows for which an ingest reached an outcome.", JOB),
     "cuvee_job_failures": ("Those of them that are not stored, by the outcome.", (*JOB, "reason")),
     "cuvee_job_seconds": ("Seconds from the start of the job to its commit.", JOB),
     "cuvee_job_finished_timestamp_seconds": ("When the job was committed, in Unix time.", JOB),
     "cuvee_run_timestamp_seconds": (
-        "When a run last ended as `outcome` says, finished or failed, with the stage that it came to and the kind of "
-        "the error, in Unix time. A run that finds nothing to do has finished.",
+        "When a run last ended with this `outcome`, finished or failed, with the stage that it reached and the type of "
+        "the error, in Unix time. A run that has nothing to do has finished.",
         ("experiment", "outcome", "stage", "reason"),
     ),
 }
-"""Each metric's help and labels. All are gauges: they say what the last run of a job came to."""
+"""Each metric's help text and labels. All are gauges: they describe the last run of a job."""
 
 
 PATIENCE = 5.0
-"""Seconds that a gateway has to answer."""
+"""Timeout of a push to the gateway, in seconds."""
 
 
 @dataclass
 class Group:
-    """Samples that take the place of all that carry the labels `of`; by metric, (values of its labels, value)."""
+    """Samples that replace all those with the labels `of`; by metric, (label values, value)."""
 
     of: Mapping[str, str]
     samples: dict[str, list[tuple[tuple[str, ...], float]]] = field(default_factory=dict)
 
-    def add(self, metric: str, value: float, **more: str) -> None:
-        """Add a sample with the group's labels and these."""
-        labels = {**self.of, **more}
-        self.samples.setdefault(metric, []).append((tuple(labels[one] for one in METRICS[metric][1]), float(value)))
+    def add(self, metric: str, value: float, **extra_labels: str) -> None:
+        """Add a sample with the group's labels and additional ones."""
+        labels = {**self.of, **extra_labels}
+        self.samples.setdefault(metric, []).append((tuple(labels[label] for label in METRICS[metric][1]), float(value)))
 
     def collect(self) -> Iterator["GaugeMetricFamily"]:
-        """Yield the samples as Prometheus' client wants them."""
+        """Yield the samples as metric families of Prometheus' client."""
         from prometheus_client.core import GaugeMetricFamily
 
-        for metric, (about, labels) in METRICS.items():
+        for metric, (help_text, labels) in METRICS.items():
             if metric in self.samples:
-                family = GaugeMetricFamily(metric, about, labels=labels)
+                family = GaugeMetricFamily(metric, help_text, labels=labels)
                 for values, value in sorted(self.samples[metric]):
                     family.add_metric(values, value)
                 yield family
@@ -98,114 +97,118 @@ def job_group(experiment: str, row: JobRow, sizes: Mapping[str, int], outcomes: 
     return group
 
 
-def _outcomes(store: Store, files: Sequence[DataFile]) -> Counter[str]:
-    """Count the outcomes of the final attempts in some files of `fetches`, one file after another."""
-    found: Counter[str] = Counter()
+def _count_outcomes(store: Store, files: Sequence[DataFile]) -> Counter[str]:
+    """Count the outcomes of the final attempts in files of `fetches`, one file at a time."""
+    outcomes: Counter[str] = Counter()
     for file in files:
         with store.arrow(f"tables/fetches/{file.path}") as stream:
             rows = pq.read_table(stream, columns=["final", "outcome"])
         counts = pc.value_counts(rows.filter(rows["final"])["outcome"].combine_chunks())
-        found.update({one["values"]: one["counts"] for one in counts.to_pylist()})
-    return found
+        outcomes.update({entry["values"]: entry["counts"] for entry in counts.to_pylist()})
+    return outcomes
 
 
 class Monitor:
-    """Tells of an experiment's jobs and runs where its file says; does nothing where it says nothing."""
+    """Publishes metrics of an experiment's jobs and runs where its file configures a destination, else does nothing."""
 
     def __init__(self, where: Metrics, experiment: str) -> None:
         self._where = where
         self._experiment = experiment
-        self._lock = threading.Lock()  # sources are ingested side by side
+        self._lock = threading.Lock()  # sources are ingested in parallel
         self.stage = ""
 
-    def jobs(self, store: Store, made: Sequence[tuple[JobRow, Sequence[DataFile]]]) -> None:
-        """Tell of finished jobs and of the files that they committed."""
+    def jobs(self, store: Store, finished_jobs: Sequence[tuple[JobRow, Sequence[DataFile]]]) -> None:
+        """Publish the metrics of finished jobs and of the files that they committed."""
         if not (self._where.file or self._where.gateway):
             return
         groups = []
-        for row, files in made:
+        for row, files in finished_jobs:
             sizes: Counter[str] = Counter()
             for file in files:
                 sizes[file.table] += file.bytes
-            outcomes = _outcomes(store, [file for file in files if file.table == "fetches"])
+            outcomes = _count_outcomes(store, [file for file in files if file.table == "fetches"])
             groups.append(job_group(self._experiment, row, sizes, outcomes))
-        self._tell(groups)
+        self._publish(groups)
 
     @contextmanager
     def run(self, until: str) -> Iterator[None]:
-        """Tell how a run ended; `stage` is then where it failed. One that a person stops has not ended."""
+        """Publish how a run ended; `stage` is where it failed. A run that is interrupted has not ended."""
         try:
             yield
         except Exception as error:
-            self._ended("failed", self.stage, type(error).__name__)
+            self._publish_run("failed", self.stage, type(error).__name__)
             raise
-        self._ended("finished", until, "")
+        self._publish_run("finished", until, "")
 
-    def _ended(self, outcome: str, stage: str, reason: str) -> None:
+    def _publish_run(self, outcome: str, stage: str, reason: str) -> None:
         group = Group({"experiment": self._experiment, "outcome": outcome})
         group.add("cuvee_run_timestamp_seconds", time.time(), stage=stage, reason=reason)
-        self._tell([group])
+        self._publish([group])
 
-    def _tell(self, groups: Sequence[Group]) -> None:
+    def _publish(self, groups: Sequence[Group]) -> None:
         with self._lock:
             if self._where.file:
-                _written(self._where.file, groups)
+                _write_file(self._where.file, groups)
             for group in groups if self._where.gateway else ():
-                if not _pushed(self._where.gateway, group):
-                    return  # that it is down is said once, and waited for once
+                if not _push(self._where.gateway, group):
+                    return  # an unreachable gateway costs one warning and one timeout
 
 
-def _written(path: str, groups: Sequence[Group]) -> None:
-    """Write the file anew, whole or not at all: these groups, and what it says of others."""
+def _write_file(path: str, groups: Sequence[Group]) -> None:
+    """Rewrite the file, whole or not at all: these groups, and its samples of others."""
     from prometheus_client import write_to_textfile
 
     try:
-        whole = _read(path)
+        merged = _read_file(path)
         for group in groups:
-            whole = _without(whole, group.of)
+            merged = _without_labels(merged, group.of)
             for metric, samples in group.samples.items():
-                whole.samples.setdefault(metric, []).extend(samples)
+                merged.samples.setdefault(metric, []).extend(samples)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        write_to_textfile(path, whole)
+        write_to_textfile(path, merged)
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).warning("cuvee: metrics.file: %s: not written (%s)", path, told(error))
 
 
-def _read(path: str) -> Group:
-    """Return the samples of a file that was written here, none where there is no file.
+def _read_file(path: str) -> Group:
+    """Return the samples of a file that Cuvée wrote, none where there is no file.
 
-    Raises ValueError where it is another's, which is not ours to replace.
+    Raises ValueError where the file has other metrics, since it must not be replaced then.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    whole = Group({})
+    group = Group({})
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
     except FileNotFoundError:
-        return whole
+        return group
     for family in text_string_to_metric_families(text):
         if not family.name.startswith("cuvee_"):
-            raise ValueError(f"found the metric {family.name} in it, expected cuvee's alone")
+            raise ValueError(f"found the metric {family.name}, expected only metrics of cuvee")
         for sample in family.samples if family.name in METRICS else ():
-            values = tuple(sample.labels.get(one, "") for one in METRICS[family.name][1])
-            whole.samples.setdefault(family.name, []).append((values, sample.value))
-    return whole
+            values = tuple(sample.labels.get(label, "") for label in METRICS[family.name][1])
+            group.samples.setdefault(family.name, []).append((values, sample.value))
+    return group
 
 
-def _without(whole: Group, of: Mapping[str, str]) -> Group:
+def _without_labels(group: Group, label_values: Mapping[str, str]) -> Group:
     """Return a group without the samples that carry all of these labels."""
-    left: dict[str, list[tuple[tuple[str, ...], float]]] = {}
-    for metric, samples in whole.samples.items():
+    remaining: dict[str, list[tuple[tuple[str, ...], float]]] = {}
+    for metric, samples in group.samples.items():
         labels = METRICS[metric][1]
-        kept = [one for one in samples if not of.items() <= dict(zip(labels, one[0], strict=True)).items()]
-        if kept:
-            left[metric] = kept
-    return Group({}, left)
+        others = [
+            sample
+            for sample in samples
+            if not label_values.items() <= dict(zip(labels, sample[0], strict=True)).items()
+        ]
+        if others:
+            remaining[metric] = others
+    return Group({}, remaining)
 
 
-def _pushed(gateway: str, group: Any) -> bool:
-    """Push a group in the place of what the gateway has of it; return whether it took it."""
+def _push(gateway: str, group: Any) -> bool:
+    """Push a group in place of its earlier samples on the gateway; return whether the gateway accepted it."""
     from prometheus_client import push_to_gateway
 
     try:

@@ -141,10 +141,10 @@ def _inline(svg: str, name: str, title: str) -> Markup:
             element.remove(child)
     elements = [(element, _attributes(element)) for element in root.iter()]
     referenced = {
-        found[key].partition("#")[2].rstrip(")")
-        for _, found in elements
+        element_attributes[key].partition("#")[2].rstrip(")")
+        for _, element_attributes in elements
         for key in _REFERENCE_ATTRIBUTES
-        if key in found
+        if key in element_attributes
     }
     for element, attributes in elements:
         element.tag = _local_name(element.tag)

@@ -27,7 +27,7 @@ class TrendPanel:
 def positions(report: Report) -> dict[str, int]:
     """Each mixture's position as in the other sections; then further mixtures and models that were not trained here."""
     position_of = accuracy_section.positions(report)
-    models = (one for trend in report["trends"] for one in trend["models"])
+    models = (model for trend in report["trends"] for model in trend["models"])
     rows = (*report["ladder"], *report["calibration"], *report["standings"], *report["filtered"], *models)
     names = dict.fromkeys([row["mixture"] for row in rows] + [row["plain"] for row in report["filtered"]])
     first_free = max(position_of.values(), default=-1) + 1
@@ -39,9 +39,11 @@ def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
     return [_panel(trend, place) for trend in report["trends"] if trend["groups"]]
 
 
-def _panel(trend: Trend, place: dict[str, int]) -> TrendPanel:
-    points = [(place[model["mixture"]], _clip(model["reference"]), _clip(model["shift"])) for model in trend["models"]]
-    bands = [Band(place[group["mixture"]], _points(group["band"])) for group in trend["groups"]]
+def _panel(trend: Trend, positions: dict[str, int]) -> TrendPanel:
+    points = [
+        (positions[model["mixture"]], _clip(model["reference"]), _clip(model["shift"])) for model in trend["models"]
+    ]
+    bands = [Band(positions[group["mixture"]], _points(group["band"])) for group in trend["groups"]]
     baseline = trend["baseline"]
     return TrendPanel(trend, points, bands, (baseline["slope"], baseline["intercept"]) if baseline else None)
 

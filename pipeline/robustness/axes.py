@@ -30,10 +30,10 @@ def _as_floats(values: ArrayLike) -> Floats:
     return np.asarray(values, np.float64)
 
 
-PROBIT = Axis("probit", lambda accuracy: _as_floats(ndtri(accuracy)), lambda place: _as_floats(ndtr(place)))
+PROBIT = Axis("probit", lambda accuracy: _as_floats(ndtri(accuracy)), lambda value: _as_floats(ndtr(value)))
 
 
-LOGIT = Axis("logit", lambda accuracy: _as_floats(logit(accuracy)), lambda place: _as_floats(expit(place)))
+LOGIT = Axis("logit", lambda accuracy: _as_floats(logit(accuracy)), lambda value: _as_floats(expit(value)))
 
 
 LINEAR = Axis("linear", _as_floats, _as_floats, bounded=True)

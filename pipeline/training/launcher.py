@@ -25,10 +25,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pipeline.core.redaction import redacted
-from pipeline.errors import StageFailed
 from pipeline.export.manifest import export_digest
 from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, NotFinite, save_as_folder
-from pipeline.shards.tar_format import BadTar, read_pairs
+from pipeline.training.export_scan import scan_export
 from pipeline.training.recipe import Recipe, arguments, weights
 
 DONE, DIVERGED, OUT_OF_MEMORY, KILLED, FAILED = "done", "diverged", "out_of_memory", "killed", "failed"
@@ -63,38 +62,6 @@ _SIGKILL = re.compile(r"killed by signal: Killed|Signal 9 \(SIGKILL\)")
 _EXCEPTION = re.compile(
     r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*(?!ChildFailed)\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
 )
-
-
-def scan_export(folder: Path, batch_size: int, processes: int = 1) -> list[Path]:
-    """Return an export's tars; raise StageFailed where one differs from the manifest or holds what no pair holds.
-
-    It must hold a whole batch: open_clip_train's loader drops each pass's last, partial batch, and with nothing but
-    that it would wait for ever. Of several processes each reads every so manieth tar, and needs its part of a batch.
-    """
-    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    if manifest["pairs"] < batch_size:
-        raise StageFailed(f"{folder}: holds {manifest['pairs']} pairs, expected at least a batch of {batch_size}")
-    sizes = sorted(said["pairs"] for said in manifest["tars"].values())
-    least = sum(sizes[: len(sizes) // processes])
-    if least < batch_size // processes:
-        raise StageFailed(
-            f"{folder}: its {len(sizes)} tars are too few or too small for {processes} processes: one may get {least} "
-            f"pairs, expected at least {batch_size // processes}, its part of a batch (export.pairs_per_tar)"
-        )
-    for name, said in manifest["tars"].items():
-        path = folder / name
-        try:
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != said["sha256"]:
-                raise StageFailed(f"{path}: SHA-256 is {found[:12]}…, manifest.json says {said['sha256'][:12]}…")
-            with path.open("rb") as stream:
-                pairs = sum(1 for _ in read_pairs(stream))
-        except (BadTar, OSError) as error:
-            raise StageFailed(f"{path}: {error}") from None
-        if pairs != said["pairs"]:
-            raise StageFailed(f"{path}: holds {pairs} pairs, manifest.json says {said['pairs']}")
-    return [folder / name for name in sorted(manifest["tars"])]
 
 
 def environment(threads: int) -> dict[str, str]:

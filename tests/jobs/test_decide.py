@@ -180,7 +180,7 @@ def test_a_pair_that_is_lost_is_not_passed_over(
     run = opened(write_experiment(tmp_path, {"basic": FILTERS["basic"]}), spark=spark)
     fill(run, ROWS)
     monkeypatch.setattr(stage, "_stored", lambda run: len(ROWS) + 1)
-    with pytest.raises(StageFailed, match=f"filters.basic: decided about {len(ROWS)} pairs, {len(ROWS) + 1} are"):
+    with pytest.raises(StageFailed, match=f"filters.basic: found {len(ROWS)} decisions, expected {len(ROWS) + 1},"):
         decide(run)
     assert run.ledger.finished(run.plan.decide("basic").id) is None
 

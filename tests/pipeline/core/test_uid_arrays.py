@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.core import uid_arrays
 from pipeline.core.uid_arrays import halves, keys, order, places, texts, unique
 from pipeline.errors import InputError, StageFailed
+from pipeline.storage import uid_files
 from pipeline.storage.uid_files import read_uids, write_subset
 
 HALVES = st.sampled_from(["0" * 16, "f" * 16]) | st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -68,7 +68,7 @@ def test_a_file_of_uids_is_read_whatever_its_blocks(
     path = tmp_path_factory.getbasetemp() / "uids"
     path.write_bytes((newline.join(given_) + (newline if ends else "")).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uid_arrays, "_BLOCK", 50)
+        patch.setattr(uid_files, "_TEXT_BLOCK", 50)
         found, repeated = read_uids(str(path))
     assert texts(found).to_pylist() == sorted(set(given_))
     assert repeated == len(given_) - len(set(given_))

@@ -145,7 +145,7 @@ def test_the_validator_takes_the_paper_and_asks_no_network(
     assert metadata.license == ["CC BY-SA 3.0", "unknown"]
     assert metadata.cite_as == ABOUT["sources"]["wit"]["citation"]
     assert metadata.data_collection.startswith("Each pair is a row that a source published")
-    assert "obeyed: robots.txt." in metadata.data_collection
+    assert "respected: robots.txt." in metadata.data_collection
     assert metadata.data_collection_missing_data.startswith("Of 9 published rows, 6 were stored as pairs; the rest")
     assert metadata.machine_annotation_tools == ["caption_v1 (caption)", "clip_v1 (clip, ViT-B-32 laion2b)"]
     assert any("Some pairs are repeated" in limit for limit in metadata.data_limitations)

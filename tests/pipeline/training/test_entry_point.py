@@ -17,7 +17,7 @@ from open_clip_train.params import parse_args
 
 from pipeline.export.manifest import reading
 from pipeline.training import entry_point
-from pipeline.training.launcher import scan_export
+from pipeline.training.export_scan import scan_export
 from pipeline.training.recipe import arguments, weights
 from tests.support.small_trainings import MODEL, RECIPE, write_export
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from pipeline.export.manifest import export_digest
 from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from pipeline.models.clip import load
 from pipeline.shards.tar_format import BLOCK, END, pair_bytes
-from pipeline.training import launcher
-from pipeline.training.launcher import TrainingResult, environment, scan_export, train
+from pipeline.training import export_scan, launcher
+from pipeline.training.export_scan import scan_export
+from pipeline.training.launcher import TrainingResult, environment, train
 from sources.world.pictures import Picture, file_of
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
@@ -40,6 +42,21 @@ def test_the_environment_looks_at_no_network_and_keeps_its_threads() -> None:
 def test_a_whole_exports_tars_are_returned_in_order(tmp_path: Path) -> None:
     folder = write_export(tmp_path, (3, 4, 2))
     assert scan_export(folder, 9) == [folder / f"{number:08d}.tar" for number in range(3)]
+
+
+def test_a_tar_is_read_once_for_all_trainings_and_again_once_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_export(tmp_path, (3, 4))
+    read, real = list[str](), export_scan._read
+    monkeypatch.setattr(export_scan, "_read", lambda path: (read.append(path.name), real(path))[1])
+    with ThreadPoolExecutor(4) as pool:
+        assert len({tuple(tars) for tars in pool.map(lambda _: scan_export(folder, 7), range(8))}) == 1
+    assert read == ["00000000.tar", "00000001.tar"]
+    path = folder / "00000001.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert refused(lambda: scan_export(folder, 7)).startswith(f"{path}: SHA-256 is ")
+    assert read[2:] == ["00000001.tar"]
 
 
 def test_an_export_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:

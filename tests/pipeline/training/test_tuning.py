@@ -20,7 +20,8 @@ from pipeline.config.tuning import Range
 from pipeline.errors import InputError, StageFailed
 from pipeline.shards.tar_format import StoredPair, read_pairs
 from pipeline.training import task
-from pipeline.training.launcher import TrainingResult, scan_export
+from pipeline.training.export_scan import scan_export
+from pipeline.training.launcher import TrainingResult
 from pipeline.training.recipe import Recipe
 from pipeline.training.tuning import Search, held_out_loss, is_held_out, split, with_values
 from tests.support.scored_store import opened, write_experiment
