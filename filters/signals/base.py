@@ -1,6 +1,6 @@
 """What a signal is: a named, versioned family of numbers about a pair, computed batch by batch without Spark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.signals.caption_text import normalised
 from pipeline.errors import StageFailed
 from pipeline.images.normalize import decoded
 from pipeline.shards.tar_format import StoredPair
@@ -33,10 +32,18 @@ class PairBatch:
         """
         return [_decoded(pair) for pair in self.pairs]
 
+    def captions(self, form: Callable[[str], str]) -> list[str]:
+        """Return the captions in a form, computed once for all signals that ask for the same one.
+
+        The signal names the form, so that how captions are normalised is in the ids of those signals alone.
+        """
+        if form not in self._captions:
+            self._captions[form] = [form(pair.caption) for pair in self.pairs]
+        return self._captions[form]
+
     @cached_property
-    def captions(self) -> list[str]:
-        """The captions, normalised once for all signals (`filters.signals.caption_text.normalised`)."""
-        return [normalised(pair.caption) for pair in self.pairs]
+    def _captions(self) -> dict[Callable[[str], str], list[str]]:
+        return {}
 
 
 def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:

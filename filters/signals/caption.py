@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from filters.signals.base import Columns, PairBatch
+from filters.signals.caption_text import normalised
 
 RESULT_VERSION = 1
 """What py3langid says of a caption: raised where a new version says something else."""
@@ -116,7 +117,9 @@ class CaptionSignal:
 
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns."""
-        rows = [_numbers(pair.caption, plain) for pair, plain in zip(batch.pairs, batch.captions, strict=True)]
+        rows = [
+            _numbers(pair.caption, plain) for pair, plain in zip(batch.pairs, batch.captions(normalised), strict=True)
+        ]
         return {name: [row[name] for row in rows] for name in self.columns.names}
 
 

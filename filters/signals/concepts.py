@@ -65,7 +65,9 @@ class Concepts:
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns: the numbers of the concepts found, sorted, each once, and how many they are."""
         automaton, form = _automaton(*_stamped(self.file), self.match), _FORMS[self.match]
-        found = [sorted({number for _, number in automaton.iter(form(caption))}) for caption in batch.captions]
+        found = [
+            sorted({number for _, number in automaton.iter(form(caption))}) for caption in batch.captions(normalised)
+        ]
         return {"concepts": found, "concept_count": [len(numbers) for numbers in found]}
 
 

@@ -65,7 +65,7 @@ def answer(arguments: argparse.Namespace) -> int:
     differences = [finding for finding in findings if not finding.leftover]
     summary = f"{len(differences)} differences, {len(findings) - len(differences)} leftover files"
     result = {
-        "differences": [one.what for one in differences],
+        "differences": [finding.what for finding in differences],
         "leftovers": [finding.what for finding in findings if finding.leftover],
     }
     _print_result(result, "\n".join([*(finding.what for finding in findings), summary]), arguments.json)

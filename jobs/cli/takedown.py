@@ -100,11 +100,11 @@ def _format_text(result: dict[str, Any]) -> str:
         ["finished an unfinished takedown: " + takedown["id"][:16], *_lines(takedown)]
         for takedown in result["finished"]
     ]
-    if (one := result["takedown"]) is not None:
-        is_empty = not one["pairs"] and not any(one["tombstones"].values())
+    if (takedown := result["takedown"]) is not None:
+        is_empty = not takedown["pairs"] and not any(takedown["tombstones"].values())
         action = "would take down" if result["dry_run"] else "took down"
         sections.append(
-            ["nothing to do: everything on the list was taken down before"] if is_empty else [action, *_lines(one)]
+            ["nothing to do: everything on the list was taken down before"] if is_empty else [action, *_lines(takedown)]
         )
     return "\n".join(line for section in sections for line in section)
 

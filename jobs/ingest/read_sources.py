@@ -1,8 +1,8 @@
-"""A source's published files, read by Spark: in parts where the format can be cut, every row in its shard.
+"""Reads a source's published files with Spark, in parts where the format can be split, and assigns rows to shards.
 
-Two passes. The first finds the parts of each file. The second reads the rows, once: they are kept on Spark's disks,
-each with its line in its part. What they count to says how many lines come before each part, so that a row's line in
-its file is known, and how many rows cannot be read, before one is written. Then uids and host partitions are computed,
+Two passes. The first finds the parts of each file. The second reads the rows, once: they are cached on Spark's disks,
+each with its line in its part. Their counts give the number of lines before each part, and so each row's line in its
+file, and the number of rows that cannot be read, before any row is written. Then uids and host partitions are computed,
 and each shard's rows are written as one file of `pairs`.
 """
 
@@ -33,22 +33,22 @@ from pipeline.storage.store import Store
 from sources.registry import source_format
 
 FEW_HOSTS = 8
-"""A shard of so few hosts or fewer says in its record which they are."""
+"""A shard of at most so many hosts names them in its record."""
 
 
-_PLACE = pa.schema(
+_PART_SCHEMA = pa.schema(
     [
         *(("part", pa.int32()), ("path", pa.string()), ("file", pa.string())),
         *(("start", pa.int64()), ("stop", pa.int64())),
     ]
 )
-_READ = ROW_SCHEMA.append(pa.field("part", pa.int32()))
-"""Rows as they were read: `line` and the record id of a malformed row are by the part, until its file is counted."""
+_PART_ROW_SCHEMA = ROW_SCHEMA.append(pa.field("part", pa.int32()))
+"""Rows as they were read: `line` and a malformed row's record id count from the part's start, until lines are known."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A part of a published file: where the file lies, what it is called, and where the part starts and ends in it."""
+    """A part of a published file: the file's path and its name, and the part's start and stop in it."""
 
     path: str
     file: str
@@ -58,38 +58,38 @@ class Place:
 
 @dataclass(frozen=True)
 class Published:
-    """What a source's files hold, before a row of it is written: the rows as `_READ`, how many lines of its file come
-    before each part, and counts.
+    """The content of a source's files before any row is written: the rows as `_PART_ROW_SCHEMA`, the number of lines
+    of its file before each part, and counts.
     """
 
     read: DataFrame
     before: tuple[int, ...]
     rows: int
     malformed: int
-    first: str  # where the first malformed row stands and what it is, "" where there is none
+    first: str  # the place and the problem of the first malformed row, "" where there is none
 
     @property
     def summary(self) -> str:
-        """What to tell a person of the malformed rows, "" where there are none."""
+        """A message about the malformed rows, "" where there are none."""
         return f"{self.malformed} malformed rows of {self.rows}; the first: {self.first}" if self.malformed else ""
 
     def close(self) -> None:
-        """Let go of the rows."""
+        """Release the cached rows."""
         self.read.unpersist()
 
 
 def find_parts(kind: str, options: dict[str, Any], size: int, files: Iterable[tuple[str, str]]) -> list[Place]:
     """Return the parts of files, given as (path, name)."""
     reader = source_format(kind, options)
-    places: list[Place] = []
+    parts: list[Place] = []
     for path, file in files:
         with opened(path) as stream:
-            places += [Place(path, file, part.start, part.end) for part in reader.parts(stream, size)]
-    return places
+            parts += [Place(path, file, file_part.start, file_part.end) for file_part in reader.parts(stream, size)]
+    return parts
 
 
 def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterator[pa.RecordBatch]) -> Any:
-    """Yield the published rows, as `_READ`, of the parts in `batches`."""
+    """Yield the published rows, as `_PART_ROW_SCHEMA`, of the parts in `batches`."""
     reader = source_format(kind, options)
     for batch in batches:
         for place in batch.to_pylist():
@@ -97,14 +97,14 @@ def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterato
                 rows = reader.read(stream, Part(place["start"], place["stop"]))
                 for read in to_batches(rows, source, place["file"], linked=not reader.joins):
                     part = pa.array([place["part"]] * read.num_rows, pa.int32())
-                    yield pa.RecordBatch.from_arrays([*read.columns, part], schema=_READ)
+                    yield pa.RecordBatch.from_arrays([*read.columns, part], schema=_PART_ROW_SCHEMA)
 
 
 def published(run: Run, job: Job) -> Published:
-    """Read a source's files; raise InputError where there is nothing to fetch, or too much is malformed."""
+    """Read a source's files; raise InputError where there is nothing to fetch, or too many rows are malformed."""
     kind, options = job.config["about"]["format"], job.config["about"]["options"]
-    places = _places(run, kind, options, job.local["paths"])
-    rows = _read(run, job.name, kind, options, places).persist(StorageLevel.DISK_ONLY)
+    parts = _find_all_parts(run, kind, options, job.local["paths"])
+    rows = _read_rows(run, job.name, kind, options, parts).persist(StorageLevel.DISK_ONLY)
     malformed = F.col("problem") == MALFORMED
     counts = rows.groupBy("part").agg(
         F.count("*").alias("rows"),
@@ -114,49 +114,49 @@ def published(run: Run, job: Job) -> Published:
     )
     by_part = {count["part"]: count for count in counts.collect()}
     lines, before, first = Counter[str](), [], ""
-    for part, place in enumerate(places):
-        before.append(lines[place.file])
-        if (count := by_part.get(part)) is not None:  # a part without a row has none
+    for part, piece in enumerate(parts):
+        before.append(lines[piece.file])
+        if (count := by_part.get(part)) is not None:  # a part without rows has none
             if count["first"] and not first:
-                first = f"{place.file} line {lines[place.file] + count['first']['line']}: {count['first']['detail']}"
-            lines[place.file] += count["lines"]
-    total, faulty = (sum(count[name] for count in by_part.values()) for name in ("rows", "malformed"))
-    found = Published(rows, tuple(before), total, faulty, first)
+                first = f"{piece.file} line {lines[piece.file] + count['first']['line']}: {count['first']['detail']}"
+            lines[piece.file] += count["lines"]
+    total, malformed_rows = (sum(count[name] for count in by_part.values()) for name in ("rows", "malformed"))
+    result = Published(rows, tuple(before), total, malformed_rows, first)
     try:
-        _check(run, job, found)
+        _check_rows(run, job, result)
     except InputError:
-        found.close()
+        result.close()
         raise
-    return found
+    return result
 
 
-def _check(run: Run, job: Job, found: Published) -> None:
+def _check_rows(run: Run, job: Job, published: Published) -> None:
     paths = list(job.local["paths"])
     files = ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")
-    if found.rows == 0:
+    if published.rows == 0:
         raise InputError(f"sources.{job.name}: {files}: no rows; expected at least one")
-    if found.rows == found.malformed:
+    if published.rows == published.malformed:
         kind = job.config["about"]["format"]
-        raise InputError(f"sources.{job.name}: {files}: expected {kind}, found {found.summary}")
+        raise InputError(f"sources.{job.name}: {files}: expected {kind}, found {published.summary}")
     allowed = run.experiment.file.ingest.malformed_rows
-    if allowed is not None and found.malformed > allowed:
+    if allowed is not None and published.malformed > allowed:
         limit = f"at most {allowed} (ingest.malformed_rows)"
-        raise InputError(f"sources.{job.name}: expected {limit}, found {found.summary}")
+        raise InputError(f"sources.{job.name}: expected {limit}, found {published.summary}")
 
 
-def _places(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[Place]:
-    """Return the parts of files (path to the name they are known by), in the order of names and places."""
+def _find_all_parts(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[Place]:
+    """Return the parts of files (path to published name), sorted by name and start."""
     work = partial(find_parts, kind, options, run.experiment.file.ingest.part_bytes)
     files = list(paths.items())
-    found = run.spark.sparkContext.parallelize(files, max(1, len(files))).mapPartitions(work).collect()
-    return sorted(found, key=lambda place: (place.file, place.start))
+    parts = run.spark.sparkContext.parallelize(files, max(1, len(files))).mapPartitions(work).collect()
+    return sorted(parts, key=lambda place: (place.file, place.start))
 
 
-def _read(run: Run, source: str, kind: str, options: dict[str, Any], places: Sequence[Place]) -> DataFrame:
-    """Return the rows of places as `_READ`, a partition for each place."""
-    rows = [(part, *vars(place).values()) for part, place in enumerate(places)]
-    frame = run.spark.createDataFrame(run.spark.sparkContext.parallelize(rows, max(1, len(rows))), _ddl(_PLACE))
-    return frame.mapInArrow(partial(read_parts, source, kind, options), _ddl(_READ))
+def _read_rows(run: Run, source: str, kind: str, options: dict[str, Any], parts: Sequence[Place]) -> DataFrame:
+    """Return the rows of file parts as `_PART_ROW_SCHEMA`, one Spark partition for each part."""
+    rows = [(part, *vars(file_part).values()) for part, file_part in enumerate(parts)]
+    frame = run.spark.createDataFrame(run.spark.sparkContext.parallelize(rows, max(1, len(rows))), _ddl(_PART_SCHEMA))
+    return frame.mapInArrow(partial(read_parts, source, kind, options), _ddl(_PART_ROW_SCHEMA))
 
 
 def _ddl(schema: pa.Schema) -> str:
@@ -164,80 +164,84 @@ def _ddl(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {kinds[field.type]}" for field in schema)
 
 
-def _rows(run: Run, job: Job, published: Published) -> DataFrame:
+def _rows_with_uids(run: Run, job: Job, published: Published) -> DataFrame:
     """Return a source's published rows with their uids."""
-    about = job.config["about"]
+    source_config = job.config["about"]
     rows = placed_lines(run.spark, published.read, published.before)
-    if kind := source_format(about["format"], about["options"]).joins:
-        places = _places(run, kind, {}, job.local["joined"])
-        others = _read(run, job.name, kind, {}, places).select(*ROW_SCHEMA.names)
+    if kind := source_format(source_config["format"], source_config["options"]).joins:
+        parts = _find_all_parts(run, kind, {}, job.local["joined"])
+        others = _read_rows(run, job.name, kind, {}, parts).select(*ROW_SCHEMA.names)
         rows = joined(rows, others, kind)
     return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
 
 
 def placed_lines(spark: SparkSession, read: DataFrame, before: Sequence[int]) -> DataFrame:
-    """Return rows as `ROW_SCHEMA`: their lines are those of the file, of which so many come before each part.
+    """Return rows as `ROW_SCHEMA`, with lines counted from the file's start; `before` has the lines before each part.
 
-    A row that could not be read has no identity of its own but its place.
+    A row that could not be read is identified by its place alone.
     """
-    known = spark.createDataFrame(list(enumerate(before)), "part int, before bigint")
-    rows = read.join(F.broadcast(known), "part").withColumn("line", F.col("line") + F.col("before"))
+    lines_before = spark.createDataFrame(list(enumerate(before)), "part int, before bigint")
+    rows = read.join(F.broadcast(lines_before), "part").withColumn("line", F.col("line") + F.col("before"))
     place = F.concat_ws("#", "file", F.col("line").cast("string"))
-    named = F.when(F.col("problem") == MALFORMED, place).otherwise(F.col("record_id"))
-    return rows.withColumn("record_id", named).select(*ROW_SCHEMA.names)
+    record_id = F.when(F.col("problem") == MALFORMED, place).otherwise(F.col("record_id"))
+    return rows.withColumn("record_id", record_id).select(*ROW_SCHEMA.names)
 
 
 def joined(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
-    """Return the rows of a list with what `others`, rows of format `kind`, say of the same record ids.
+    """Return the rows of a list, joined on the record id with `others`, rows of format `kind`.
 
-    A record that is not there is malformed; of one that is there twice, the first file and line count.
+    A record without such a row is malformed; of one with several, the first by file and line counts.
     """
     order = F.struct("file", "line")
-    taken = ["url", "caption", "problem", "detail", "published", "licence", "hashes", "faces", "place"]
-    first = others.groupBy("record_id").agg(*(F.min_by(name, order).alias(f"its_{name}") for name in taken))
+    copied = ["url", "caption", "problem", "detail", "published", "licence", "hashes", "faces", "place"]
+    first = others.groupBy("record_id").agg(*(F.min_by(name, order).alias(f"its_{name}") for name in copied))
     missing = F.col("its_url").isNull()
     detail = F.concat(F.lit(f"expected the record in the {kind} files, found no "), F.col("record_id"))
-    both = rows.join(first, "record_id", "left")
-    own = F.col("problem") != ""
+    combined = rows.join(first, "record_id", "left")
+    has_problem = F.col("problem") != ""
     columns = {
-        "problem": F.when(own, F.col("problem")).when(missing, F.lit(MALFORMED)).otherwise(F.col("its_problem")),
-        "detail": F.when(own, F.col("detail")).when(missing, detail).otherwise(F.col("its_detail")),
-        **{name: F.coalesce(f"its_{name}", name) for name in taken if name not in ("problem", "detail")},
+        "problem": F.when(has_problem, F.col("problem"))
+        .when(missing, F.lit(MALFORMED))
+        .otherwise(F.col("its_problem")),
+        "detail": F.when(has_problem, F.col("detail")).when(missing, detail).otherwise(F.col("its_detail")),
+        **{name: F.coalesce(f"its_{name}", name) for name in copied if name not in ("problem", "detail")},
     }
-    return both.withColumns(columns).select(*ROW_SCHEMA.names)
+    return combined.withColumns(columns).select(*ROW_SCHEMA.names)
 
 
 def write_pairs(run: Run, job: Job, published: Published, tombstones: Tombstones) -> None:
-    """Write a source's published rows as `pairs`, a unit for each shard that is not written yet.
+    """Write a source's published rows as `pairs`, one unit for each shard that is not written yet.
 
-    Of rows that the tombstones name, no more is written than that they are there.
+    Rows that the tombstones name are written blanked.
     """
-    rows = _rows(run, job, published)
+    rows = _rows_with_uids(run, job, published)
     if source_format(job.config["about"]["format"], job.config["about"]["options"]).joins:
-        rows = rows.persist(StorageLevel.DISK_ONLY)  # else they are joined once more
+        rows = rows.persist(StorageLevel.DISK_ONLY)  # else the join would run twice
     try:
         rows = rows.withColumn("bucket", F.expr(bucket_sql("url", "uid")))
         counts = {row["bucket"]: row["count"] for row in rows.groupBy("bucket").count().collect()}
-        made = lanes(counts, job.config["fetch"]["pairs_per_shard"])
-        places = [
-            (bucket, lane.number, lane.first, lane.shards) for lane in made for bucket in range(lane.start, lane.end)
+        partitions = lanes(counts, job.config["fetch"]["pairs_per_shard"])
+        bucket_rows = [
+            (bucket, partition.number, partition.first, partition.shards)
+            for partition in partitions
+            for bucket in range(partition.start, partition.end)
         ]
-        table = run.spark.createDataFrame(places, "bucket int, lane int, first int, shards int")
-        placed = rows.join(F.broadcast(table), "bucket").withColumn(
+        table = run.spark.createDataFrame(bucket_rows, "bucket int, lane int, first int, shards int")
+        with_shards = rows.join(F.broadcast(table), "bucket").withColumn(
             "shard", F.expr(shard_sql("uid", "first", "shards"))
         )
         store, job_id, licence = run.store, job.id, job.config["about"]["licence"]
 
         def write(key: tuple[Any, ...], shard: pa.Table) -> pa.Table:  # Spark reads the type hints
-            return _write(store, job_id, licence, tombstones, int(key[0].as_py()), shard)
+            return _write_shard(store, job_id, licence, tombstones, int(key[0].as_py()), shard)
 
-        placed.drop("bucket", "first", "shards").groupBy("shard").applyInArrow(write, "unit string").collect()
+        with_shards.drop("bucket", "first", "shards").groupBy("shard").applyInArrow(write, "unit string").collect()
     finally:
         rows.unpersist()
 
 
-def _write(store: Store, job: str, licence: str, tombstones: Tombstones, number: int, rows: pa.Table) -> pa.Table:
-    """Write one shard's published rows; called by Spark with the rows of one shard number."""
+def _write_shard(store: Store, job: str, licence: str, tombstones: Tombstones, number: int, rows: pa.Table) -> pa.Table:
+    """Write one shard's published rows; called by Spark with the rows of one shard."""
     lane = rows["lane"][0].as_py()
 
     def work() -> Output:
@@ -251,14 +255,14 @@ def _write(store: Store, job: str, licence: str, tombstones: Tombstones, number:
 def shard_rows(rows: pa.Table, licence: str) -> pa.Table:
     """Return a shard's rows as `pairs`, sorted by uid, file and line; a uid's later rows are marked as repeated.
 
-    A row that has a problem of its own keeps it. `licence` is the source's, for rows that have none of their own.
+    A row that already has a problem keeps it. `licence` is the source's, for rows without their own.
     """
     rows = rows.sort_by([("uid", "ascending"), ("file", "ascending"), ("line", "ascending")])
     uids = rows["uid"].to_pylist()
     repeated = pa.array([before == uid for before, uid in zip([None, *uids[:-1]], uids, strict=True)], pa.bool_())
-    fresh = pc.equal(rows["problem"], "")
-    problem = pc.if_else(pc.and_(repeated, fresh), REPEATED_ROW, rows["problem"])
-    own = pc.if_else(pc.equal(rows["licence"], ""), licence, rows["licence"])
-    for name, column in (("problem", problem), ("licence", own)):
+    has_no_problem = pc.equal(rows["problem"], "")
+    problem = pc.if_else(pc.and_(repeated, has_no_problem), REPEATED_ROW, rows["problem"])
+    licences = pc.if_else(pc.equal(rows["licence"], ""), licence, rows["licence"])
+    for name, column in (("problem", problem), ("licence", licences)):
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows.select(TABLES["pairs"].names).cast(TABLES["pairs"])

@@ -1,9 +1,9 @@
 """Ingest: published rows into `pairs`, attempts into `fetches`, images into shards and `samples`.
 
-`jobs.ingest.read_sources` reads the files and puts each row into a shard. Here the shards are fetched: a lane of them
-after one another in one task, so that a host is asked by one task alone. Each shard leaves a completion record; a run
-that was killed does only what is missing. A retry is a job of its own beside the first: it tries again what failed for
-reasons that pass.
+`jobs.ingest.read_sources` reads the files and assigns each row to a shard. This stage fetches the shards: those of a
+host partition one after another in one task, so that only one task requests from a host. Each shard leaves a completion
+record; after a kill only the missing ones are fetched. A retry is a separate job: it fetches again what failed for
+transient reasons.
 """
 
 import time
@@ -42,14 +42,14 @@ from pipeline.storage.object_store import opened
 from pipeline.storage.store import Store
 
 AT_ONCE = 3
-"""Sources that are ingested side by side, so that one's last shard does not leave cores idle."""
+"""Sources that are ingested in parallel, so that the last shard of one does not leave cores idle."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard to fetch: its number, the files of `pairs` that its rows stand in, its lane.
+    """A shard to fetch: its number, the files of `pairs` that hold its rows, its host partition.
 
-    `again` maps the uids that are tried again to how often they were tried; None takes every row.
+    `again` maps the uids to retry to the number of earlier attempts; None fetches every row.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Fetching:
-    """What a task needs to fetch a job's shards; picklable. `files` leads from a published file's name to its path."""
+    """What a task needs to fetch a job's shards; picklable. `files` maps a published file's name to its path."""
 
     store: Store
     job: str
@@ -71,7 +71,7 @@ class Fetching:
 
     @contextmanager
     def open(self) -> Iterator[Work]:
-        """Open a lane; yield what fetches one of its shards."""
+        """Open a host partition's client; yield the function that fetches one of its shards."""
         streams: dict[str, Any] = {}
 
         def local(file: str, offset: int, size: int) -> bytes:
@@ -98,14 +98,14 @@ class Fetching:
         if shard.again is not None:
             rows = [row | {"attempts": shard.again[row["uid"]]} for row in rows]
         path = f"{self.folder}/{shard.number:08d}.tar"
-        # what it holds is in its name: attempts that come to the same share it, and others never meet
+        # named by a digest of its content: attempts with equal results share a file, others never collide
         with self.store.create(path, lambda: f"{self.folder}/{shard.number:08d}-{sha256[:12]}.tar") as stream:
             writer = ShardWriter(stream)
             tables = lane.fetch(rows, writer)
             sha256 = writer.close()
         path = f"{self.folder}/{shard.number:08d}-{sha256[:12]}.tar"
         fetches = pa.concat_tables([without_fetch(pairs.filter(pc.invert(fresh)).to_pylist()), tables["fetches"]])
-        samples = _named(tables["samples"], path)
+        samples = _with_shard(tables["samples"], path)
         if fault := unaccounted(pairs, fetches, samples):
             raise StageFailed(f"{path}: the counts do not add up: {fault}")
         facts = {"shard": path, "sha256": sha256, "bytes": writer.bytes, "pairs": samples.num_rows}
@@ -119,22 +119,25 @@ class Fetching:
             return pq.read_table(stream)
 
 
-def _named(samples: pa.Table, shard: str) -> pa.Table:
+def _with_shard(samples: pa.Table, shard: str) -> pa.Table:
     column = pa.array([shard] * samples.num_rows, pa.string())
     return samples.set_column(samples.schema.get_field_index("shard"), "shard", column)
 
 
 def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules:
-    """Return a task's rules from the experiment file, the hosts that are mapped to an address, and how many sources
-    are ingested side by side: a host may be in each of them, so each takes its share of the host's limit.
+    """Return a task's rules from the experiment file and the hosts that are mapped to an address.
+
+    `tasks` sources are ingested in parallel: a host may be in each of them, so each takes its share of the limit.
     """
-    limits = HostLimits(_limit(given.per_host), {name: _limit(one) for name, one in given.host_limits.items()})
+    limits = HostLimits(
+        _host_limit(given.per_host), {name: _host_limit(limit) for name, limit in given.host_limits.items()}
+    )
     web = WebRules(
         permissions=Permissions(
             given.user_agent,
-            frozenset(word.lower() for word in given.refuse),
+            frozenset(value.lower() for value in given.refuse),
             given.tdm_reservation,
-            tuple(word.lower() for word in given.content_usage),
+            tuple(value.lower() for value in given.content_usage),
         ),
         timeout=given.timeout,
         attempts=given.attempts,
@@ -153,15 +156,15 @@ def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules
     return LaneRules(web, image, given.shard_seconds)
 
 
-def _limit(given: PerHost) -> HostLimit:
-    return HostLimit(given.at_once, given.per_second)
+def _host_limit(setting: PerHost) -> HostLimit:
+    return HostLimit(setting.at_once, setting.per_second)
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Ingest sources, `AT_ONCE` at a time; those that are read for the first time are counted before one is written."""
-    read = {job.id: published(run, job) for job in jobs if not job.config.get("retry")}
+    """Ingest sources, `AT_ONCE` at a time; all that are new are read and counted before any is written."""
+    sources = {job.id: published(run, job) for job in jobs if not job.config.get("retry")}
     for job in jobs:
-        if job.id in read and (summary := read[job.id].summary):
+        if job.id in sources and (summary := sources[job.id].summary):
             run.display.say(f"  {job.name}: {summary}")
     tombstones = read_tombstones(run.ledger)
     side_by_side = min(AT_ONCE, len(jobs))
@@ -169,37 +172,37 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         rules = lane_rules(run.experiment.file.ingest, hosts, side_by_side)
         futures = []
         for job in jobs:
-            if job.id in read:
-                futures.append(pool.submit(_ingest, run, job, read[job.id], rules, tombstones))
+            if job.id in sources:
+                futures.append(pool.submit(_ingest, run, job, sources[job.id], rules, tombstones))
             else:
                 futures.append(pool.submit(_retry, run, job, rules, tombstones))
         for future in futures:
             future.result()
 
 
-def _ingest(run: Run, job: Job, read: Published, rules: LaneRules, tombstones: Tombstones) -> None:
+def _ingest(run: Run, job: Job, source: Published, rules: LaneRules, tombstones: Tombstones) -> None:
     started = datetime.now(UTC)
     records = _pair_records(run, job)
-    if sum(record.files[job.id][0].rows for record in records) != read.rows:
-        write_pairs(run, job, read, tombstones)
+    if sum(record.files[job.id][0].rows for record in records) != source.rows:
+        write_pairs(run, job, source, tombstones)
         records = _pair_records(run, job)
-    read.close()
-    free = _freely(rules.web.limits)
+    source.close()
+    is_unlimited = _unlimited_test(rules.web.limits)
     shards = []
     for record in records:
         number = int(record.unit.removeprefix("pairs-"))
-        # a lane of its own where no host in it has a limit that would have to be kept across tasks
-        lane = -1 - number if free(record.facts["hosts"]) else record.facts["lane"]
+        # a partition of its own where none of its hosts has a limit that would have to hold across tasks
+        lane = -1 - number if is_unlimited(record.facts["hosts"]) else record.facts["lane"]
         shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), lane))
     fetched = _fetch(run, job, shards, rules, tombstones)
     lane_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
-    _finish(run, job, started, records, fetched, read.rows, lane_of)
+    _finish(run, job, started, records, fetched, source.rows, lane_of)
 
 
-def _freely(limits: HostLimits) -> Any:
+def _unlimited_test(limits: HostLimits) -> Any:
     def free(hosts: Sequence[str]) -> bool:
         if len(hosts) > FEW_HOSTS:
-            return not limits.default.limited and not any(one.limited for one in limits.named.values())
+            return not limits.default.limited and not any(limit.limited for limit in limits.named.values())
         return not any(limits.of(host).limited for host in hosts)
 
     return free
@@ -209,7 +212,7 @@ def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules, tombst
     lanes: dict[int, list[Unit]] = {}
     for shard in shards:
         lanes.setdefault(shard.lane, []).append((f"fetch-{shard.number:08d}", shard))
-    ordered = sorted(lanes.values(), key=len, reverse=True)  # the longest first, as it bounds the whole
+    ordered = sorted(lanes.values(), key=len, reverse=True)  # the longest first, as it bounds the total time
     folder = f"shards/{job.config['source']}/{job.short}"
     names = {name: path for path, name in job.local["paths"].items()}
     fetching = Fetching(run.store, job.id, folder, rules, names, tombstones)
@@ -226,46 +229,46 @@ def _finish(
     published: int,
     lane_of: Mapping[int, int],
 ) -> None:
-    """Add up what every shard came to, and commit; raise StageFailed where a published row has no outcome."""
+    """Add up the shards' results and commit; raise StageFailed where a published row has no outcome."""
     files = [file for record in (*pairs, *fetched.values()) for file in record.files[job.id]]
     shards = []
     for name, record in fetched.items():
         shards.append(record.facts | {"lane": lane_of[int(name.removeprefix("fetch-"))]})
-    if (found := sum(shard["published"] for shard in shards)) != published:
-        said = f"{published} rows to account for, {found} have an outcome"
-        raise StageFailed(f"ingest of {job.name}: the counts do not add up: {said}")
+    if (accounted := sum(shard["published"] for shard in shards)) != published:
+        message = f"expected an outcome for {published} rows, found {accounted}"
+        raise StageFailed(f"ingest of {job.name}: the counts do not add up: {message}")
     verdicts = sum((Counter(shard.pop("verdicts")) for shard in shards), Counter())
     verdicts.pop("", None)
     run.finish([(job, files, {"shards": shards, "verdicts": dict(verdicts)})], started, [job.id])
 
 
 def _pair_records(run: Run, job: Job) -> list[Record]:
-    found = finished_units(run.store, job.id).items()
-    return [record for name, record in sorted(found) if name.startswith("pairs-")]
+    units = finished_units(run.store, job.id).items()
+    return [record for name, record in sorted(units) if name.startswith("pairs-")]
 
 
 def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None:
-    """Fetch again what failed for reasons that pass: a lane's rows together, in shards of their own."""
+    """Fetch again what failed for transient reasons: a host partition's rows together, in new shards."""
     started = datetime.now(UTC)
-    failed = failed_for_now(run.ledger, [one.id for one in job.needs])
+    failed = failed_for_now(run.ledger, [needed.id for needed in job.needs])
     shards = retried_shards(run, job, failed)
     fetched = _fetch(run, job, shards, rules, tombstones)
     _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})
 
 
 def retried_shards(run: Run, job: Job, failed: Mapping[str, int]) -> list[Shard]:
-    """Return the shards of a retry: of each lane the rows that `failed` names, with the attempts that were made."""
+    """Return the shards of a retry: the rows of each host partition that `failed` maps to their number of attempts."""
     base = run.ledger.finished(job.needs[0].id)
     assert base is not None
     by_lane: dict[int, tuple[list[str], dict[str, int]]] = {}
-    for one in base.facts["shards"]:
-        paths, again = by_lane.setdefault(one["lane"], ([], {}))
-        for path in one["rows"]:
+    for fetched in base.facts["shards"]:
+        paths, again = by_lane.setdefault(fetched["lane"], ([], {}))
+        for path in fetched["rows"]:
             with run.store.arrow(path) as stream:
                 uids = pq.read_table(stream, columns=["uid"])["uid"].to_pylist()
-            if mine := {uid: failed[uid] for uid in uids if uid in failed}:
+            if failed_rows := {uid: failed[uid] for uid in uids if uid in failed}:
                 paths.append(path)
-                again |= mine
+                again |= failed_rows
     size = run.experiment.file.ingest.pairs_per_shard
     shards: list[Shard] = []
     for lane, (paths, again) in sorted(by_lane.items()):

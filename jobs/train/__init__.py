@@ -1,1 +1,1 @@
-"""The stages tune and train."""
+"""The stages `tune` and `train`."""

@@ -1,4 +1,4 @@
-"""Trainings of an experiment begun here or on Slurm, and told of as they end: the grid's, and a search's trials."""
+"""Runs an experiment's trainings (the grid and a search's trials) on this machine or on Slurm."""
 
 import json
 import threading
@@ -16,11 +16,11 @@ from pipeline.training.slurm.job_array import refuse_submitted, run_on_slurm
 from pipeline.training.task import TrainingTask, check_devices
 
 Outcomes = Generator[tuple[TrainingTask, TrainingResult, bool], None, None]
-"""Each training as it ends, with what it came to, and whether it is being tried again."""
+"""Each training as it ends, with its result, and whether it is being retried."""
 
 
 def recipe_of(job: Job, pairs: int) -> Recipe:
-    """Return the recipe that a training job's configuration describes, on an export of so many pairs."""
+    """Return the recipe that a training job's configuration describes, on an export of `pairs` pairs."""
     config = job.config
     passes = config.get("epochs")
     return Recipe(
@@ -40,9 +40,9 @@ def recipe_of(job: Job, pairs: int) -> Recipe:
 
 
 def pairs_of(export: Path) -> int:
-    """Return how many pairs an export holds, copies counted."""
-    said: dict[str, int] = json.loads((export / "manifest.json").read_text("utf-8"))
-    return said["pairs"]
+    """Return how many pairs an export holds, counting copies."""
+    manifest: dict[str, int] = json.loads((export / "manifest.json").read_text("utf-8"))
+    return manifest["pairs"]
 
 
 def check_local(run: Run) -> None:
@@ -52,34 +52,34 @@ def check_local(run: Run) -> None:
 
 
 def outcomes(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str, int], None]) -> Outcomes:
-    """Train, on this machine or on Slurm as the experiment asks; yield each training as it ends."""
-    given, root = run.experiment.file.training, Path(run.store.path("slurm"))
-    if given.slurm:
-        return run_on_slurm(root, tasks, given.slurm, on_samples, run.display.say)
-    check_devices(given.device, given.processes, f"{run.experiment.path}: training")
+    """Train on this machine or on Slurm, as the experiment says; yield each training as it ends."""
+    settings, root = run.experiment.file.training, Path(run.store.path("slurm"))
+    if settings.slurm:
+        return run_on_slurm(root, tasks, settings.slurm, on_samples, run.display.say)
+    check_devices(settings.device, settings.processes, f"{run.experiment.path}: training")
     refuse_submitted(root, [task.name for task in tasks])
-    return _here(tasks, given.parallel, on_samples)
+    return _run_local(tasks, settings.parallel, on_samples)
 
 
 class _Stopped(Exception):
-    """The launcher ends before its trainings."""
+    """The launcher stops before its trainings have ended."""
 
 
-def _here(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
-    """Train on this machine, so many at once; where the caller goes no further, those that run are stopped."""
+def _run_local(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
+    """Train on this machine, `parallel` at a time; where the caller stops iterating, running trainings are stopped."""
     stopped = threading.Event()
 
-    def heard(name: str, seen: int) -> None:  # in a training's thread, every time that it looks at its process
+    def report_samples(name: str, seen: int) -> None:  # in a training's thread, every time that it polls its process
         if stopped.is_set():
             raise _Stopped(name)
         on_samples(name, seen)
 
     with ThreadPoolExecutor(parallel) as pool:
-        running = {pool.submit(task.run, partial(heard, task.name)): task for task in tasks}
+        tasks_by_future = {pool.submit(task.run, partial(report_samples, task.name)): task for task in tasks}
         try:
-            for future in as_completed(running):
-                yield running[future], future.result(), False
+            for future in as_completed(tasks_by_future):
+                yield tasks_by_future[future], future.result(), False
         except BaseException:
             stopped.set()
-            pool.shutdown(cancel_futures=True)  # else those that wait for their turn would still be begun
+            pool.shutdown(cancel_futures=True)  # else the pending ones would still be started
             raise

@@ -1,6 +1,7 @@
 """Train: each mixture in each size with each seed through `open_clip_train`, one recipe for all.
 
-Several at once on this machine, or each as a task of a Slurm job array: what is run and what is kept is the same.
+Several in parallel on this machine, or each as a task of a Slurm job array: the trainings and their results are the
+same.
 """
 
 import json
@@ -27,29 +28,29 @@ from pipeline.training.tuning import with_values
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Train; a run that comes to nothing does not stop the others, and the stage fails at the end and says which."""
+    """Train; a failed run does not stop the others, but the stage fails at the end and names it."""
     check_local(run)
     by_name = {job.short: job for job in jobs}
     tasks = [_task(run, job) for job in jobs]
     total = sum(task.recipe.samples for task in tasks)
-    seen = dict.fromkeys(by_name, 0)
-    shown = run.task(f"training {len(jobs)} models", "samples")
+    samples_seen = dict.fromkeys(by_name, 0)
+    show_progress = run.task(f"training {len(jobs)} models", "samples")
 
     def on_samples(name: str, count: int) -> None:
-        seen[name] = count
-        shown(sum(seen.values()), total)
+        samples_seen[name] = count
+        show_progress(sum(samples_seen.values()), total)
 
     failed = []
     started = datetime.now(UTC)
-    with closing(outcomes(run, tasks, on_samples)) as ended:
-        for task, result, again in ended:
+    with closing(outcomes(run, tasks, on_samples)) as results:
+        for task, result, is_retried in results:
             job = by_name[task.name]
             _record(run, job, result, started)
-            said = f"{job.name}: {result.outcome} after {result.samples_seen} samples: {result.reason}"
-            if again:
-                run.display.say(f"  {said}; it is submitted again")
+            message = f"{job.name}: {result.outcome} after {result.samples_seen} samples: {result.reason}"
+            if is_retried:
+                run.display.say(f"  {message}; it is submitted again")
             elif result.outcome != DONE:
-                failed.append(said)
+                failed.append(message)
             else:
                 on_samples(task.name, result.samples_seen)
     if failed:
@@ -67,9 +68,9 @@ def _task(run: Run, job: Job) -> TrainingTask:
 
 
 def _record(run: Run, job: Job, result: TrainingResult, started: datetime) -> None:
-    """Commit the row of `trainings`, and finish the job where it is done.
+    """Commit the row of `trainings`, and finish the job where the training is done.
 
-    What came to nothing is committed under an id of its own, so that the job is still to be done, and can be.
+    A failed training is committed under an id of its own, so that the job remains unfinished and can be run again.
     """
     done = result.outcome == DONE
     root = str(run.store.path(""))

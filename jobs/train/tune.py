@@ -1,7 +1,7 @@
-"""Tune: of each mixture, a search for the recipe's numbers on pairs that are held out, the same budget for all.
+"""Tune: for each mixture, a search for the recipe's hyperparameters on held-out pairs, the same budget for all.
 
-The trials of all mixtures go in rounds, each mixture's next one in each, so they run here or on Slurm as the grid does.
-What lies in the staging area, where a takedown clears it away: the pairs that are left and the trials' losses.
+The trials run in rounds, each with the next trial of every mixture, on this machine or on Slurm as the grid does. The
+remaining pairs and the trials' losses are in the staging area, which a takedown clears.
 """
 
 import json
@@ -26,13 +26,13 @@ from pipeline.training.tuning import Search, held_out_loss, split, with_values
 
 
 @dataclass
-class _Searched:
-    """A mixture's search: what its trials train on and are judged by, and the values that are tried now."""
+class _MixtureSearch:
+    """A mixture's search: what its trials train on and are evaluated on, and the values of the current trial."""
 
     job: Job
     folder: Path
     recipe: Recipe
-    held: Sequence[StoredPair]
+    held_out_pairs: Sequence[StoredPair]
     search: Search
     values: Values = field(default_factory=dict)
 
@@ -43,78 +43,82 @@ class _Searched:
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Search for every mixture; what is done is not done again after a stop."""
+    """Search for every mixture; finished trials are not repeated after a stop."""
     check_local(run)
     started = datetime.now(UTC)
-    searched = [_begun(run, job) for job in jobs]
+    searches = [_start_search(run, job) for job in jobs]
     trials = jobs[0].config["tuning"]["trials"]
-    shown = run.task(f"tuning for {len(jobs)} mixtures", "trials")
+    show_progress = run.task(f"tuning for {len(jobs)} mixtures", "trials")
     for number in range(trials):
-        shown(number * len(jobs), trials * len(jobs))
-        _round(run, searched, number)
-    shown(trials * len(jobs), trials * len(jobs))
-    for one in searched:
-        if (best := one.search.best) is None:
+        show_progress(number * len(jobs), trials * len(jobs))
+        _run_round(run, searches, number)
+    show_progress(trials * len(jobs), trials * len(jobs))
+    for mixture in searches:
+        if (best := mixture.search.best) is None:
             expected = "expected a range with lower ones (training.tuning.lr)"
-            raise StageFailed(f"tune {one.job.name}: all {trials} trials diverged at their learning rates, {expected}")
-        facts = {"chosen": best.plain(), "trials": [trial.plain() for trial in one.search.trials]}
-        run.finish([(one.job, [], facts)], started, staging=[one.job.id])
+            raise StageFailed(
+                f"tune {mixture.job.name}: all {trials} trials diverged at their learning rates, {expected}"
+            )
+        facts = {"chosen": best.plain(), "trials": [trial.plain() for trial in mixture.search.trials]}
+        run.finish([(mixture.job, [], facts)], started, staging=[mixture.job.id])
 
 
 def chosen_values(run: Run, job: Job) -> Values:
-    """Return what the search chose for a training, nothing where there was none."""
-    for tuned in of_stage(job, "tune"):
-        row = run.ledger.finished(tuned.id)
+    """Return the values that the search chose for a training, none where there was no search."""
+    for tune_job in of_stage(job, "tune"):
+        row = run.ledger.finished(tune_job.id)
         if row is None:
-            raise StageFailed(f"train {job.name}: expected the search for {tuned.name} to be finished")
+            raise StageFailed(f"train {job.name}: expected the search for {tune_job.name} to be finished")
         values: Values = row.facts["chosen"]["values"]
         return values
     return {}
 
 
-def _begun(run: Run, job: Job) -> _Searched:
-    given = run.experiment.file.training.tuning
-    assert given is not None
+def _start_search(run: Run, job: Job) -> _MixtureSearch:
+    tuning = run.experiment.file.training.tuning
+    assert tuning is not None
     folder = Path(run.store.path(f"staging/{job.id}"))
     export = Path(run.store.path(export_folder(of_stage(job, "export")[0])))
-    held = split(export, folder / "fit", given.held_out, job.config["seed"])
+    held_out = split(export, folder / "fit", tuning.held_out, job.config["seed"])
     recipe = recipe_of(job, pairs_of(folder / "fit"))
-    written = recipe_values(recipe.lr, recipe.wd, recipe.warmup, recipe.flags)
-    search = Search(given.ranges(), given.start(written), job.config["seed"])
-    return _Searched(job, folder, recipe, held, search)
+    recipe_numbers = recipe_values(recipe.lr, recipe.wd, recipe.warmup, recipe.flags)
+    search = Search(tuning.ranges(), tuning.start(recipe_numbers), job.config["seed"])
+    return _MixtureSearch(job, folder, recipe, held_out, search)
 
 
-def _round(run: Run, searched: Sequence[_Searched], number: int) -> None:
-    """Do the next trial of each search, but for those that were done before a stop."""
-    for one in searched:
-        one.values = one.search.ask()
-    waiting = {one.task(number).name: one for one in searched if not _record(one, number).exists()}
+def _run_round(run: Run, searches: Sequence[_MixtureSearch], number: int) -> None:
+    """Run the next trial of each search, except those that were finished before a stop."""
+    for mixture in searches:
+        mixture.values = mixture.search.ask()
+    pending = {mixture.task(number).name: mixture for mixture in searches if not _trial_path(mixture, number).exists()}
     failed = []
-    tasks = [one.task(number) for one in waiting.values()]
-    with closing(outcomes(run, tasks, lambda name, seen: None)) as ended:
-        for task, result, again in ended:
-            one = waiting[task.name]
+    tasks = [mixture.task(number) for mixture in pending.values()]
+    with closing(outcomes(run, tasks, lambda name, seen: None)) as results:
+        for task, result, is_retried in results:
+            mixture = pending[task.name]
             if result.outcome in (DONE, DIVERGED):
-                loss = _judged(one) if result.outcome == DONE else None
-                body = json.dumps({"values": one.values, "loss": loss}).encode()
-                run.store.write(f"staging/{one.job.id}/{_record(one, number).name}", body)
-                shutil.rmtree(one.folder / "trial")
-            elif not again:
-                failed.append(f"{one.job.name}, trial {number}: {result.outcome}: {result.reason}")
+                loss = _judged(mixture) if result.outcome == DONE else None
+                body = json.dumps({"values": mixture.values, "loss": loss}).encode()
+                run.store.write(f"staging/{mixture.job.id}/{_trial_path(mixture, number).name}", body)
+                shutil.rmtree(mixture.folder / "trial")
+            elif not is_retried:
+                failed.append(f"{mixture.job.name}, trial {number}: {result.outcome}: {result.reason}")
     if failed:
         raise StageFailed(f"{run.store.root}: tune: the same command goes on: {'; '.join(sorted(failed))}")
-    for one in searched:
-        told = json.loads(_record(one, number).read_text("utf-8"))
-        if told["values"] != one.values:
-            found = f"found {told['values']}, expected {one.values}"
-            raise StageFailed(f"{_record(one, number)}: {found}; remove the folder it is in, and run again")
-        one.search.tell(told["loss"])
+    for mixture in searches:
+        record = json.loads(_trial_path(mixture, number).read_text("utf-8"))
+        if record["values"] != mixture.values:
+            found = f"found {record['values']}, expected {mixture.values}"
+            raise StageFailed(f"{_trial_path(mixture, number)}: {found}; remove the folder it is in, and run again")
+        mixture.search.tell(record["loss"])
 
 
-def _record(one: _Searched, number: int) -> Path:
-    return one.folder / f"trial-{number}.json"
+def _trial_path(mixture: _MixtureSearch, number: int) -> Path:
+    return mixture.folder / f"trial-{number}.json"
 
 
-def _judged(one: _Searched) -> float:
-    model = ClipModel(f"local-dir:{one.folder / 'trial' / 'model'}", None)  # `load` would keep every trial's in memory
-    return held_out_loss(model, model.temperature, one.held, one.recipe.batch_size)
+def _judged(mixture: _MixtureSearch) -> float:
+    model = ClipModel(
+        f"local-dir:{mixture.folder / 'trial' / 'model'}", None
+    )  # `load` would keep every trial's model in memory
+    return held_out_loss(model, model.temperature, mixture.held_out_pairs, mixture.recipe.batch_size)

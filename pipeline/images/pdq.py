@@ -5,23 +5,23 @@ import numpy.typing as npt
 import pdqhash
 
 RESULT_VERSION = 1
-"""What pdqhash makes of an image: raised where a new version gives other bits."""
+"""The version of pdqhash's results: raised where a new version of pdqhash gives other bits."""
 
 
 PDQ_BYTES = 32
 
 
 SAME_PICTURE = 31
-"""The largest Hamming distance, in bits of 256, at which two fingerprints count as one picture: PDQ's README
+"""The largest Hamming distance, in bits of 256, at which two fingerprints count as the same image: PDQ's README
 (facebook/ThreatExchange, pdq/README.md, "Matching") recommends to start with <= 31."""
 
 
 LEAST_QUALITY = 50
-"""Fingerprints of a lower quality say nothing: the same README recommends to discard <= 49."""
+"""Fingerprints of a lower quality are not compared: the same README recommends to discard <= 49."""
 
 
 def pdq(image: npt.NDArray[np.uint8]) -> tuple[bytes, int]:
-    """Return (32 bytes, quality 0 to 100) of an RGB image, (height, width, 3) uint8."""
+    """Return the fingerprint (32 bytes) and quality (0 to 100) of an RGB image, (height, width, 3) uint8."""
     bits, quality = pdqhash.compute(np.ascontiguousarray(image))
     return np.packbits(bits.astype(np.uint8)).tobytes(), int(quality)
 

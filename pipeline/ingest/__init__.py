@@ -1,1 +1,1 @@
-"""From a shard's published rows to its tar."""
+"""Ingest: a shard's published rows are fetched and written as a tar."""

@@ -1,7 +1,7 @@
-"""A shard in the making: bodies become pairs, which lie in a spool until the tar is written.
+"""Builds a shard: response bodies become pairs, which are spooled until the tar is written.
 
-A small image is decoded at once, where its answer came in: to hand it to another thread would cost about a fifth of the
-time that it takes. All others are decoded in a thread of their own, so that the web never waits for them.
+A small image is decoded at once, in the thread that received it: to hand it to another thread would cost about a fifth
+of the decoding time. All others are decoded in a separate thread, so that fetching never waits for them.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from pipeline.outcomes import STORED, TAKEN_DOWN, Attempt
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 
 SPOOL = 64 << 20
-"""Bytes of a shard's pairs that are held in memory before they go to a temporary file."""
+"""Bytes of a shard's pairs that are held in memory before they are spooled to a temporary file."""
 
 
 SMALL_BYTES, SMALL_PIXELS = 1 << 16, 1 << 18
-"""Up to which an image is decoded at once: some milliseconds, whatever is in it."""
+"""Bytes and pixels up to which an image is decoded at once: that takes some milliseconds, whatever its content."""
 
 
 Row = dict[str, Any]
@@ -38,14 +38,14 @@ Opened = Image.Image | Refused
 
 
 class FilledShard:
-    """A shard in the making. `answered` is called in the loop's thread, `_decode` works in a thread of its own; what
-    both write is behind a lock.
+    """Builds a shard. `answered` is called in the event loop's thread, `_decode` runs in its own thread; a lock guards
+    what both write.
     """
 
     def __init__(
         self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None], tombstones: Tombstones
     ) -> None:
-        self.rows, self._image, self._give, self._tombstones = rows, image, give, tombstones
+        self.rows, self._image, self._release_bytes, self._tombstones = rows, image, give, tombstones
         self._attempts: list[list[Attempt]] = [[] for _ in rows]
         self._sizes: dict[int, int] = {}
         self._refused: dict[int, Refused] = {}
@@ -59,25 +59,28 @@ class FilledShard:
         self._decoding: Future[None] = self._thread.submit(self._decode)
 
     def answered(self, index: int, attempts: list[Attempt]) -> None:
-        """Take a row's attempts; the last one's body is decoded."""
+        """Take a row's attempts; the body of the last one is decoded.
+
+        Raises what the decoding of an earlier body raised.
+        """
         last = attempts[-1]
         self._sizes[index] = len(last.body)
         if last.outcome == STORED:
             attempts[-1] = Attempt(STORED, last.status, last.detail, seconds=last.seconds)
-            self._came(index, last.body)
+            self._accept_body(index, last.body)
         self._attempts[index] = attempts
         if self._failure is not None:
             raise self._failure
 
-    def _came(self, index: int, body: bytes) -> None:
+    def _accept_body(self, index: int, body: bytes) -> None:
         image = opened(body) if len(body) <= SMALL_BYTES else None
         if image is None or (isinstance(image, Image.Image) and image.width * image.height > SMALL_PIXELS):
             self._queue.put((index, body, image))
             return
         try:
-            self._keep(index, body, image)
+            self._store(index, body, image)
         finally:
-            self._give(len(body))
+            self._release_bytes(len(body))
 
     def decoded(self) -> None:
         """Wait until every body is decoded."""
@@ -97,36 +100,36 @@ class FilledShard:
             index, body, image = item
             try:
                 if self._failure is None:
-                    self._keep(index, body, image or opened(body))
-            except Exception as error:  # noqa: BLE001 - raised by `answered`; bodies that wait for room must not hang
+                    self._store(index, body, image or opened(body))
+            except Exception as error:  # noqa: BLE001 - raised by `answered`; fetches that wait for memory must not hang
                 self._failure = error
             finally:
-                self._give(len(body))
+                self._release_bytes(len(body))
 
-    def _keep(self, index: int, body: bytes, image: Opened) -> None:
+    def _store(self, index: int, body: bytes, image: Opened) -> None:
         row = self.rows[index]
         faces = json.loads(row["faces"]) if row.get("faces") else ()
-        picture = made_of(image, body, self._image, faces)
-        if isinstance(picture, Picture) and self._tombstones and self._taken_down(body, picture):
-            picture = Refused(TAKEN_DOWN, "")
-        if isinstance(picture, Refused):
-            self._refused[index] = picture
+        stored = made_of(image, body, self._image, faces)
+        if isinstance(stored, Picture) and self._tombstones and self._is_taken_down(body, stored):
+            stored = Refused(TAKEN_DOWN, "")
+        if isinstance(stored, Refused):
+            self._refused[index] = stored
             return
-        sample, members = _pair(row, body, picture)
+        sample, members = _pair(row, body, stored)
         with self._lock:
             self._spool.write(members)
             self._samples[index] = (sample, self._end, len(members))
             self._end += len(members)
 
-    def _taken_down(self, body: bytes, picture: Picture) -> bool:
-        return self._tombstones.holds_image(body, picture.jpg) or self._tombstones.looks_taken(picture)
+    def _is_taken_down(self, body: bytes, stored: Picture) -> bool:
+        return self._tombstones.holds_image(body, stored.jpg) or self._tombstones.looks_taken(stored)
 
     def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
         """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
         samples = []
         for index in sorted(self._samples):
-            sample, place, size = self._samples[index]
-            self._spool.seek(place)
+            sample, position, size = self._samples[index]
+            self._spool.seek(position)
             samples.append(sample | {"offset": writer.append(self._spool.read(size)), "size": size})
         return {
             "fetches": self._fetches(),
@@ -136,14 +139,14 @@ class FilledShard:
     def _fetches(self) -> pa.Table:
         columns: dict[str, list[Any]] = {name: [] for name in TABLES["fetches"].names}
         for index, (row, attempts) in enumerate(zip(self.rows, self._attempts, strict=True)):
-            before = row.get("attempts", 0)
+            previous = row.get("attempts", 0)
             for number, attempt in enumerate(attempts, start=1):
                 final = number == len(attempts)
                 refused = self._refused.get(index) if final else None
                 values = (
                     row["uid"],
                     row["source"],
-                    before + number,
+                    previous + number,
                     final,
                     refused.outcome if refused else attempt.outcome,
                     attempt.status,
@@ -156,40 +159,40 @@ class FilledShard:
         return pa.Table.from_pydict(columns, TABLES["fetches"])
 
 
-def _pair(row: Row, body: bytes, picture: Picture) -> tuple[Row, bytes]:
-    """Return a pair's row of `samples`, but for shard and place, and its members as they stand in the tar."""
+def _pair(row: Row, body: bytes, stored: Picture) -> tuple[Row, bytes]:
+    """Return a pair's row of `samples`, without its shard and place, and its members as written to the tar."""
     raw = hashlib.sha256(body).hexdigest()
     hashes = json.loads(row["hashes"]) if row.get("hashes") else {}
-    if row.get("place"):  # whoever downloaded it may have re-encoded it: only its look can be compared
+    if row.get("place"):  # a downloader may have re-encoded it: only its PDQ can be compared
         hashes = {name: value for name, value in hashes.items() if name == "pdq"}
-    checked = verdict(hashes, body, picture, raw)
+    comparison = verdict(hashes, body, stored, raw)
     sizes = {
-        "width": picture.width,
-        "height": picture.height,
-        "original_width": picture.original_width,
-        "original_height": picture.original_height,
+        "width": stored.width,
+        "height": stored.height,
+        "original_width": stored.original_width,
+        "original_height": stored.original_height,
     }
     meta = {key: row[key] for key in ("uid", "source", "record_id", "url", "caption")} | {"sha256": raw} | sizes
-    if picture.blurred:
-        meta["blurred_faces"] = picture.blurred
-    if checked.verdict:
-        meta["verdict"] = checked.verdict
-    bits, quality = picture.known_fingerprint
+    if stored.blurred:
+        meta["blurred_faces"] = stored.blurred
+    if comparison.verdict:
+        meta["verdict"] = comparison.verdict
+    bits, quality = stored.known_fingerprint
     sample = {
         "uid": row["uid"],
         "source": row["source"],
         "shard": "",
-        "jpg_bytes": len(picture.jpg),
-        "jpg_sha256": raw if picture.jpg is body else hashlib.sha256(picture.jpg).hexdigest(),
+        "jpg_bytes": len(stored.jpg),
+        "jpg_sha256": raw if stored.jpg is body else hashlib.sha256(stored.jpg).hexdigest(),
         "raw_bytes": len(body),
         "raw_sha256": raw,
         **sizes,
-        "format": picture.format,
-        "frames": picture.frames,
-        "blurred_faces": picture.blurred,
-        "verdict": checked.verdict,
-        "verdict_detail": checked.detail,
+        "format": stored.format,
+        "frames": stored.frames,
+        "blurred_faces": stored.blurred,
+        "verdict": comparison.verdict,
+        "verdict_detail": comparison.detail,
         "pdq": bits,
         "pdq_quality": quality,
     }
-    return sample, pair_bytes(row["uid"], picture.jpg, row["caption"], meta)
+    return sample, pair_bytes(row["uid"], stored.jpg, row["caption"], meta)

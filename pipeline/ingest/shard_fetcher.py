@@ -1,8 +1,8 @@
-"""From a shard's published rows to its tar: fetch politely, check, resize, write in uid order.
+"""From a shard's published rows to its tar: fetch within the rate limits, check, resize, write in uid order.
 
-A `Lane` is one task's way through its shards: one event loop and one client, so that what it learns of a host (its
-turns, its pauses, its robots.txt, its open connections) lasts from shard to shard. Answers come in any order; bodies
-become pairs that are laid in a spool, from which the tar is written in the rows' order.
+A `Lane` fetches a task's shards one after another with one event loop and one client, so that a host's state (its
+rate limit, its pauses, its robots.txt, its open connections) lasts from shard to shard. Responses come in any order;
+bodies become pairs that are spooled, and the tar is written from the spool in the rows' order.
 """
 
 import asyncio
@@ -27,18 +27,18 @@ from pipeline.outcomes import STORED, Attempt
 from pipeline.shards.tar_format import ShardWriter
 
 LocalBytes = Callable[[str, int, int], bytes]
-"""(published file, offset, size) to the bytes there: how images are had that a source brings along."""
+"""(published file, offset, size) to the bytes there: reads the images that are part of a source's files."""
 
 
 MANY = 32
-"""Rows of one host in a shard from which on its connections are kept: the lane's next shard will have some too."""
+"""A host with more rows than this in a shard keeps its connections: the partition's next shard will need them."""
 
 
 @dataclass(frozen=True)
 class LaneRules:
-    """How a lane works: the web's rules, what is stored of an image, and the seconds that a shard may take.
+    """Settings of the fetches: the web's rules, what is stored of an image, and the seconds that a shard may take.
 
-    What the hosts' own limits ask for comes on top of `shard_seconds`.
+    The time that the hosts' rate limits need is added to `shard_seconds`.
     """
 
     web: WebRules
@@ -47,9 +47,9 @@ class LaneRules:
 
 
 class Lane:
-    """Fetches shard after shard; a context manager. `local` reads the images that a source brings along.
+    """Fetches shard after shard; a context manager. `local` reads the images that are part of a source's files.
 
-    An image that one of the `tombstones` stands for is not stored; rows that they name must not be given.
+    An image that matches one of the `tombstones` is not stored; rows that they name must not be passed.
     """
 
     def __init__(self, rules: LaneRules, local: LocalBytes | None = None, tombstones: Tombstones = NONE) -> None:
@@ -60,14 +60,14 @@ class Lane:
         self._client: Client
 
     def __enter__(self) -> "Lane":
-        async def opened() -> Client:
-            # names are resolved in its threads, and asyncio's few would be held up by a few dead name servers
-            names = ThreadPoolExecutor(self._rules.web.concurrency, "names")
-            asyncio.get_running_loop().set_default_executor(names)
+        async def open_client() -> Client:
+            # host names are resolved in these threads: a few dead name servers would block asyncio's few
+            resolver_threads = ThreadPoolExecutor(self._rules.web.concurrency, "names")
+            asyncio.get_running_loop().set_default_executor(resolver_threads)
             return Client(self._rules.web, forbidden=lambda url: self._tombstones.names("", url))
 
         ready(self._rules.image)
-        self._client = self._runner.run(opened())
+        self._client = self._runner.run(open_client())
         return self
 
     def __exit__(
@@ -80,16 +80,16 @@ class Lane:
         """Fetch one shard's rows into `writer` in their order; return its rows of `fetches` and `samples`.
 
         `rows` have uid, source, record_id, url and caption, and may have `hashes` and `faces` (JSON), `place` and
-        `file` (bytes that the source brings along), and `attempts` (how many were made before). Every row gets at
-        least one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
+        `file` (bytes in a file of the source), and `attempts` (how many were made before). Every row gets at least
+        one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
         """
-        made = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread, self._tombstones)
+        shard = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread, self._tombstones)
         try:
-            self._runner.run(self._fill(made))
-            made.decoded()
-            return made.write(writer)
+            self._runner.run(self._fill(shard))
+            shard.decoded()
+            return shard.write(writer)
         finally:
-            made.close()
+            shard.close()
 
     async def _fill(self, shard: FilledShard) -> None:
         by_host: dict[str, deque[int]] = {}
@@ -98,28 +98,30 @@ class Lane:
                 await self._from_file(shard, index, row)
             else:
                 by_host.setdefault(host_of(row["url"]), deque()).append(index)
-        deadline = time.monotonic() + self._rules.shard_seconds + self._polite_seconds(by_host)
-        hosts = deque(sorted(by_host, key=lambda host: (-len(by_host[host]), host)))  # the longest first
+        deadline = time.monotonic() + self._rules.shard_seconds + self._rate_limit_seconds(by_host)
+        hosts = deque(
+            sorted(by_host, key=lambda host: (-len(by_host[host]), host))
+        )  # the host with the most rows first
 
         async def serve() -> None:
             while hosts:
                 host = hosts.popleft()
                 await self._serve(shard, by_host[host], deadline)
 
-        await _together([serve() for _ in range(min(len(hosts), self._rules.web.concurrency))])
+        await _gather([serve() for _ in range(min(len(hosts), self._rules.web.concurrency))])
 
     async def _serve(self, shard: FilledShard, queue: deque[int], deadline: float) -> None:
-        """Fetch one host's rows, as many at once as its limit allows."""
-        many = len(queue) > MANY
+        """Fetch one host's rows, as many concurrently as its limit allows."""
+        keep_connections = len(queue) > MANY
         workers = min(len(queue), self._client.host(shard.rows[queue[0]]["url"]).workers, self._rules.web.concurrency)
 
         async def work() -> None:
             while queue:
                 index = queue.popleft()
-                last = not many and len(queue) < workers  # no row is left for this worker's connection
+                last = not keep_connections and len(queue) < workers  # no row is left for this worker's connection
                 shard.answered(index, await self._client.fetch(shard.rows[index]["url"], deadline, last))
 
-        await _together([work() for _ in range(workers)])
+        await _gather([work() for _ in range(workers)])
 
     async def _from_file(self, shard: FilledShard, index: int, row: Row) -> None:
         offset, size = map(int, row["place"].split(":"))
@@ -136,26 +138,26 @@ class Lane:
             claim.settle(len(body))
         shard.answered(index, [Attempt(STORED, 0, f"{row['file']} at byte {offset}", body)])
 
-    def _polite_seconds(self, by_host: dict[str, deque[int]]) -> float:
-        """Return the seconds that the hosts' own limits ask for, the slowest host's."""
+    def _rate_limit_seconds(self, by_host: dict[str, deque[int]]) -> float:
+        """Return the seconds that the rate limit of the slowest host needs for its rows."""
         rates = ((len(queue), self._rules.web.limits.of(host).per_second) for host, queue in by_host.items())
         return max((count / rate for count, rate in rates if rate), default=0.0)
 
 
-async def _together(jobs: Iterable[Any]) -> None:
-    """Await all; an error of one ends the others and is raised as it is."""
+async def _gather(jobs: Iterable[Any]) -> None:
+    """Await all; an error in one cancels the others and is raised unchanged."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # what they hold is given back before a shard ends
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they hold is released before the shard ends
 
 
 def without_fetch(rows: Iterable[Row]) -> pa.Table:
-    """Return the rows of `fetches` of published rows that are no pair: attempt 0, and the problem as the outcome."""
-    made = [
+    """Return the rows of `fetches` of published rows that are no pairs: attempt 0, with the problem as the outcome."""
+    attempts = [
         {
             "uid": row["uid"],
             "source": row["source"],
@@ -169,20 +171,23 @@ def without_fetch(rows: Iterable[Row]) -> pa.Table:
         }
         for row in rows
     ]
-    return pa.Table.from_pylist(made, TABLES["fetches"])
+    return pa.Table.from_pylist(attempts, TABLES["fetches"])
 
 
 def unaccounted(pairs: pa.Table, fetches: pa.Table, samples: pa.Table) -> str:
-    """Return how a shard's counts fail to add up, or "": each published row has one outcome, each stored one a place.
+    """Return how a shard's counts do not add up, or "": each published row has one outcome, each stored one a place.
 
     Compared as multisets of uids, since a uid that was published twice has two rows and two outcomes.
     """
     final = fetches.filter(fetches["final"])
-    asked, answered = Counter(pairs["uid"].to_pylist()), Counter(final["uid"].to_pylist())
-    if asked != answered:
-        return f"{asked.total()} published rows, {answered.total()} have an outcome, not all the same"
-    said = zip(final["uid"].to_pylist(), final["outcome"].to_pylist(), strict=True)
-    stored, kept = Counter(uid for uid, outcome in said if outcome == STORED), Counter(samples["uid"].to_pylist())
-    if stored != kept:
-        return f"{stored.total()} pairs were stored, {kept.total()} lie in the shard, not all the same"
+    published, finished = Counter(pairs["uid"].to_pylist()), Counter(final["uid"].to_pylist())
+    if published != finished:
+        return f"{published.total()} published rows, {finished.total()} have an outcome, not all the same"
+    outcomes = zip(final["uid"].to_pylist(), final["outcome"].to_pylist(), strict=True)
+    stored, in_shard = (
+        Counter(uid for uid, outcome in outcomes if outcome == STORED),
+        Counter(samples["uid"].to_pylist()),
+    )
+    if stored != in_shard:
+        return f"{stored.total()} pairs were stored, {in_shard.total()} lie in the shard, not all the same"
     return ""

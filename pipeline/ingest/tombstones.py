@@ -1,8 +1,8 @@
-"""Tombstones: what was taken down, as hashes alone, so that a later ingest knows it and nobody can read it off them.
+"""Tombstones: what was taken down, as hashes only, so that a later ingest recognises it and nobody can read it.
 
 A row of the table `tombstones` is a uid, the SHA-256 of a URL or of a host, the SHA-256 of an image (as fetched or as
-stored), or an image's PDQ with a distance. They are read once by the driver and given to tasks. They are in no job's
-id: a takedown edits what is there, and must not make an ingest run again.
+stored), or an image's PDQ with a distance. The driver reads them once and passes them to tasks. They are in no
+job's id: a takedown edits the existing data, and must not make an ingest run again.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ BLANK = {
     "published": "{}",
     "problem": TAKEN_DOWN,
 }
-"""What the columns of `pairs` hold in a row that is refused; its uid, source, file and line stay, its licence too."""
+"""The values of the columns of `pairs` in a refused row; its uid, source, file, line and licence stay."""
 
 
 def hashed(text: str) -> str:
-    """Return SHA-256 of a key, as a tombstone keeps it: 64 hex digits."""
+    """Return the SHA-256 of a key, as a tombstone stores it: 64 hex digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-@lru_cache(1 << 16)  # the rows of a shard are of few hosts
+@lru_cache(1 << 16)  # a shard's rows have few hosts
 def _hashed_domains(host: str) -> tuple[str, ...]:
     return tuple(map(hashed, domains_of(host)))
 
@@ -67,7 +67,7 @@ class Tombstones:
         return cls(uids, urls, hosts, images, tuple(by_kind.get(PRINT, ())))
 
     def rows(self) -> set[tuple[str, str, int]]:
-        """Return what `of` takes."""
+        """Return the tombstones as rows (kind, value, distance), as `of` takes them."""
         parts = zip((UID, URL, HOST, IMAGE), (self.uids, self.urls, self.hosts, self.images), strict=True)
         plain = {(kind, value, 0) for kind, values in parts for value in values}
         return plain | {(PRINT, value, distance) for value, distance in self.prints}
@@ -76,7 +76,7 @@ class Tombstones:
         return bool(self.uids or self.urls or self.hosts or self.images or self.prints)
 
     def names(self, uid: str, url: str) -> bool:
-        """Tell whether a published row is refused by its uid, its URL or its host."""
+        """Return whether a published row is refused by its uid, its URL or its host."""
         if uid in self.uids:
             return True
         if not url:
@@ -86,30 +86,30 @@ class Tombstones:
         return bool(self.hosts) and not self.hosts.isdisjoint(_hashed_domains(host_of(url)))
 
     def holds_image(self, *images: bytes) -> bool:
-        """Tell whether one of these files, as fetched or as stored, is refused byte for byte."""
+        """Return whether one of these files (as fetched or as stored) is refused by its exact bytes."""
         return bool(self.images) and any(hashlib.sha256(image).hexdigest() in self.images for image in images)
 
     def looks_taken(self, image: Picture) -> bool:
-        """Tell whether a stored image looks like one that was taken down, by PDQ of the quality that counts."""
+        """Return whether a stored image is near one that was taken down, by a PDQ of sufficient quality."""
         if not self.prints or image.fingerprint is None:
             return False
         bits, quality = image.fingerprint
-        nearest = self._alike.closest(np.frombuffer(bits, np.uint8).reshape(1, -1))
+        nearest = self._pdq_index.closest(np.frombuffer(bits, np.uint8).reshape(1, -1))
         return quality >= LEAST_QUALITY and bool(nearest[0] >= 0)
 
     @cached_property
-    def _alike(self) -> Alike:
+    def _pdq_index(self) -> Alike:
         values = b"".join(bytes.fromhex(value) for value, _ in self.prints)
         limits = np.array([distance for _, distance in self.prints], np.int64)
         return Alike(np.frombuffer(values, np.uint8).reshape(-1, PDQ_BYTES), limits, one_by_one=True)
 
 
 NONE = Tombstones()
-"""Those of a store from which nothing was taken down."""
+"""The tombstones of a store from which nothing was taken down."""
 
 
 def read(ledger: Ledger) -> Tombstones:
-    """Return a store's tombstones, those of an unfinished takedown too."""
+    """Return a store's tombstones, including those of an unfinished takedown."""
     if not ledger.store.exists("tables/tombstones"):
         return NONE
     rows = ledger.read("tombstones", ["kind", "value", "distance"]).to_pydict()
@@ -117,12 +117,12 @@ def read(ledger: Ledger) -> Tombstones:
 
 
 def blanked(pairs: pa.Table, tombstones: Tombstones) -> pa.Table:
-    """Return rows of `pairs` with those that are refused blanked: `BLANK` says how."""
+    """Return rows of `pairs` in which the refused ones hold the values of `BLANK`."""
     if not tombstones:
         return pairs
-    named = zip(pairs["uid"].to_pylist(), pairs["url"].to_pylist(), strict=True)
-    refused = pa.array([tombstones.names(uid, url) for uid, url in named], pa.bool_())
+    keys = zip(pairs["uid"].to_pylist(), pairs["url"].to_pylist(), strict=True)
+    refused = pa.array([tombstones.names(uid, url) for uid, url in keys], pa.bool_())
     for name, value in BLANK.items():
-        place = pairs.schema.get_field_index(name)
-        pairs = pairs.set_column(place, pairs.schema.field(place), pc.if_else(refused, value, pairs[name]))
+        index = pairs.schema.get_field_index(name)
+        pairs = pairs.set_column(index, pairs.schema.field(index), pc.if_else(refused, value, pairs[name]))
     return pairs

@@ -1,5 +1,7 @@
-"""Data files of the ledger's tables: Parquet, written by tasks, in the order of uids, so that one pair is found without
-reading the others: by the least and the greatest uid of each file, which its commit carries, and of each row group.
+"""Data files of the ledger's tables: Parquet, written by tasks in the order of uids.
+
+A pair is found without reading the others: by the least and the greatest uid of each file, which its commit carries,
+and of each row group.
 """
 
 import json
@@ -14,22 +16,22 @@ import pyarrow.parquet as pq
 from pipeline.storage.store import Store
 
 GROUP = 1 << 16
-"""Rows of a row group, of which as many are read for one pair."""
+"""Rows of a row group: so many are read to find one pair."""
 
 
 SORTED = 1 << 30
-"""Bytes beyond which rows stay in their order: a sorted copy is held beside them."""
+"""Bytes above which rows are not sorted: a sorted copy would be held in memory beside them."""
 
 
 _REPEATING = (pa.types.is_string, pa.types.is_integer)
 
 
 _HASHES = {"raw_sha256", "jpg_sha256"}
-"""Columns that are searched whole, and are not compressed: an image is found by its hash in half the time so."""
+"""Columns that are searched as a whole. Not compressed, as an image is then found by its hash in half the time."""
 
 
 _UNIQUE = {"uid", "url", "caption", "record_id", "offset", *_HASHES}
-"""Columns whose values hardly repeat: a dictionary of them is as long as they are, and read first."""
+"""Columns whose values hardly repeat: a dictionary would be as long as the column, and is read first."""
 
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
@@ -37,9 +39,9 @@ Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet file of one table, written by a task and not yet, or already, in a snapshot.
+    """A Parquet file of one table, written by a task; it may or may not be in a snapshot yet.
 
-    `first` and `last` are its least and its greatest uid, "" where its rows have none.
+    `first` and `last` are its least and its greatest uid, "" if its rows have none.
     """
 
     table: str
@@ -50,43 +52,45 @@ class DataFile:
     last: str = ""
 
     def statistics(self) -> str:
-        """Return what a Delta commit says of the file, as JSON."""
-        said: dict[str, object] = {"numRecords": self.rows}
+        """Return the file's statistics for a Delta commit, as JSON."""
+        values: dict[str, object] = {"numRecords": self.rows}
         if self.first:
-            said |= {"minValues": {"uid": self.first}, "maxValues": {"uid": self.last}, "nullCount": {"uid": 0}}
-        return json.dumps(said)
+            values |= {"minValues": {"uid": self.first}, "maxValues": {"uid": self.last}, "nullCount": {"uid": 0}}
+        return json.dumps(values)
 
 
 def write_rows(store: Store, job: str, table: str, rows: pa.Table) -> DataFile:
     """Write `rows` as one uniquely named Parquet file of `table`, for `Ledger.commit` to register; called in tasks.
 
-    The file lies in the job's partition; the partition column itself is not stored in it. Rows with a uid are written
-    in the order of uids, those of one uid in theirs.
+    The file lies in the job's partition; the partition column itself is not stored in it. Rows with a uid are sorted
+    by it; the sort is stable.
     """
     path = f"job={job}/{uuid.uuid4().hex}.parquet"
-    full = f"tables/{table}/{path}"
-    ordered = by_uid(rows)
-    with store.create(full) as stream:
-        pq.write_table(ordered, stream, row_group_size=GROUP, **encoded(ordered.schema))
-    return DataFile(table, path, rows.num_rows, store.size(full), *span(ordered))
+    store_path = f"tables/{table}/{path}"
+    sorted_rows = by_uid(rows)
+    with store.create(store_path) as stream:
+        pq.write_table(sorted_rows, stream, row_group_size=GROUP, **encoded(sorted_rows.schema))
+    return DataFile(table, path, rows.num_rows, store.size(store_path), *span(sorted_rows))
 
 
 def filled(rows: Rows, schema: pa.Schema) -> Rows:
-    """Return the columns of `schema` of some rows of a data file; a column that the file lacks is null.
+    """Return the columns of `schema` of rows of a data file; a column that the file lacks is null.
 
-    An earlier version of cuvee wrote the file, which did not know the column.
+    Such a file was written by an earlier version of cuvee, which did not have the column.
     """
     names = set(rows.schema.names)
     columns = [rows[field.name] if field.name in names else pa.nulls(len(rows), field.type) for field in schema]
-    kinds = [rows.schema.field(field.name) if field.name in names else field for field in schema]
-    made: Rows = type(rows).from_arrays(columns, schema=pa.schema(kinds))
-    return made
+    fields = [rows.schema.field(field.name) if field.name in names else field for field in schema]
+    result: Rows = type(rows).from_arrays(columns, schema=pa.schema(fields))
+    return result
 
 
 def encoded(schema: pa.Schema) -> dict[str, Any]:
-    """Return how a data file of a schema is written, as pyarrow's writers want it."""
+    """Return the options of pyarrow's writers (compression, dictionaries) for a data file of a schema."""
     repeating = [
-        field.name for field in schema if field.name not in _UNIQUE and any(is_(field.type) for is_ in _REPEATING)
+        field.name
+        for field in schema
+        if field.name not in _UNIQUE and any(is_type(field.type) for is_type in _REPEATING)
     ]
     if _HASHES.isdisjoint(schema.names):
         return {"compression": "zstd", "use_dictionary": repeating}
@@ -95,7 +99,7 @@ def encoded(schema: pa.Schema) -> dict[str, Any]:
 
 
 def by_uid(rows: pa.Table) -> pa.Table:
-    """Return the rows in the order of their uids, or as they are where they have none or are too many to copy."""
+    """Return the rows sorted by uid; unchanged where they have no uid or are too large to copy."""
     if "uid" not in rows.column_names or rows.num_rows < 2 or rows.nbytes > SORTED:
         return rows
     uids = rows["uid"].combine_chunks()
@@ -105,8 +109,8 @@ def by_uid(rows: pa.Table) -> pa.Table:
 
 
 def span(rows: pa.Table) -> tuple[str, str]:
-    """Return the least and the greatest uid of some rows, ("", "") where they have none."""
+    """Return the least and the greatest uid of rows, ("", "") if they have none."""
     if "uid" not in rows.column_names or not rows.num_rows:
         return "", ""
-    found = pc.min_max(rows["uid"]).as_py()
-    return found["min"] or "", found["max"] or ""
+    limits = pc.min_max(rows["uid"]).as_py()
+    return limits["min"] or "", limits["max"] or ""

@@ -1,4 +1,4 @@
-"""Which finished jobs stand on which: the newest of each name, those behind a job, and what was current at a time."""
+"""The graph of finished jobs: the newest job of each name, the jobs upstream of a job, and those current at a time."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,25 +7,25 @@ from pipeline.ledger.tables import JobRow
 
 
 def latest(jobs: Sequence[JobRow], stage: str) -> dict[str, JobRow]:
-    """Return the newest finished job of each name in a stage; of ingest, without retries of what has a newer job."""
-    found = {job.name: job for job in jobs if job.stage == stage}
-    newest = {job.job for job in found.values()}
-    return {name: job for name, job in found.items() if retried(job) in ("", *newest)}
+    """Return the newest finished job of each name in a stage; for ingest, only the retries of a newest job."""
+    by_name = {job.name: job for job in jobs if job.stage == stage}
+    newest = {job.job for job in by_name.values()}
+    return {name: job for name, job in by_name.items() if retried(job) in ("", *newest)}
 
 
 def retried(job: JobRow) -> str:
-    """Return the ingest job that a job is a retry of, "" where it is none."""
-    given = job.config.get("retry") if isinstance(job.config, dict) else None
-    return str(given["of"]) if given else ""
+    """Return the id of the ingest job that a job is a retry of, "" if it is no retry."""
+    retry = job.config.get("retry") if isinstance(job.config, dict) else None
+    return str(retry["of"]) if retry else ""
 
 
 def source_of(name: str) -> str:
-    """Return the source of an ingest job's name: "<source>", or "<source>/retry-<n>"."""
+    """Return the source in an ingest job's name, which is "<source>" or "<source>/retry-<n>"."""
     return name.partition("/")[0]
 
 
 def by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return each source's ingest jobs, the first one and then its retries in order, from job ids by name."""
+    """Return the ids of each source's ingest jobs, the first and then its retries in order; `ingests` is name to id."""
     grouped: dict[str, list[str]] = {}
     for name in sorted(ingests, key=lambda name: (source_of(name), int(name.partition("/retry-")[2] or 0))):
         grouped.setdefault(source_of(name), []).append(ingests[name])
@@ -33,24 +33,27 @@ def by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
-    """Return the newest ingests, and the newest filters and mixtures that stand on them and on nothing older."""
+    """Return the newest ingests, and the newest filters and mixtures that depend on them and on no older ones.
+
+    The result is the ids of jobs by stage and name.
+    """
     ingests = latest(jobs, "ingest")
-    mine = {row.job: source_of(name) for name, row in ingests.items()}
+    source_by_ingest = {row.job: source_of(name) for name, row in ingests.items()}
     by_id = {row.job: row for row in jobs}
 
     def upstream(row: JobRow) -> set[str]:
         found, todo = set[str](), [row]
         while todo:
-            one = todo.pop()
-            if one.job not in found:
-                found.add(one.job)
-                todo += [by_id[job] for job in one.inputs if job in by_id]
+            ancestor = todo.pop()
+            if ancestor.job not in found:
+                found.add(ancestor.job)
+                todo += [by_id[job] for job in ancestor.inputs if job in by_id]
         return {job for job in found if by_id[job].stage == "ingest"}
 
     def fresh(row: JobRow) -> bool:
-        of = upstream(row)
-        sources = {mine.get(job) for job in of}
-        return None not in sources and of == {job for job, source in mine.items() if source in sources}
+        used = upstream(row)
+        sources = {source_by_ingest.get(job) for job in used}
+        return None not in sources and used == {job for job, source in source_by_ingest.items() if source in sources}
 
     chosen = {"ingest": {name: row.job for name, row in ingests.items()}}
     for stage in ("decide", "blend"):
@@ -59,22 +62,23 @@ def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
 
 
 def as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
-    """Return the jobs that were finished when `job`, an id or its first digits, was; raise InputError for none or many.
+    """Return the jobs that were finished when `job` (an id or its first digits) was.
 
-    Rows of a job stay as they are, so a funnel of these jobs is that of then, but for what was taken down since.
+    A job's rows do not change, so a funnel of these jobs equals the one of that time, except for later takedowns.
+    Raises InputError unless exactly one job matches.
     """
-    meant = [place for place, row in enumerate(jobs) if job and row.job.startswith(job)]
-    if len(meant) != 1:
+    matches = [index for index, row in enumerate(jobs) if job and row.job.startswith(job)]
+    if len(matches) != 1:
         newest = ", ".join(f"{row.job[:16]} ({row.stage} {row.name})" for row in jobs[-5:])
-        said = f"{len(meant)} finished jobs have an id that begins with {job!r}, expected one"
-        raise InputError(f"--as-of: {said}; the newest: {newest}")
-    return list(jobs[: meant[0] + 1])
+        message = f"{len(matches)} finished jobs have an id that begins with {job!r}, expected one"
+        raise InputError(f"--as-of: {message}; the newest: {newest}")
+    return list(jobs[: matches[0] + 1])
 
 
 def _upstream(job: str, jobs: Mapping[str, JobRow]) -> set[str]:
-    found, todo = set[str](), [job]
+    ancestors, todo = set[str](), [job]
     while todo:
-        if (one := todo.pop()) not in found and one in jobs:
-            found.add(one)
-            todo += jobs[one].inputs
-    return found
+        if (ancestor := todo.pop()) not in ancestors and ancestor in jobs:
+            ancestors.add(ancestor)
+            todo += jobs[ancestor].inputs
+    return ancestors

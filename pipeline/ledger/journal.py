@@ -1,4 +1,4 @@
-"""The write-ahead journal of a takedown: what was begun in a store and is not finished."""
+"""The write-ahead journal of takedowns and compactions: what was begun in a store and is not finished."""
 
 from dataclasses import dataclass, field
 
@@ -10,12 +10,12 @@ FOLDER = "takedowns"
 
 
 COMPACTIONS = "compactions"
-"""Where `pipeline.ledger.compaction` writes down what it is going to do."""
+"""The folder in which `pipeline.ledger.compaction` records what it is going to do."""
 
 
 @dataclass(frozen=True)
 class Swap:
-    """A table's files that go and those that come, as paths in its folder; the jobs of which no row is left there."""
+    """A replacement of a table's files: `old` paths in its folder, `new` files, and the jobs that have no rows left."""
 
     old: list[str] = field(default_factory=list)
     new: list[DataFile] = field(default_factory=list)
@@ -23,23 +23,23 @@ class Swap:
 
 
 def intent_path(takedown: str) -> str:
-    """Return where an intent lies."""
+    """Return the path of a takedown's intent: what is taken down."""
     return f"{FOLDER}/{takedown}/intent.json"
 
 
 def prepared_path(takedown: str) -> str:
-    """Return where it lies what is left to do."""
+    """Return the path of a takedown's prepared steps: what is left to do."""
     return f"{FOLDER}/{takedown}/prepared.json"
 
 
 def unfinished(store: Store) -> list[str]:
-    """Return the ids of the takedowns that were begun and not finished."""
+    """Return the ids of the takedowns that were begun and not finished, sorted."""
     parts = [path.split("/") for path in store.files(FOLDER)]
     return sorted(part[1] for part in parts if part[2:] == ["intent.json"])
 
 
 def how_to_finish(store: Store, takedowns: list[str]) -> str:
-    """Return the line that says so to a person."""
+    """Return the message that names unfinished takedowns and the command that finishes them."""
     many = f"{len(takedowns)} takedowns are" if len(takedowns) > 1 else "a takedown is"
     return f"{store.root}: {many} unfinished; finish with: cuvee takedown {store.root}"
 
@@ -52,16 +52,16 @@ def refuse_unfinished(store: Store) -> None:
 
 
 def refuse_half_compacted(store: Store) -> None:
-    """Raise StageFailed where a compaction was begun and not finished: new files of its are in no table yet."""
+    """Raise StageFailed where a compaction was begun and not finished: some of its new files are in no table yet."""
     if half_compacted(store):
         raise StageFailed(how_to_compact(store))
 
 
 def half_compacted(store: Store) -> list[str]:
-    """Return the records of the compactions that were begun and not finished; a draft of one has begun nothing."""
+    """Return the records of the compactions that were begun and not finished; a draft of a record does not count."""
     return [path for path in store.files(COMPACTIONS) if path.endswith(".json")]
 
 
 def how_to_compact(store: Store) -> str:
-    """Return the line that says so to a person."""
+    """Return the message that names the command that finishes a compaction."""
     return f"{store.root}: a compaction is unfinished; finish with: cuvee compact {store.root}"

@@ -1,7 +1,7 @@
-"""Rows of the ledger's tables, all of them batch by batch, or a few out of millions.
+"""Rows of the ledger's tables: all of them batch by batch, or a few out of millions.
 
-A few are found by the statistics of files and row groups; of what may hold them one column is read, until it is known
-where the rows are.
+A few rows are found by the statistics of files and row groups: of the row groups that may hold them the searched
+columns are read first, and the others only where a row matches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,12 +17,12 @@ from pipeline.ledger.data_files import filled
 from pipeline.ledger.tables import Ledger, between
 
 BATCH = 1 << 16
-"""Rows that are looked at together."""
+"""Rows of a batch at most."""
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """Some rows of one data file: the job that wrote it, its path in the store, and the columns that were asked for."""
+    """Rows of one data file: the job that wrote it, its path in the store, and the requested columns."""
 
     job: str
     path: str
@@ -30,7 +30,7 @@ class Scanned:
 
 
 def scan(ledger: Ledger, table: str, columns: Sequence[str]) -> Iterator[Scanned]:
-    """Yield these columns of all rows of a table's newest version, those of unfinished jobs too."""
+    """Yield these columns of all rows of a table's newest version, including those of unfinished jobs."""
     for job, path in ledger.snapshot(table):
         yield from scan_file(ledger, job, path, columns)
 
@@ -46,7 +46,7 @@ def scan_file(ledger: Ledger, job: str, path: str, columns: Sequence[str]) -> It
 def matching(
     parts: Iterator[Scanned], mask: Callable[[pa.RecordBatch], Any]
 ) -> Iterator[tuple[Scanned, dict[str, Any]]]:
-    """Yield each row that `mask` (booleans for a batch) marks, as a mapping, with the part that it stands in."""
+    """Yield each row that `mask` (booleans for a batch) selects, as a mapping, with the part it is in."""
     for part in parts:
         chosen = part.rows.filter(mask(part.rows))
         if chosen.num_rows:
@@ -55,60 +55,60 @@ def matching(
 
 
 def columns_of(ledger: Ledger, table: str) -> list[str]:
-    """Return the names of a table's columns, without its partition's; none where there is no such table."""
+    """Return the names of a table's columns without the partition column; none where there is no such table."""
     delta = ledger.open(table)
     return [] if delta is None else [field.name for field in delta.schema().fields if field.name != "job"]
 
 
 def rows_with(ledger: Ledger, table: str, columns: Sequence[str], values: Iterable[str]) -> list[dict[str, Any]]:
-    """Return the rows of finished jobs of which one of `columns` (text) is one of `values`, each with its job."""
-    wanted = sorted(set(values))
+    """Return the rows of finished jobs in which one of `columns` (text) equals one of `values`, each with its job."""
+    ordered = sorted(set(values))
     files = [
-        (one.job, one.path)
-        for one in ledger.files(table)
-        if ledger.finished(one.job) is not None and (list(columns) != ["uid"] or one.may_hold(wanted))
+        (data_file.job, data_file.path)
+        for data_file in ledger.files(table)
+        if ledger.finished(data_file.job) is not None and (list(columns) != ["uid"] or data_file.may_hold(ordered))
     ]
-    if not wanted:
+    if not ordered:
         return []
 
     schema = ledger.schema(table)
 
-    def look(file: tuple[str, str]) -> list[dict[str, Any]]:
+    def read_matching(file: tuple[str, str]) -> list[dict[str, Any]]:
         job, path = file
-        with ledger.store.parquet(path) as opened:
-            return [{**row, "job": job} for row in _rows(opened, schema, columns, wanted)]
+        with ledger.store.parquet(path) as parquet:
+            return [{**row, "job": job} for row in _matching_rows(parquet, schema, columns, ordered)]
 
     with ThreadPoolExecutor(ledger.store.at_once) as pool:
-        return [row for rows in pool.map(look, files) for row in rows]
+        return [row for rows in pool.map(read_matching, files) for row in rows]
 
 
-def _rows(
-    file: pq.ParquetFile, schema: pa.Schema, columns: Sequence[str], wanted: Sequence[str]
+def _matching_rows(
+    file: pq.ParquetFile, schema: pa.Schema, columns: Sequence[str], values: Sequence[str]
 ) -> list[dict[str, Any]]:
-    columns = [name for name in columns if name in file.schema_arrow.names]  # a file of before the others has none
-    places = [file.schema_arrow.get_field_index(name) for name in columns]
-    found: list[dict[str, Any]] = []
+    columns = [name for name in columns if name in file.schema_arrow.names]  # an older file may lack one
+    indices = [file.schema_arrow.get_field_index(name) for name in columns]
+    rows: list[dict[str, Any]] = []
     for group in range(file.num_row_groups):
-        about = file.metadata.row_group(group)
-        if not any(_may_hold(about.column(place).statistics, wanted) for place in places):
+        row_group = file.metadata.row_group(group)
+        if not any(_may_hold(row_group.column(index).statistics, values) for index in indices):
             continue
-        part = file.read_row_group(group, columns=list(columns), use_threads=False)
+        searched = file.read_row_group(group, columns=list(columns), use_threads=False)
         mask = None
         for name in columns:
-            here = _is_one_of(part[name], wanted)
-            mask = here if mask is None else pc.or_kleene(mask, here)
+            matches = _is_one_of(searched[name], values)
+            mask = matches if mask is None else pc.or_kleene(mask, matches)
         if pc.any(mask).as_py():
-            found += filled(file.read_row_group(group, use_threads=False).filter(mask), schema).to_pylist()
-    return found
+            rows += filled(file.read_row_group(group, use_threads=False).filter(mask), schema).to_pylist()
+    return rows
 
 
-def _is_one_of(column: pa.ChunkedArray, wanted: Sequence[str]) -> pa.ChunkedArray:
-    if len(wanted) == 1:  # a question for one thing is the usual one, and is answered several times as fast so
-        return pc.equal(column, wanted[0])
-    return pc.is_in(column, pa.array(wanted, pa.string()))
+def _is_one_of(column: pa.ChunkedArray, values: Sequence[str]) -> pa.ChunkedArray:
+    if len(values) == 1:  # a search for one value is the usual one, and several times faster this way
+        return pc.equal(column, values[0])
+    return pc.is_in(column, pa.array(values, pa.string()))
 
 
-def _may_hold(statistics: Any, wanted: Sequence[str]) -> bool:
+def _may_hold(statistics: Any, values: Sequence[str]) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
-    return between(wanted, statistics.min, statistics.max)
+    return between(values, statistics.min, statistics.max)

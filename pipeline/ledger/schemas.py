@@ -1,15 +1,15 @@
-"""The schema of every table in a store. All but `jobs` are partitioned by `job`, the id of what wrote the rows.
+"""The schema of every table in a store. All but `jobs` are partitioned by `job`, the id of the job that wrote the rows.
 
-Delta knows neither float16 nor fixed-size lists, so an embedding is a `binary` of little-endian float16.
+Delta has neither float16 nor fixed-size lists, so an embedding is a `binary` of little-endian float16.
 """
 
 import pyarrow as pa
 
 SCHEMA_VERSION = 2
-"""The version of `TABLES`, raised when a column is added; it stands in the description of each Delta table.
+"""The version of `TABLES`, raised when a column is added; it is stored in the description of each Delta table.
 
-A table of an earlier version is read with nulls for the columns that it lacks, and has them added when it is written
-next. One of a later version is refused. Columns are added alone: none is renamed, and none changes its type.
+A table of an earlier version is read with nulls for the columns that it lacks; they are added when it is next written.
+A table of a later version is refused. Columns are only ever added: none is renamed, and none changes its type.
 """
 DESCRIPTION = "cuvee schema {}"
 
@@ -30,8 +30,8 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 TABLES: dict[str, pa.Schema] = {
     # One row for each published row. `problem` is empty, or why the row is no pair (malformed, repeated_row, …);
-    # `published` is JSON of the other columns the source publishes, such as its own similarity. `licence` is the row's
-    # own, or the source's, or "unknown". `hashes`, `faces` and `place` are as in `pipeline.records`.
+    # `published` is JSON of the other columns that the source publishes, its own similarity for example. `licence` is
+    # the row's, or the source's, or "unknown". `hashes`, `faces` and `place` are as in `pipeline.records`.
     "pairs": _schema(
         uid=S,
         source=S,
@@ -53,8 +53,8 @@ TABLES: dict[str, pa.Schema] = {
     "fetches": _schema(uid=S, source=S, attempt=I32, final=B, outcome=S, status=I32, detail=S, bytes=I64, seconds=F64),
     # One row for each stored pair: where its bytes lie. `offset` and `size` span its members in the tar;
     # the image's bytes start at offset + 512. Sizes of images are in pixels. `format` (jpeg, png, gif, …) is of the
-    # body as it came, `frames` 1 but for animations. `verdict` compares with what the source says of the image
-    # (`pipeline.ingest.hash_check`), "" where it says nothing; `blurred_faces` counts boxes. `pdq` (32 bytes) and
+    # body as it came, `frames` 1 but for animations. `verdict` compares the image with the published hashes
+    # (`pipeline.ingest.hash_check`), "" where there are none; `blurred_faces` counts boxes. `pdq` (32 bytes) and
     # `pdq_quality` (0 to 100) are of the stored image, null where ingest had no use for them.
     "samples": _schema(
         uid=S,
@@ -78,9 +78,9 @@ TABLES: dict[str, pa.Schema] = {
         pdq=BIN,
         pdq_quality=I32,
     ),
-    # One row for each index that was built of a set: what it holds (the set's SHA-256), how it searches (`kind` exact,
-    # ivf or ivfpq, `parameters` as JSON), its files by name as JSON of their SHA-256, and the recall of the nearest
-    # other image that was measured against an exact search, on so many of its rows.
+    # One row for each index built over a set: what it holds (`sha256` of the set), its kind (exact, ivf or ivfpq) and
+    # `parameters` (JSON), the SHA-256 of its files by name (JSON), and the recall of the nearest other image, measured
+    # against an exact search on `recall_sample` of its rows.
     "indexes": _schema(
         evaluation_set=S,
         rows=I64,
@@ -95,14 +95,15 @@ TABLES: dict[str, pa.Schema] = {
         build_seconds=F64,
     ),
     "decisions": _schema(uid=S, source=S, filter=S, keep=B, reason=S),
-    # One row for each chosen pair: `part` is the mixture's that it was drawn for, `times` = how often it is in the
-    # mixture, `rank` = its place in the part by seeded hash.
+    # One row for each chosen pair: `part` is the part of the mixture that it was sampled for, `times` how often it is
+    # in the mixture, `rank` its place in the part by seeded hash.
     "mixtures": _schema(mixture=S, uid=S, source=S, part=S, times=I32, rank=I64),
     "exports": _schema(mixture=S, tar=S, pairs=I64, bytes=I64, sha256=S),
     "export_members": _schema(mixture=S, uid=S, tar=S, offset=I64, size=I64),
     # One row for each attempt at a training that ended: `outcome` is of `pipeline.training.launcher`, `reason` one
-    # line, "" of one that is done; of another, `job` is the attempt's own id, and no finished job has it. `seconds` are
-    # the attempt's, which went on from `resumed_from` samples. `versions` is JSON; `export_digest` is of the tars read.
+    # line, "" if it is done; otherwise `job` is an id of the attempt's own, and no finished job has it. `seconds` are
+    # those of the attempt, which resumed from `resumed_from` samples. `versions` is JSON; `export_digest` is of the
+    # tars read.
     "trainings": _schema(
         training=S,
         mixture=S,
@@ -141,7 +142,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
     # One row for each model and evaluation. `task` is zero_shot, or probe, whose logits need no scale and have 1.
     # `kind` is natural, or synthetic where `corruption` changed the images of the set `images_of` at a `severity` of 1
-    # to 5. With `classes_of`, only the classes of that set were told apart, on their images; other metrics than
+    # to 5. With `classes_of`, only the classes of that set were distinguished, on their images; other metrics than
     # accuracy are null there. Metrics are as in `pipeline.evaluation.metrics`: shares from 0 to 1, but `nll` in nats
     # and `brier` from 0 to 2; `low` and `high` are the exact 95% interval of `top1`.
     "evaluations": _schema(
@@ -182,8 +183,8 @@ TABLES: dict[str, pa.Schema] = {
         text_to_image_5=F64,
         text_to_image_10=F64,
     ),
-    # One row for each thing that was taken down: `kind` and `value` are as in `pipeline.ingest.tombstones`, `distance`
-    # is a PDQ's, in bits. `seen` is JSON of how often each training saw the pair of a uid, "" where none did.
+    # One row for each key that was taken down: `kind` and `value` are as in `pipeline.ingest.tombstones`, `distance`
+    # is a PDQ's, in bits. `seen` is JSON: how often each training saw the pair of a uid, "" if none did.
     "tombstones": _schema(kind=S, value=S, distance=I32, reason=S, at=pa.timestamp("us", tz="UTC"), seen=S),
     "jobs": _schema(
         job=S,
@@ -202,5 +203,5 @@ TABLES: dict[str, pa.Schema] = {
 
 
 def signal_table(name: str) -> str:
-    """Return the table of a signal."""
+    """Return the name of a signal's table."""
     return f"signals_{name}"

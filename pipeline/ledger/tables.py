@@ -1,7 +1,7 @@
 """The ledger: Delta tables under `tables/`, one commit for each job and table, and a row in `jobs` for each job.
 
 Tasks write uniquely named Parquet files and never commit. The driver registers a job's files in one Delta commit
-that carries the job's id as its app transaction, so a job that is run twice commits once. `jobs` comes last: a job
+that carries the job's id as its app transaction, so a job that runs twice commits once. `jobs` is written last: a job
 without a row there is not finished, and its rows are not read.
 """
 
@@ -29,13 +29,14 @@ from pipeline.storage.object_store import failures, told
 from pipeline.storage.store import Store
 
 ATTEMPTS = 5
-"""How often a commit is tried that another writer's made stale."""
+"""How often a commit is tried that conflicts with another writer's."""
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A data file of a snapshot: its job, its path in the store, its rows, and the least and the greatest uid in it,
-    "" where that is not known.
+    """A data file of a snapshot: its job, its path in the store, its rows, and its least and greatest uid.
+
+    The uids are "" where they are unknown.
     """
 
     job: str
@@ -45,19 +46,19 @@ class Listed:
     last: str
 
     def may_hold(self, uids: Sequence[str]) -> bool:
-        """Tell whether one of these uids, in their order, may be in it."""
+        """Return whether the file may hold one of these uids, which are sorted."""
         return not self.first or between(uids, self.first, self.last)
 
 
 def between(ordered: Sequence[str], first: str, last: str) -> bool:
-    """Tell whether one of these texts, in their order, is at least `first` and at most `last`."""
-    at = bisect_left(ordered, first)
-    return at < len(ordered) and ordered[at] <= last
+    """Return whether one of these sorted texts is at least `first` and at most `last`."""
+    index = bisect_left(ordered, first)
+    return index < len(ordered) and ordered[index] <= last
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """What `jobs` says of a finished job; the mappings are stored as JSON text."""
+    """A finished job's row of `jobs`; mappings and lists are stored as JSON text."""
 
     job: str
     stage: str
@@ -72,11 +73,11 @@ class JobRow:
     facts: dict[str, Any]
 
     def to_arrow(self) -> dict[str, Any]:
-        """Return the row as `TABLES["jobs"]` wants it."""
-        plain = dict(self.__dict__)
+        """Return the row in the schema of `TABLES["jobs"]`."""
+        fields = dict(self.__dict__)
         for key in ("rows", "config", "inputs", "versions", "facts"):
-            plain[key] = json.dumps(plain[key], sort_keys=True)
-        return plain
+            fields[key] = json.dumps(fields[key], sort_keys=True)
+        return fields
 
     @classmethod
     def from_arrow(cls, row: dict[str, Any]) -> "JobRow":
@@ -87,14 +88,19 @@ class JobRow:
 
 
 class Ledger:
-    """Reads and commits a store's tables. Lives in the driver only: deltalake does not survive a fork."""
+    """Reads and commits a store's tables. Used in the driver only: deltalake does not survive a fork."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._stored: dict[str, pa.Schema] = {}  # of tables that were read, by which a signal's columns are known
+        self._delta_schemas: dict[
+            str, pa.Schema
+        ] = {}  # of tables that were read: a signal's columns are not in `TABLES`
 
     def open(self, table: str, version: int | None = None) -> DeltaTable | None:
-        """Return the Delta table, or None where it has not been created yet; raise InputError where none can tell."""
+        """Return the Delta table, or None where it has not been created yet.
+
+        Raises InputError where it cannot be opened, or was written by a later version of cuvee.
+        """
         uri = self.store.uri(f"tables/{table}")
         try:
             delta = DeltaTable(uri, version=version, storage_options=self.store.delta_options())
@@ -103,8 +109,8 @@ class Ledger:
         except failures(DeltaError) as error:
             raise InputError(f"{uri}: the table cannot be opened ({told(error)})") from error
         if (written := schema_version(delta)) > SCHEMA_VERSION:
-            said = f"written by a later version of cuvee: found schema {written}, expected {SCHEMA_VERSION} at most"
-            raise InputError(f"{uri}: {said}")
+            message = f"written by a later version of cuvee: found schema {written}, expected {SCHEMA_VERSION} at most"
+            raise InputError(f"{uri}: {message}")
         return delta
 
     def tables(self) -> list[str]:
@@ -122,24 +128,28 @@ class Ledger:
         return -1 if delta is None else delta.version()
 
     def files(self, table: str) -> list[Listed]:
-        """Return the data files of the table's newest version, in the order of jobs and paths."""
+        """Return the data files of the table's newest version, sorted by job and path."""
         delta = self.open(table)
         if delta is None:
             return []
-        found = []
-        for said in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
-            path, rows = f"tables/{table}/{said['path']}", said["num_records"]
-            first, last = said.get("min.uid") or "", said.get("max.uid") or ""
-            found.append(Listed(said.get("partition.job", ""), path, rows, first, last))
-        return sorted(found, key=lambda one: (one.job, one.path))
+        listed = []
+        for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
+            path, rows = f"tables/{table}/{action['path']}", action["num_records"]
+            first, last = action.get("min.uid") or "", action.get("max.uid") or ""
+            listed.append(Listed(action.get("partition.job", ""), path, rows, first, last))
+        return sorted(listed, key=lambda data_file: (data_file.job, data_file.path))
 
     def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
         """Return (job, path relative to the store) of each data file of the table's newest version.
 
-        With `jobs`, only those that these jobs wrote.
+        With `jobs`, only those of these jobs.
         """
-        wanted = None if jobs is None else set(jobs)
-        return [(one.job, one.path) for one in self.files(table) if wanted is None or one.job in wanted]
+        job_ids = None if jobs is None else set(jobs)
+        return [
+            (data_file.job, data_file.path)
+            for data_file in self.files(table)
+            if job_ids is None or data_file.job in job_ids
+        ]
 
     def read(
         self,
@@ -150,7 +160,7 @@ class Ledger:
     ) -> pa.Table:
         """Return a table's rows with the column `job` last, in the order of jobs and files; empty where absent.
 
-        `keep` makes of each file's rows what is kept in memory; it is called in several threads at once.
+        `keep` maps each file's rows to those that are kept in memory; it is called in several threads at once.
         """
         files = self.snapshot(table, jobs)
         schema = self.schema(table, columns)
@@ -158,7 +168,7 @@ class Ledger:
         def read(file: tuple[str, str]) -> pa.Table:
             job, path = file
             with self.store.arrow(path) as stream:
-                # a dataset's reader takes thrice as long
+                # pyarrow's dataset reader takes three times as long
                 part = pq.ParquetFile(stream).read(schema.names, use_threads=False)
             part = keep(filled(part, schema))
             if "job" not in part.column_names:
@@ -173,39 +183,39 @@ class Ledger:
         try:
             return pa.concat_tables(parts)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
-            odd = next(part for part in parts if part.schema != parts[0].schema)
-            place = next(at for at, field in enumerate(odd.schema) if field != parts[0].schema.field(at))
-            kinds = f"{parts[0].schema.field(place).type} and {odd.schema.field(place).type}"
-            said = f"{odd.schema.names[place]}: found {kinds}, expected one type in all files"
-            raise InputError(f"{self.store.uri(f'tables/{table}')}: {said}") from None
+            other = next(part for part in parts if part.schema != parts[0].schema)
+            index = next(at for at, field in enumerate(other.schema) if field != parts[0].schema.field(at))
+            types = f"{parts[0].schema.field(index).type} and {other.schema.field(index).type}"
+            message = f"{other.schema.names[index]}: found {types}, expected one type in all files"
+            raise InputError(f"{self.store.uri(f'tables/{table}')}: {message}") from None
 
     def schema(self, table: str, columns: Sequence[str] | None = None) -> pa.Schema:
-        """Return the columns of a table's files, or these of them; `job` is one in the files of `jobs` alone.
+        """Return the schema of a table's files, or of these columns; only the files of `jobs` have a column `job`.
 
         Raises InputError where the table has no such column.
         """
-        known = {field.name: field for field in TABLES.get(table, ())}
-        if (columns is None and not known) or not {*(columns or ())} <= known.keys() | {"job"}:
-            if table not in self._stored and (delta := self.open(table)) is not None:
-                self._stored[table] = pa.schema(delta.schema().to_arrow())
-            known |= {field.name: field for field in self._stored.get(table, ()) if field.name not in known}
+        fields = {field.name: field for field in TABLES.get(table, ())}
+        if (columns is None and not fields) or not {*(columns or ())} <= fields.keys() | {"job"}:
+            if table not in self._delta_schemas and (delta := self.open(table)) is not None:
+                self._delta_schemas[table] = pa.schema(delta.schema().to_arrow())
+            fields |= {field.name: field for field in self._delta_schemas.get(table, ()) if field.name not in fields}
         if table != "jobs":
-            known.pop("job", None)
-        names = list(known) if columns is None else [name for name in columns if name != "job"]
+            fields.pop("job", None)
+        names = list(fields) if columns is None else [name for name in columns if name != "job"]
         if columns is not None and table == "jobs":
             names.append("job")
-        if missing := [name for name in names if name not in known]:
+        if missing := [name for name in names if name not in fields]:
             uri = self.store.uri(f"tables/{table}")
-            raise InputError(f"{uri}: expected a column {missing[0]}, found {', '.join(known) or 'no table'}")
-        return pa.schema([known[name] for name in names])
+            raise InputError(f"{uri}: expected a column {missing[0]}, found {', '.join(fields) or 'no table'}")
+        return pa.schema([fields[name] for name in names])
 
     def commit(self, job: str, table: str, schema: pa.Schema, files: Sequence[DataFile]) -> bool:
         """Register `files` in one Delta commit that carries `job`; return False if it was committed before."""
         full = schema.append(pa.field("job", pa.string()))
-        actions: list[AddAction | RemoveAction] = [_added(file) for file in files]
+        actions: list[AddAction | RemoveAction] = [_add_action(file) for file in files]
 
         def append(delta: DeltaTable) -> bool:
-            if _has(delta, job):
+            if _is_committed(delta, job):
                 return False
             _write(delta, full, actions, [job], ["job"])
             return True
@@ -221,62 +231,66 @@ class Ledger:
         withdrawn: Sequence[str] = (),
         why: str = "",
     ) -> bool:
-        """Put the files `new` in the place of `old` (paths in the table's folder), each in its owner's partition.
+        """Replace the files `old` (paths in the table's folder) by the files `new`, each in its owner's partition.
 
-        One Delta commit that carries `job`; False where it was made before. The jobs `withdrawn`, none of whose rows
-        are left, can be committed anew. The old files stay where they lie. With `why`, which Delta's history then says,
-        the rows are the same as before. Raises StageFailed where an old file is not in the newest version.
+        One Delta commit that carries `job`; returns False where it was made before. The jobs `withdrawn`, which have no
+        rows left, can be committed again. The old files are not removed. `why`, which is written to Delta's history,
+        says that the rows are the same as before. Raises StageFailed where an old file is not in the newest version.
         """
-        mark = f"replaced by {job}"
+        transaction_id = f"replaced by {job}"
 
         def swap(delta: DeltaTable) -> bool:
-            if _has(delta, mark):
+            if _is_committed(delta, transaction_id):
                 return False
-            sizes = {one["path"]: one["size_bytes"] for one in pa.table(delta.get_add_actions()).to_pylist()}
-            if gone := set(old) - sizes.keys():
-                raise StageFailed(f"{self.store.uri(f'tables/{table}')}: {min(gone)} is in it no more; run again")
+            sizes = {action["path"]: action["size_bytes"] for action in pa.table(delta.get_add_actions()).to_pylist()}
+            if missing := set(old) - sizes.keys():
+                raise StageFailed(
+                    f"{self.store.uri(f'tables/{table}')}: {min(missing)} is no longer in the table; run again"
+                )
             now = int(time.time() * 1000)
-            actions: list[AddAction | RemoveAction] = [_added(file, not why) for file in new]
-            actions += [RemoveAction(path, not why, now, sizes[path], _partition(path)) for path in old]
-            _write(delta, delta.schema(), actions, [mark, *withdrawn], delta.metadata().partition_columns, why)
+            actions: list[AddAction | RemoveAction] = [_add_action(file, not why) for file in new]
+            actions += [RemoveAction(path, not why, now, sizes[path], _partition_values(path)) for path in old]
+            _write(
+                delta, delta.schema(), actions, [transaction_id, *withdrawn], delta.metadata().partition_columns, why
+            )
             return True
 
         return self._committed(table, TABLES.get(table, pa.schema([])), swap)
 
     def _committed(self, table: str, schema: pa.Schema, append: Callable[[DeltaTable], bool], *create: Any) -> bool:
-        """Return what `append` says of the newest version, asked again where another writer was quicker.
+        """Return the result of `append` on the newest version; it is called again where another writer committed first.
 
-        deltalake itself puts an append behind other jobs' appends. It gives up where the same job was committed, by a
-        second driver or by this one in a put whose answer was lost; `append` then finds that in the new version.
+        deltalake itself retries an append behind other jobs' appends. It gives up where the same job was committed, by
+        a second driver or by this one in a put whose response was lost; `append` then finds that in the new version.
         """
-        for left in reversed(range(ATTEMPTS)):
+        for retries_left in reversed(range(ATTEMPTS)):
             try:
-                return append(self._created(table, schema, *create))
+                return append(self._open_or_create(table, schema, *create))
             except CommitFailedError as error:
-                if not left:
-                    raise self._failed(table, error) from error
+                if not retries_left:
+                    raise self._commit_error(table, error) from error
             except failures(DeltaError) as error:
                 if self.store.local:
                     raise
-                raise self._failed(table, error) from error
+                raise self._commit_error(table, error) from error
         raise AssertionError("not reached")
 
-    def _failed(self, table: str, error: Exception) -> StageFailed:
+    def _commit_error(self, table: str, error: Exception) -> StageFailed:
         return StageFailed(
             f"{self.store.uri(f'tables/{table}')}: the commit failed ({told(error)}); run again to resume"
         )
 
-    def _created(
+    def _open_or_create(
         self,
         table: str,
         schema: pa.Schema,
         partition_by: list[str] | None = None,
         configuration: dict[str, str | None] | None = None,
     ) -> DeltaTable:
-        """Return the table, created where it is absent, with the columns of `schema`; raise CommitFailedError where
-        another was quicker.
+        """Return the table with the columns of `schema`, created where it is absent.
 
-        Without retries, as a second creation would become the second version, and fail the first one's appends.
+        Raises CommitFailedError where another writer committed first. Not retried by deltalake, as a second creation
+        would become the second version, and fail the first writer's appends.
         """
         delta = self.open(table) or DeltaTable.create(
             self.store.uri(f"tables/{table}"),
@@ -288,11 +302,11 @@ class Ledger:
             storage_options=self.store.delta_options(),
             commit_properties=CommitProperties(max_commit_retries=0),
         )
-        there = {field.name for field in delta.schema().fields}
-        if added := [field for field in Schema.from_arrow(schema).fields if field.name not in there]:
-            once = CommitProperties(max_commit_retries=0)
-            delta.alter.add_columns(added, commit_properties=once)
-            delta.alter.set_table_description(DESCRIPTION.format(SCHEMA_VERSION), commit_properties=once)
+        existing = {field.name for field in delta.schema().fields}
+        if added := [field for field in Schema.from_arrow(schema).fields if field.name not in existing]:
+            no_retries = CommitProperties(max_commit_retries=0)
+            delta.alter.add_columns(added, commit_properties=no_retries)
+            delta.alter.set_table_description(DESCRIPTION.format(SCHEMA_VERSION), commit_properties=no_retries)
         return delta
 
     @cached_property
@@ -313,14 +327,14 @@ class Ledger:
         schema = TABLES["jobs"]
 
         def append(delta: DeltaTable) -> bool:
-            new = [row for row in rows if not _has(delta, row.job)]
+            new = [row for row in rows if not _is_committed(delta, row.job)]
             if new:
-                # not removed where the commit fails: it may be in the table, and only the answer was lost
+                # not removed where the commit fails: it may be in the table, and only the response was lost
                 path = f"{uuid.uuid4().hex}.parquet"
                 with self.store.create(f"tables/jobs/{path}") as stream:
                     pq.write_table(pa.Table.from_pylist([row.to_arrow() for row in new], schema), stream)
                 size = self.store.size(f"tables/jobs/{path}")
-                action = _added(DataFile("jobs", path, len(new), size))
+                action = _add_action(DataFile("jobs", path, len(new), size))
                 _write(delta, schema, [action], [row.job for row in new])
             return bool(new)
 
@@ -328,28 +342,28 @@ class Ledger:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget what was read of `jobs`."""
+        """Drop the cached rows of `jobs`."""
         self.__dict__.pop("_finished", None)
 
 
 def schema_version(delta: DeltaTable) -> int:
-    """Return the version of the schemas by which a table was created, or had columns added; 1 where none is said."""
-    word, _, number = (delta.metadata().description or "").rpartition(" ")
-    return int(number) if f"{word} {{}}" == DESCRIPTION and number.isdecimal() else 1
+    """Return the schema version with which a table was created or last extended; 1 where its description has none."""
+    prefix, _, number = (delta.metadata().description or "").rpartition(" ")
+    return int(number) if f"{prefix} {{}}" == DESCRIPTION and number.isdecimal() else 1
 
 
-def _partition(path: str) -> dict[str, str | None]:
-    """Return the partition that a file of a table lies in."""
+def _partition_values(path: str) -> dict[str, str | None]:
+    """Return the partition values of a file, by its path in the table's folder."""
     folder, slash, _ = path.partition("/")
     return {"job": folder.removeprefix("job=")} if slash else {}
 
 
-def _added(file: DataFile, changes: bool = True) -> AddAction:
-    return AddAction(file.path, file.bytes, _partition(file.path), 0, changes, file.statistics())
+def _add_action(file: DataFile, data_change: bool = True) -> AddAction:
+    return AddAction(file.path, file.bytes, _partition_values(file.path), 0, data_change, file.statistics())
 
 
-def _has(delta: DeltaTable, job: str) -> bool:
-    """Tell whether a table has what a job committed: its id's version is odd, and even once that was withdrawn."""
+def _is_committed(delta: DeltaTable, job: str) -> bool:
+    """Return whether a job is committed to a table: the version of its id is odd, and even after a withdrawal."""
     return bool((delta.transaction_version(job) or 0) % 2)
 
 
@@ -361,12 +375,12 @@ def _write(
     partition_by: list[str] | None = None,
     why: str = "",
 ) -> None:
-    """Write one commit that carries the jobs' ids, each in its next version."""
-    carried = [Transaction(job, (delta.transaction_version(job) or 0) + 1) for job in jobs]
+    """Write one commit that carries the jobs' ids as app transactions, each with its next version."""
+    transactions = [Transaction(job, (delta.transaction_version(job) or 0) + 1) for job in jobs]
     delta.create_write_transaction(
         actions,
         mode="append",
         schema=schema,
         partition_by=partition_by,
-        commit_properties=CommitProperties({"cuvee": why} if why else None, app_transactions=carried),
+        commit_properties=CommitProperties({"cuvee": why} if why else None, app_transactions=transactions),
     )

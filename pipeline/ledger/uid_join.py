@@ -1,7 +1,7 @@
-"""Tables joined on uid by Arrow and numpy: split by uid into parts, then laid side by side, part by part.
+"""Joins tables on uid with Arrow and numpy: they are split by uid into parts, and joined part by part.
 
-Uids are hashes, so the parts are of one size, and a part is a range of uids. The result does not depend on the order of
-rows or files.
+Uids are hashes, so the parts are of about equal size; a part is a range of uids. The result does not depend on the
+order of rows or files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,17 +15,19 @@ from pipeline.core.uid_arrays import HEX, Keys, keys, order, places, texts
 from pipeline.errors import StageFailed
 
 UID = pa.binary(HEX // 2)
-"""How a uid is stored on its way: half as long as its text."""
+"""The type of a uid between `split` and `joined`: 16 bytes, half as long as its text."""
 
 
 def split(rows: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
-    """Yield (part, its rows) of rows with a column uid, which becomes UID; parts are counted from 0 as uids rise."""
-    found = keys(rows["uid"])
-    leading = np.ascontiguousarray(found).view(">u4")[::4].astype(np.uint64)
+    """Yield (part, its rows), with the column uid as UID; parts are numbered from 0 in ascending order of uids."""
+    uid_keys = keys(rows["uid"])
+    leading = np.ascontiguousarray(uid_keys).view(">u4")[::4].astype(np.uint64)
     part = leading * np.uint64(parts) >> np.uint64(32)
-    few = part.astype(np.uint16 if parts <= 1 << 16 else np.uint32)
-    by_part = np.argsort(few, kind="stable")  # by 16 bits it is a radix sort, in a third of the time
-    uids = pa.Array.from_buffers(UID, len(found), [None, pa.py_buffer(found)])
+    narrow = part.astype(np.uint16 if parts <= 1 << 16 else np.uint32)
+    by_part = np.argsort(
+        narrow, kind="stable"
+    )  # of 16-bit integers this is a radix sort, which takes a third of the time
+    uids = pa.Array.from_buffers(UID, len(uid_keys), [None, pa.py_buffer(uid_keys)])
     ordered = rows.set_column(rows.schema.get_field_index("uid"), "uid", uids).take(pa.array(by_part))
     starts = np.searchsorted(part[by_part], np.arange(parts + 1))
     for number in range(parts):
@@ -34,37 +36,37 @@ def split(rows: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
 
 
 def joined(base: pa.Table, others: Mapping[str, pa.Table]) -> pa.Table:
-    """Return the rows of `base`, by rising uid, with a struct column for each of `others`: its columns but uid.
+    """Return the rows of `base` in ascending order of uids, with a struct column of the columns of each of `others`.
 
-    All have a column uid as `split` leaves it; the result's is text. The struct is null where the other has no row of
-    a uid, and a NaN in it is null. Raises StageFailed where one of the tables has a uid twice.
+    All tables have a column uid of type UID; the result's is text. A struct is null where the other table has no row of
+    the uid, and a NaN in it becomes null. Raises StageFailed where a table has a uid twice.
     """
-    at, mine = _sorted(base, "the pairs")
-    columns = {"uid": texts(mine)}
-    columns |= {name: base[name].take(pa.array(at)) for name in base.column_names if name != "uid"}
+    base_order, base_uids = _sort_by_uid(base, "the pairs")
+    columns = {"uid": texts(base_uids)}
+    columns |= {name: base[name].take(pa.array(base_order)) for name in base.column_names if name != "uid"}
     for name, other in others.items():
-        there, theirs = _sorted(other, name)
-        found, present = places(mine, theirs)
-        place = pa.array(there[found] if len(there) else found, mask=~present)
-        rows = other.drop_columns(["uid"]).take(place).combine_chunks()
-        values = [_without_nan(column) for column in rows.columns]
+        other_order, other_uids = _sort_by_uid(other, name)
+        positions, present = places(base_uids, other_uids)
+        indices = pa.array(other_order[positions] if len(other_order) else positions, mask=~present)
+        rows = other.drop_columns(["uid"]).take(indices).combine_chunks()
+        values = [_nan_to_null(column) for column in rows.columns]
         columns[name] = pa.StructArray.from_arrays(values, rows.column_names, mask=pa.array(~present))
     return pa.table(columns)
 
 
-def _sorted(rows: pa.Table, name: str) -> tuple[npt.NDArray[np.intp], Keys]:
-    """Return the order of a table's uids, and the uids in order."""
+def _sort_by_uid(rows: pa.Table, name: str) -> tuple[npt.NDArray[np.intp], Keys]:
+    """Return the row indices that sort a table by uid, and the sorted uids."""
     column = rows["uid"].combine_chunks()
-    found = np.frombuffer(column.buffers()[1] or b"", "S16")[column.offset : column.offset + len(column)]
-    at = order(found)
-    ordered = found[at]
-    if (twice := ordered[1:] == ordered[:-1]).any():
-        uid = texts(ordered[1:][twice][:1])[0].as_py()
+    uids = np.frombuffer(column.buffers()[1] or b"", "S16")[column.offset : column.offset + len(column)]
+    row_order = order(uids)
+    ordered = uids[row_order]
+    if (repeated := ordered[1:] == ordered[:-1]).any():
+        uid = texts(ordered[1:][repeated][:1])[0].as_py()
         raise StageFailed(f"{name}: expected one row for each uid, found more of {uid}")
-    return at, ordered
+    return row_order, ordered
 
 
-def _without_nan(column: pa.ChunkedArray) -> pa.Array:
+def _nan_to_null(column: pa.ChunkedArray) -> pa.Array:
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_floating(values.type):
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)

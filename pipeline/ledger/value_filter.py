@@ -1,4 +1,4 @@
-"""."""
+"""A test of which entries of a column are among given values."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 
 class Keys:
-    """Values to look for in a column: few by Arrow, which builds its table anew for each batch, many by Python."""
+    """Values to search a column for: few by Arrow, which builds its hash table for each batch, many by Python."""
 
     FEW = 4096
-    """Values up to which Arrow is quicker, beside as many as the column has: its table is then the lesser part."""
+    """Up to this many values more than the column has entries, Arrow is faster: building its table costs less."""
 
     def __init__(self, values: Collection[str]) -> None:
         self.values = frozenset(values)

@@ -1,9 +1,9 @@
-"""Units of work that survive a kill: each leaves a completion record, written last, and is skipped where it lies.
+"""Units of work that survive a kill: each writes a completion record last, and is skipped where the record exists.
 
 A job is split into units (a shard, a tar, a partition). A task runs a unit and writes its rows as Parquet files
 and then its record, `staging/<job>/<unit>.json`, which names them. When all units of a job have a record, the
-driver commits the files. A run that was killed finds the records and does only what is missing; the files of a
-unit without a record are in no snapshot and are found by `cuvee verify`.
+driver commits the files. A killed run finds the records when it is run again and does only the missing units; the
+files of a unit without a record are in no snapshot, and `cuvee verify` finds them.
 """
 
 import json
@@ -22,7 +22,7 @@ _SAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
 
 @dataclass(frozen=True)
 class Output:
-    """What a unit made: for each job it served, the rows of each table; and facts for its record (counts, say)."""
+    """A unit's result: the rows of each table by job, and facts for its record (counts, for example)."""
 
     rows: Mapping[str, Mapping[str, pa.Table]]
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,12 +49,12 @@ class Record:
 
 
 def record_path(group: str, unit: str) -> str:
-    """Return where the completion record of `unit` lies; `group` is the id of the pass that it is part of."""
+    """Return the path of the completion record of `unit`; `group` is the id of the pass that it is part of."""
     return f"staging/{group}/{_SAFE.sub('_', unit)}.json"
 
 
 def run_unit(store: Store, group: str, unit: str, work: Callable[[], Output]) -> Record:
-    """Run one unit unless its record is there; write its rows, then its record. Called in tasks."""
+    """Run one unit unless its record exists; write its rows, then its record. Called in tasks."""
     path = record_path(group, unit)
     if store.exists(path):
         return Record.from_json(store.read(path))
@@ -69,6 +69,6 @@ def run_unit(store: Store, group: str, unit: str, work: Callable[[], Output]) ->
 
 
 def finished_units(store: Store, group: str) -> dict[str, Record]:
-    """Return the records of the units that are done, by unit."""
+    """Return the records of the finished units, by unit."""
     records = [Record.from_json(store.read(path)) for path in store.files(f"staging/{group}") if path.endswith(".json")]
     return {record.unit: record for record in records}

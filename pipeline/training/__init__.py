@@ -1,1 +1,1 @@
-"""Trainings: recipe, launcher, entry point, hyperparameter search."""
+"""Training: recipe, launcher, entry point, hyperparameter search."""

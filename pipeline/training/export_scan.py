@@ -1,8 +1,8 @@
-"""The check of an export before anything is trained on it: every tar is read once, by however many trainings.
+"""Checks an export before a training reads it: every tar is read once, however many trainings use it.
 
-open_clip's loader unpickles a hostile tar's members, and a tar that is cut at a member's end reads without an error. So
-each tar's bytes are compared with the manifest's SHA-256 while its members are checked. A tar that this process has
-read, and that has the same file number, size and time of change since, is not read again.
+open_clip's loader unpickles members of a hostile tar, and a tar that is cut at a member's end reads without an error.
+So each tar's SHA-256 is compared with the manifest's while its members are checked. A tar that this process has read is
+not read again while its inode number, size and modification time are unchanged.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pipeline.shards.tar_format import BadTar, read_pairs
 
 _scanned: set[tuple[Any, ...]] = set()
 _lock = threading.Lock()
-"""Held while a tar is read: the trainings of a grid begin at the same time, and wait for the first one's scan."""
+"""Held while a tar is read: the trainings of a grid start at the same time, and wait for the first one's scan."""
 
 
 class _HashedReader:
@@ -33,29 +33,27 @@ class _HashedReader:
         return data
 
     def finish(self) -> str:
-        """Read what is left; return the SHA-256 of the whole stream, 64 hex digits."""
+        """Read the rest of the stream; return the SHA-256 of the whole, 64 hex digits."""
         while self.read(1 << 20):
             pass
         return self._sha256.hexdigest()
 
 
 def scan_export(folder: Path, batch_size: int, processes: int = 1) -> list[Path]:
-    """Return an export's tars, in order; raise StageFailed where one differs from the manifest or holds what no pair
-    holds.
+    """Return an export's tars, in order; raise StageFailed where one differs from the manifest or has invalid members.
 
-    The export must hold a whole batch: open_clip_train's loader drops each pass's last, partial batch, and with nothing
-    but that it would wait for ever. With several processes each reads every so manieth tar, and needs its part of a
-    batch.
+    The export must hold a whole batch: open_clip_train's loader drops the last, partial batch of each pass, and with no
+    other it would wait forever. Of n processes each reads every n-th tar, which must hold its part of a batch.
     """
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     if manifest["pairs"] < batch_size:
         raise StageFailed(f"{folder}: holds {manifest['pairs']} pairs, expected at least a batch of {batch_size}")
     sizes = sorted(tar["pairs"] for tar in manifest["tars"].values())
-    least = sum(sizes[: len(sizes) // processes])
-    if least < batch_size // processes:
+    smallest = sum(sizes[: len(sizes) // processes])
+    if smallest < batch_size // processes:
         raise StageFailed(
-            f"{folder}: its {len(sizes)} tars are too few or too small for {processes} processes: one may get {least} "
-            f"pairs, expected at least {batch_size // processes}, its part of a batch (export.pairs_per_tar)"
+            f"{folder}: its {len(sizes)} tars are too few or too small for {processes} processes: one may get "
+            f"{smallest} pairs, expected at least {batch_size // processes}, its part of a batch (export.pairs_per_tar)"
         )
     for name, tar in manifest["tars"].items():
         _scan(folder / name, tar["sha256"], tar["pairs"])
@@ -63,12 +61,12 @@ def scan_export(folder: Path, batch_size: int, processes: int = 1) -> list[Path]
 
 
 def _scan(path: Path, sha256: str, pairs: int) -> None:
-    """Read a tar, unless it was read as it is; raise StageFailed where it is not what the manifest says."""
+    """Read a tar unless this process has read it unchanged; raise StageFailed where it differs from the manifest."""
     with _lock:
         try:
             status = path.stat()
-            known = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, sha256, pairs)
-            if known in _scanned:
+            key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns, sha256, pairs)
+            if key in _scanned:
                 return
             count, digest = _read(path)
         except OSError as error:
@@ -79,7 +77,7 @@ def _scan(path: Path, sha256: str, pairs: int) -> None:
             raise StageFailed(f"{path}: {count}")
         if count != pairs:
             raise StageFailed(f"{path}: holds {count} pairs, manifest.json says {pairs}")
-        _scanned.add(known)
+        _scanned.add(key)
 
 
 def _read(path: Path) -> tuple[int | BadTar, str]:
@@ -88,7 +86,7 @@ def _read(path: Path) -> tuple[int | BadTar, str]:
     with path.open("rb") as stream:
         reader = _HashedReader(stream)
         try:
-            count = sum(1 for _ in read_pairs(cast(BinaryIO, reader)))  # of a stream, tarfile asks for `read` alone
+            count = sum(1 for _ in read_pairs(cast(BinaryIO, reader)))  # tarfile needs only `read` of a stream
         except BadTar as error:
             count = error
         return count, reader.finish()

@@ -1,9 +1,9 @@
-"""Trainings: `open_clip_train` in a subprocess on a checked export, and what it came to.
+"""Trainings: `open_clip_train` in a subprocess on a checked export, and its result.
 
 Before: every tar of the export is scanned and compared with the manifest. After: the samples seen are counted from the
-log, the weights are kept as safetensors in `local-dir:` form. A run that was killed goes on from its last whole epoch
-and ends the same, as `pipeline.training.entry_point` seeds each epoch by itself. A run that comes to nothing is an
-outcome with its reason, not an error: the others of a grid are none of its business.
+log, and the weights are stored as safetensors in `local-dir:` form. A run that was killed resumes from its last whole
+epoch with the same result, as `pipeline.training.entry_point` seeds each epoch separately. A failed run is an outcome
+with its reason, not an error, so that it does not stop the others of a grid.
 """
 
 import hashlib
@@ -31,19 +31,19 @@ from pipeline.training.export_scan import scan_export
 from pipeline.training.recipe import Recipe, arguments, weights
 
 DONE, DIVERGED, OUT_OF_MEMORY, KILLED, FAILED = "done", "diverged", "out_of_memory", "killed", "failed"
-"""What a training comes to."""
+"""The outcomes of a training."""
 
 
 ENTRY = "pipeline.training.entry_point"
 
 
-_READ = "export_digest"
+_DIGEST_FILE = "export_digest"
 
 
-_POLL = 0.2
+_POLL_S = 0.2
 
 
-_PATIENCE = 10.0
+_STOP_TIMEOUT_S = 10.0
 
 
 _PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+).*\bLoss: (\S+)")
@@ -52,24 +52,26 @@ _PROGRESS = re.compile(r"Train Epoch: (\d+) \[\s*(\d+)/(\d+).*\bLoss: (\S+)")
 _RESUMED = re.compile(r"=> resuming checkpoint .* \(epoch (\d+)\)")
 
 
-_NO_MEMORY = re.compile(r"\bMemoryError\b|out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_OUT_OF_MEMORY_TEXT = re.compile(
+    r"\bMemoryError\b|out of memory|can't allocate memory|not enough memory", re.IGNORECASE
+)
 
 
-_SIGKILL = re.compile(r"killed by signal: Killed|Signal 9 \(SIGKILL\)")
+_SIGKILL_TEXT = re.compile(r"killed by signal: Killed|Signal 9 \(SIGKILL\)")
 
 
-# of torchrun's own traceback, which names no cause, the last line is not one
+# not the last line of torchrun's own traceback, ChildFailedError, which names no cause
 _EXCEPTION = re.compile(
     r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*(?!ChildFailed)\w*(?:Error|Exception|Interrupt)\b.*)$", re.MULTILINE
 )
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the subprocess's environment: no look at the network, `threads` threads, other processes by loopback.
+    """Return the subprocess's environment: no network access, `threads` threads, other processes over loopback.
 
-    Nothing of Slurm's, of which open_clip_train would take each process's rank: that of the task, 0 for all.
+    Without Slurm's variables, from which open_clip_train would take the task's rank, 0, for every process.
     """
-    quiet = {
+    settings = {
         "WANDB_MODE": "disabled",
         "HF_HUB_OFFLINE": "1",
         "NO_ALBUMENTATIONS_UPDATE": "1",
@@ -79,16 +81,16 @@ def environment(threads: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    return {**own, **quiet, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return {**inherited, **settings, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to: `reason` is one line, "" where it is done; `loss` is the last one logged.
+    """The result of a training: `reason` is one line, "" where it is done; `loss` is the last one logged.
 
-    `seconds` are the wall time of the attempt that ended it, which went on from `resumed_from` samples that an earlier
-    one had seen. `export_digest` is of the tars that were read, `host` and `versions` are of where it ran.
+    `seconds` are the wall time of the last attempt, which resumed from `resumed_from` samples that an earlier one had
+    seen. `export_digest` is of the tars that were read; `host` and `versions` are those of the machine it ran on.
     """
 
     outcome: str
@@ -105,7 +107,7 @@ class TrainingResult:
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of what trains."""
+    """Return the versions of Python and of the libraries that train."""
     return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "open_clip_torch")}
 
 
@@ -118,30 +120,30 @@ def train(
 ) -> TrainingResult:
     """Train `model` (a folder with open_clip's configuration) on an export; leave the trained one in `folder`/model.
 
-    Where an earlier attempt left the state of a whole epoch in `folder`, and read the same tars, it goes on from there;
-    else `folder` is made anew. `on_samples` hears how many were seen. Raises StageFailed where the export cannot be
-    trained on.
+    Where an earlier attempt on the same tars left the state of a whole epoch in `folder`, the training resumes from it;
+    else `folder` is created anew. `on_samples` is called with the number of samples seen. Raises StageFailed where the
+    export cannot be trained on.
     """
     tars = scan_export(export, recipe.batch_size, recipe.processes)
-    listed = json.loads((export / "manifest.json").read_text("utf-8"))["tars"]
-    digest = export_digest([{"tar": name, "sha256": one["sha256"]} for name, one in listed.items()])
+    manifest_tars = json.loads((export / "manifest.json").read_text("utf-8"))["tars"]
+    digest = export_digest([{"tar": name, "sha256": tar["sha256"]} for name, tar in manifest_tars.items()])
     log, state = folder / "train.log", folder / "run" / "checkpoints" / "epoch_latest.pt"
-    resume = state if _whole(state, folder / "run" / _READ, digest) else None
+    resume = state if _is_resumable(state, folder / "run" / _DIGEST_FILE, digest) else None
     if resume:
-        (folder / "run" / "out.log").unlink(missing_ok=True)  # where it is, open_clip_train refuses to start
+        (folder / "run" / "out.log").unlink(missing_ok=True)  # open_clip_train refuses to start where it exists
     else:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "run").mkdir(parents=True)
-        (folder / "run" / _READ).write_text(digest)
+        (folder / "run" / _DIGEST_FILE).write_text(digest)
     argv = arguments(recipe, tars, model.resolve(), folder, weights(export), resume)
-    begin, kills, started = log.stat().st_size if resume else 0, _kernel_kills(), time.monotonic()
-    code = _watched(_command(recipe, argv), log, recipe, on_samples)
-    seconds, said = time.monotonic() - started, log.read_bytes()
-    attempt = said[begin:].decode("utf-8", "replace")
-    seen, loss = _progress(said.decode("utf-8", "replace")) or (0, math.nan)
-    resumed = _RESUMED.findall(attempt)
-    before = int(resumed[-1]) * recipe.steps * recipe.batch_size if resumed else 0
-    outcome, reason = _ended(code, attempt, loss, _kernel_kills() > kills)
+    log_start, kills_before, started = log.stat().st_size if resume else 0, _kernel_kills(), time.monotonic()
+    exit_code = _run_watched(_command(recipe, argv), log, recipe, on_samples)
+    seconds, log_bytes = time.monotonic() - started, log.read_bytes()
+    attempt = log_bytes[log_start:].decode("utf-8", "replace")
+    seen, loss = _progress(log_bytes.decode("utf-8", "replace")) or (0, math.nan)
+    resumed_epochs = _RESUMED.findall(attempt)
+    resumed_from = int(resumed_epochs[-1]) * recipe.steps * recipe.batch_size if resumed_epochs else 0
+    outcome, reason = _outcome_of(exit_code, attempt, loss, _kernel_kills() > kills_before)
     weights_sha256 = ""
     if outcome == DONE and seen != recipe.samples:
         outcome, reason = FAILED, f"saw {seen} samples, expected {recipe.samples}"
@@ -154,28 +156,28 @@ def train(
             with (folder / "model" / WEIGHTS_FILE).open("rb") as stream:
                 weights_sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             on_samples(seen)
-    if outcome in (DONE, DIVERGED):  # another attempt at what diverged would only go on from there
+    if outcome in (DONE, DIVERGED):  # a diverged run is not resumed
         shutil.rmtree(folder / "run", ignore_errors=True)
-    return TrainingResult(outcome, reason, seen, before, seconds, loss, weights_sha256, digest, argv)
+    return TrainingResult(outcome, reason, seen, resumed_from, seconds, loss, weights_sha256, digest, argv)
 
 
-def _whole(state: Path, read: Path, digest: str) -> bool:
-    """Tell whether a run can go on from a state: it is all there, and no takedown has changed the tars since."""
-    if not state.exists() or not read.exists():
+def _is_resumable(state: Path, digest_file: Path, digest: str) -> bool:
+    """Return whether a run can resume from a state: it is complete, and no takedown has changed the tars since."""
+    if not state.exists() or not digest_file.exists():
         return False
-    return read.read_text() == digest and zipfile.is_zipfile(state)  # a zip's end is written last
+    return digest_file.read_text() == digest and zipfile.is_zipfile(state)  # a zip's end is written last
 
 
 def _command(recipe: Recipe, argv: list[str]) -> list[str]:
     if recipe.processes == 1:
         return [sys.executable, "-m", ENTRY, *argv]
-    spread = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(recipe.processes)]
-    # after "--", as it would take --logs for a flag of its own
-    return [sys.executable, "-m", "torch.distributed.run", *spread, "-m", "--", ENTRY, *argv]
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(recipe.processes)]
+    # after "--", else torchrun would take --logs for its own flag
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "--", ENTRY, *argv]
 
 
-def _watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable[[int], None]) -> int:
-    """Run a training to its end, or until its loss is no number; return its exit code, negative for a signal."""
+def _run_watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable[[int], None]) -> int:
+    """Run a training to its end, or until its loss is NaN; return its exit code, negative for a signal."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -187,39 +189,39 @@ def _watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable
         try:
             while True:
                 try:
-                    return process.wait(_POLL)
+                    return process.wait(_POLL_S)
                 except subprocess.TimeoutExpired:
-                    found = _progress(_tail(log))
-                on_samples(found[0] if found else 0)
-                if found and math.isnan(found[1]) and recipe.precision != "amp":  # its scaler skips such a step
+                    progress = _progress(_tail(log))
+                on_samples(progress[0] if progress else 0)
+                if progress and math.isnan(progress[1]) and recipe.precision != "amp":  # amp's scaler skips such a step
                     return 0
         finally:
             _stop(process)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a training and all its processes, by the end of their standard input; kill what does not hear it."""
+    """Stop a training and all its processes by closing their standard input; kill it after a timeout."""
     assert process.stdin
     process.stdin.close()
     try:
-        process.wait(_PATIENCE)
+        process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _ended(code: int, said: str, loss: float, kernel_killed: bool) -> tuple[str, str]:
-    """Return outcome and reason by the exit code, what the attempt logged, its last loss, and whether the kernel killed
-    a process meanwhile, as it does where memory runs out.
+def _outcome_of(code: int, log_text: str, loss: float, kernel_killed: bool) -> tuple[str, str]:
+    """Return outcome and reason by the exit code, the attempt's log, its last loss, and whether the kernel killed a
+    process meanwhile, as it does when memory runs out.
     """
     if code == 0:
         return (DONE, "") if math.isfinite(loss) else (DIVERGED, f"the loss is {loss}")
-    lines = [line for line in said.splitlines() if line.strip()]
-    last = (_EXCEPTION.findall(said) or lines or ["no output"])[-1]
+    lines = [line for line in log_text.splitlines() if line.strip()]
+    last = (_EXCEPTION.findall(log_text) or lines or ["no output"])[-1]
     reason = redacted(" ".join(f"open_clip_train ended with {code}: {last}".split()))[:240]
-    if _NO_MEMORY.search(said):
+    if _OUT_OF_MEMORY_TEXT.search(log_text):
         return OUT_OF_MEMORY, reason
-    if code == -signal.SIGKILL or _SIGKILL.search(said):
+    if code == -signal.SIGKILL or _SIGKILL_TEXT.search(log_text):
         if kernel_killed:
             return OUT_OF_MEMORY, "killed by the kernel, as memory ran out"
         return KILLED, "killed by SIGKILL"
@@ -229,19 +231,19 @@ def _ended(code: int, said: str, loss: float, kernel_killed: bool) -> tuple[str,
 
 
 def _kernel_kills() -> int:
-    """Return how often this machine's kernel has killed a process for memory, 0 where it does not say."""
+    """Return how often this machine's kernel has killed a process for lack of memory, 0 where that is unknown."""
     try:
-        said = dict(line.split() for line in Path("/proc/vmstat").read_text("utf-8").splitlines())
+        counters = dict(line.split() for line in Path("/proc/vmstat").read_text("utf-8").splitlines())
     except OSError:
         return 0
-    return int(said.get("oom_kill", 0))
+    return int(counters.get("oom_kill", 0))
 
 
 def seen_so_far(folder: Path) -> int:
-    """Return the samples that a training in this folder has seen, by its log; 0 where it has none."""
+    """Return the samples that a training in this folder has seen, by its log; 0 where there is none."""
     log = folder / "train.log"
-    found = _progress(_tail(log)) if log.exists() else None
-    return found[0] if found else 0
+    progress = _progress(_tail(log)) if log.exists() else None
+    return progress[0] if progress else 0
 
 
 def _tail(log: Path) -> str:
@@ -251,9 +253,9 @@ def _tail(log: Path) -> str:
 
 
 def _progress(text: str) -> tuple[int, float] | None:
-    """Return (samples seen, last loss) by a log's last line of progress; None where there is none yet."""
-    found = _PROGRESS.findall(text)
-    if not found:
+    """Return (samples seen, last loss) by a log's last progress line; None where there is none yet."""
+    matches = _PROGRESS.findall(text)
+    if not matches:
         return None
-    epoch, samples, each, loss = found[-1]
-    return int(epoch) * int(each) + int(samples), float(loss)
+    epoch, samples, samples_per_epoch, loss = matches[-1]
+    return int(epoch) * int(samples_per_epoch) + int(samples), float(loss)

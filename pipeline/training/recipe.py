@@ -1,4 +1,4 @@
-"""What a training is asked to do, and the arguments by which `open_clip_train` is told so."""
+"""The recipe of a training, and the arguments of `open_clip_train` for it."""
 
 import contextlib
 import io
@@ -44,10 +44,10 @@ _OWN_FLAGS = frozenset(
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training is asked to do; `flags` are passed to open_clip_train as they are.
+    """The recipe of a training; `flags` are passed to open_clip_train unchanged.
 
-    `samples_seen` are spread over `epochs` of one length, open_clip's own, after each of which it can go on.
-    `batch_size` is over all `processes`, `threads` are each process's. `device` and `precision` may be `auto`.
+    `samples_seen` are divided into `epochs` of equal length, open_clip's own; a run can resume after each of them.
+    `batch_size` is the total over all `processes`, `threads` are per process. `device` and `precision` may be `auto`.
     """
 
     samples_seen: int
@@ -65,7 +65,7 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch: as few as see `samples_seen` in full batches and epochs of one length."""
+        """Batches in an epoch: the fewest that see `samples_seen` in full batches and epochs of equal length."""
         return -(-self.samples_seen // (self.batch_size * self.epochs))
 
     @property
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def samples_of_passes(passes: int, pairs: int, batch_size: int) -> int:
-    """Return the samples of so many passes over an export: each gives its whole batches, as its loader does."""
+    """Return the samples in `passes` passes over an export; each pass has its whole batches only, as in the loader."""
     return passes * (pairs // batch_size) * batch_size
 
 
@@ -87,12 +87,12 @@ def check_flags(flags: Mapping[str, Any], where: str) -> None:
         name = key.replace("_", "-")
         if name in _OWN_FLAGS:
             raise InputError(f"{where}.{key}: expected to be set by the recipe's own key, found among flags")
-        said = io.StringIO()
+        usage = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):  # argparse prints its whole usage
+            with contextlib.redirect_stderr(usage):  # argparse prints its usage
                 parse_args(_flag(name, value))
         except SystemExit:
-            cause = said.getvalue().strip().rpartition("error: ")[2]
+            cause = usage.getvalue().strip().rpartition("error: ")[2]
             raise InputError(f"{where}.{key}: {value!r}: open_clip_train refuses it: {cause}") from None
 
 
@@ -103,12 +103,12 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def weights(export: Path) -> dict[str, str]:
-    """Return the arguments by which tars are drawn by the manifest's factors; none where a pass reads each tar once."""
-    said = json.loads((export / "manifest.json").read_text("utf-8"))
-    if "upsampling_factors" not in said:
+    """Return the arguments that sample tars by the manifest's factors; none where a pass reads each tar once."""
+    manifest = json.loads((export / "manifest.json").read_text("utf-8"))
+    if "upsampling_factors" not in manifest:
         return {}
-    data = "::".join(f"{export}/{pattern}" for pattern in said["train_data"].split("::"))
-    return {"train-data": data, "train-data-upsampling-factors": said["upsampling_factors"]}
+    data = "::".join(f"{export}/{pattern}" for pattern in manifest["train_data"].split("::"))
+    return {"train-data": data, "train-data-upsampling-factors": manifest["upsampling_factors"]}
 
 
 def arguments(
@@ -119,12 +119,12 @@ def arguments(
     weighted: Mapping[str, str] | None = None,
     resume: Path | None = None,
 ) -> list[str]:
-    """Return the arguments of `open_clip_train`; with `weighted` of an export, tars are drawn with replacement.
+    """Return the arguments of `open_clip_train`; with `weighted` (see `weights`), tars are sampled with replacement.
 
-    It keeps its state after each epoch in one file, which it replaces when the new one is whole; `resume` is that file.
+    It saves its state after each epoch in one file, replaced when the new one is complete; `resume` is that file.
     """
     device = device_here(recipe.device)
-    given = {
+    options = {
         "train-data": "::".join(map(str, tars)),
         "train-num-samples": recipe.steps * recipe.batch_size,
         "dataset-type": "webdataset",
@@ -143,11 +143,14 @@ def arguments(
         "name": "run",
         "log-every-n-steps": max(1, recipe.epochs * recipe.steps // 50),
     }
-    given |= weighted or {}
+    options |= weighted or {}
     if resume:
-        given["resume"] = resume
+        options["resume"] = resume
     if "log-every-n-steps" in {key.replace("_", "-") for key in recipe.flags}:
-        del given["log-every-n-steps"]
+        del options["log-every-n-steps"]
     flags = [part for key, value in recipe.flags.items() for part in _flag(key.replace("_", "-"), value)]
     flags += ["--dataset-resampled"] if weighted else []
-    return [part for key, value in given.items() for part in (f"--{key}", str(value))] + ["--save-most-recent", *flags]
+    return [part for key, value in options.items() for part in (f"--{key}", str(value))] + [
+        "--save-most-recent",
+        *flags,
+    ]

@@ -1,4 +1,4 @@
-"""A training of a grid as whoever runs it gets it, a thread of the launcher or a task of Slurm's: the same one work."""
+"""A training of a grid as a unit of work, run in the same way by a thread of the launcher or by a Slurm task."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from pipeline.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What is trained on what, and where it is left; `name` is the training's, the first digits of its job's id."""
+    """A training: its recipe, export, model and output folder; `name` is the first digits of its job's id."""
 
     name: str
     recipe: Recipe
@@ -26,14 +26,14 @@ class TrainingTask:
     folder: Path
 
     def run(self, on_samples: Callable[[int], None] = lambda seen: None) -> TrainingResult:
-        """Train, here and now; what comes to nothing is a result too."""
+        """Train in this process; a failure is returned as a result."""
         try:
             return train(self.recipe, self.export, self.model, self.folder, on_samples)
         except (CuveeError, OSError) as error:
             return TrainingResult(FAILED, redacted(str(error)))
 
     def to_plain(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return the task as JSON-compatible data."""
         paths = {key: str(getattr(self, key).absolute()) for key in ("export", "model", "folder")}
         return {"name": self.name, "recipe": {**asdict(self.recipe), "flags": dict(self.recipe.flags)}, **paths}
 
@@ -45,18 +45,18 @@ class TrainingTask:
 
 
 def check_devices(device: str, processes: int, where: str) -> None:
-    """Raise InputError where this machine has not the devices that a recipe asks for; `where` stands before the key."""
-    found = device_here(device)
-    if found == "cpu" and processes > 1:
-        said = f"found {processes}, expected 1 on the CPU, over which open_clip_train spreads no training"
-        raise InputError(f"{where}.processes: {said}; threads and parallel use more cores")
-    if found == "cuda" and (devices := cuda_devices()) < processes:
-        said = f"expected {processes} CUDA devices, one for each process, found {devices}"
-        raise InputError(f"{where}.device: {said}")
+    """Raise InputError where this machine lacks the devices that a recipe needs; `where` is the prefix of the key."""
+    resolved = device_here(device)
+    if resolved == "cpu" and processes > 1:
+        message = f"found {processes}, expected 1 on the CPU, where open_clip_train does not distribute a training"
+        raise InputError(f"{where}.processes: {message}; threads and parallel use more cores")
+    if resolved == "cuda" and (devices := cuda_devices()) < processes:
+        message = f"expected {processes} CUDA devices, one for each process, found {devices}"
+        raise InputError(f"{where}.device: {message}")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a small file that appears whole or not at all, for a process of another machine to read."""
+    """Write a small file atomically, for a process on another machine to read."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft")
     draft.write_text(json.dumps(value, sort_keys=True), "utf-8")
     os.replace(draft, path)

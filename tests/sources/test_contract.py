@@ -7,7 +7,6 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, ClassVar
 from urllib.parse import quote_plus
 
@@ -69,8 +68,9 @@ class SourceContract:
         assert {row.problem for row in rows} == {""}
 
     def test_published_columns_are_plain_json(self) -> None:
-        for row in read(self.kind, self.file(PAIRS), self.options):
-            assert json.loads(json.dumps(row.published, allow_nan=False)) == row.published
+        found = [row.published for row in read(self.kind, self.file(PAIRS), self.options)]
+        assert len(found) == len(PAIRS)
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
 
     def test_a_row_that_cannot_be_read_stands_in_its_place(self) -> None:
         rows = read(self.kind, self.file(PAIRS, spoil=1), self.options)
@@ -98,13 +98,13 @@ class SourceContract:
             assert rows[:-1] == whole[: max(0, len(rows) - 1)]
             assert len(rows) <= len(whole) + 1  # the cut itself may be a row
 
-    @pytest.mark.parametrize("seed", range(20))
-    def test_a_damaged_file_gives_rows_and_no_exception(self, seed: int) -> None:
-        chance, content = random.Random(seed), bytearray(self.file(PAIRS))
-        for place in chance.sample(range(len(content)), 1 + seed % 4):
-            content[place] = chance.randrange(256)
-        for before, after in pairwise(read(self.kind, bytes(content), self.options)):
-            assert before.line < after.line
+    def test_damaged_files_give_rows_and_no_exception(self) -> None:
+        for seed in range(20):
+            chance, content = random.Random(seed), bytearray(self.file(PAIRS))
+            for place in chance.sample(range(len(content)), 1 + seed % 4):
+                content[place] = chance.randrange(256)
+            lines = [row.line for row in read(self.kind, bytes(content), self.options)]
+            assert lines == sorted(set(lines)), seed
 
     @pytest.mark.parametrize("size", [1, 60, 200, 1 << 30])
     def test_the_parts_of_a_file_give_the_rows_of_the_whole(self, size: int) -> None:

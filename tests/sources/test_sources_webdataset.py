@@ -78,7 +78,9 @@ class TestWebDataset(SourceContract):
 
     def test_ids_places_hashes_and_scalars(self) -> None:
         content = self.file(PAIRS)
-        for number, row in enumerate(read("webdataset", content)):
+        rows = read("webdataset", content)
+        assert len(rows) == len(PAIRS)
+        for number, row in enumerate(rows):
             offset, size = map(int, row.place.split(":"))
             assert content[offset : offset + size] == image(f"{number:09d}")
             assert row.record_id == f"{number:09d}"
@@ -290,8 +292,7 @@ def test_long_names_are_read(form: int) -> None:
     assert (row.record_id, row.caption) == (key, "cap")
 
 
-@pytest.mark.parametrize("seed", range(300))
-def test_damaged_headers_give_rows_and_no_exception(seed: int) -> None:
+def with_damaged_headers(seed: int) -> bytes:
     chance = random.Random(seed)
     form = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)[seed % 2]
     content = bytearray(tar_file(pair("ü" * 120, "one") + pair("2", "two"), form))
@@ -301,5 +302,13 @@ def test_damaged_headers_give_rows_and_no_exception(seed: int) -> None:
             content[field] = chance.choice([0, 0x80, 0xFF, 0x2D, *b"0123456789LKxgS", chance.randrange(256)])
             content[place + 148 : place + 156] = b" " * 8
             content[place + 148 : place + 156] = b"%06o\0 " % sum(content[place : place + 512])
-    rows = read("webdataset", bytes(content))
-    assert [row.line for row in rows] == list(range(1, len(rows) + 1))
+    return bytes(content)
+
+
+def test_damaged_headers_give_rows_and_no_exception() -> None:
+    counts = set()
+    for seed in range(300):
+        rows = read("webdataset", with_damaged_headers(seed))
+        assert [row.line for row in rows] == list(range(1, len(rows) + 1)), seed
+        counts.add(len(rows))
+    assert len(counts) > 1

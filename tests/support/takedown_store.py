@@ -197,7 +197,8 @@ class Builder:
 def table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return rows as a table; what a row does not say is empty, or 0."""
     schema = TABLES.get(name) or SIGNALS[name]
-    empty = {field.name: "" if pa.types.is_string(field.type) else 0 for field in schema}
+    empty: dict[str, Any] = {field.name: "" if pa.types.is_string(field.type) else 0 for field in schema}
+    empty |= {field.name: None for field in schema if pa.types.is_binary(field.type)}
     return pa.Table.from_pylist([empty | dict(row) for row in rows], schema)
 
 

@@ -209,7 +209,9 @@ def test_a_preset_tells_its_source_and_what_it_expands_to(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_reads_columns_that_signals_of_its_kinds_have(name: str) -> None:
-    for signal, columns in expanded({"preset": name}).signals().items():
+    signals = expanded({"preset": name}).signals()
+    assert signals
+    for signal, columns in signals.items():
         target = SignalSpec(signal, SIGNALS[signal].kind, {}).target()
         assert columns <= set(target.columns.names), signal
 

@@ -174,6 +174,7 @@ def test_equal_vectors_have_a_cosine_of_one_and_the_first_is_found() -> None:
 def test_the_nearest_fingerprints_are_those_that_brute_force_finds(seed: int, count: int, size: int, k: int) -> None:
     queries, corpus = prints(seed, count), prints(seed + 1, size)
     places, found = nearest_by_pdq(queries, corpus, k)
+    assert len(found) == len(places) == count
     for row, near in enumerate(distances(queries, corpus).tolist()):
         expected = sorted(zip(near, range(size), strict=True))[:k]
         assert found[row, : len(expected)].tolist() == [distance for distance, _ in expected]

@@ -126,12 +126,13 @@ def test_words_that_repeat_are_counted_once_case_aside() -> None:
     assert of_caption("...")["unique_word_ratio"] == 0
 
 
-@pytest.mark.parametrize("phrase", BOILERPLATE)
-def test_every_stock_phrase_is_seen_in_any_case_and_only_as_whole_words(phrase: str) -> None:
-    assert phrase == normalised(phrase).casefold()
-    for text in (phrase, f"Red shoes ({phrase.upper()})", f"red\xa0shoes - {phrase.replace(' ', '  ')}!"):
-        assert of_caption(text)["has_boilerplate"], text
-    assert not of_caption(f"x{phrase}x")["has_boilerplate"]
+def test_every_stock_phrase_is_seen_in_any_case_and_only_as_whole_words() -> None:
+    assert len(BOILERPLATE) > 20
+    for phrase in BOILERPLATE:
+        assert phrase == normalised(phrase).casefold()
+        for text in (phrase, f"Red shoes ({phrase.upper()})", f"red\xa0shoes - {phrase.replace(' ', '  ')}!"):
+            assert of_caption(text)["has_boilerplate"], text
+        assert not of_caption(f"x{phrase}x")["has_boilerplate"], phrase
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_the_nearest_are_those_of_brute_force_and_ties_go_to_the_smaller_row(
     held[corpus // 2 :] = held[: corpus - corpus // 2]  # each at least twice
     found = nearest(unit(asked), unit(held), count)
     expected = cosines(asked, held)
+    assert len(found) == queries
     for row, places in enumerate(found.tolist()):
         by_hand = sorted(range(corpus), key=lambda place: (-round(expected[row, place], 6), place))[:count]
         assert sorted(places) == sorted(by_hand)
@@ -280,6 +281,7 @@ def test_the_nearest_reference_image_is_that_of_the_own_cluster(
     there = np.random.default_rng(seed).random(count) < 0.8
     rows = reference_columns(reference, centres, vectors[there], there).to_pylist()
     own, others = centres.assign(vectors)[0], centres.assign(held)[0]
+    assert len(rows) == count
     for row, found in enumerate(rows):
         beside = [n for n in range(images) if others[n] == own[row]]
         if not there[row]:

@@ -116,6 +116,7 @@ def test_what_is_found_is_what_trying_each_concept_finds(
         return
     captions = [*captions, " ".join(given)]
     columns = Concepts(list_of(tmp_path_factory.getbasetemp(), *keys.values()), match).compute(batch_of(captions))
+    assert len(columns["concepts"]) == len(captions) > 0
     for caption, numbers in zip(captions, columns["concepts"], strict=True):
         if match == "words":
             expected = [n for n, key in enumerate(keys) if in_a_row(list(key), plain_tokens(caption))]

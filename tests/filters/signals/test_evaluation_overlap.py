@@ -82,6 +82,7 @@ def test_several_sets_answer_as_one_would_and_equals_go_to_the_first(seed: int, 
     rows = rows_of(list(bits), embeddings)
     as_one = BLIND.compute(rows, [joined], no_pictures).to_pylist()
     alone = [BLIND.compute(rows, [one], no_pictures).to_pylist() for one in sets]
+    assert len(as_one) == count
     for number, (row, other) in enumerate(zip(found.to_pylist(), as_one, strict=True)):
         assert (row["pdq_distance"], row["cosine"]) == (other["pdq_distance"], other["cosine"])
         for kind in ("pdq", "cosine"):

@@ -80,7 +80,9 @@ def rows_of(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def test_the_metrics_written_are_those_of_the_predictions_written(run: Run) -> None:
-    for job in run.plan.targets("evaluate"):
+    jobs = run.plan.targets("evaluate")
+    assert jobs
+    for job in jobs:
         kept = read_kept(run.ledger.read("predictions", jobs=[job.id]))
         row = rows_of(run)[job.config["set"]]
         assert {name: row[name] for name in METRICS} == measures(kept.judged())

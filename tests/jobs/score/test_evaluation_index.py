@@ -240,6 +240,7 @@ def test_copies_are_found_with_the_set_and_the_key_of_their_original(searched: S
 
 
 def test_sets_stand_in_the_order_of_the_file_and_the_best_of_them_is_the_answer(searched: Searched) -> None:
+    assert len(searched.rows) == PAIRS
     for row in searched.rows:
         assert [one["set"] for one in row["per_set"]] == list(SETS)
         assert set(row["per_set"][1].values()) == {"none", None}

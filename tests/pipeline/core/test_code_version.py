@@ -138,7 +138,7 @@ CHANGED = {
     "a signal over shards": ("filters.signals.image", ("GREY_SPREAD = 8", "GREY_SPREAD = 9"), {"signal image"}),
     "a signal over the corpus": ("filters.signals.placeholders", ("count(", "count_if("), {"signal placeholders"}),
     "how a caption is normalised": (
-        "filters.signals.caption",
+        "filters.signals.caption_text",
         ("html.unescape(html.unescape(text))", "html.unescape(text)"),
         {"signal caption", "signal concepts"},
     ),
@@ -148,7 +148,7 @@ CHANGED = {
         {"corruption gaussian_blur"},
     ),
     "a source's reader": ("sources.wit", ("caption", "captions"), {"source wit"}),
-    "the order of a mixture": ("pipeline.mixtures.apportionment", ("sha2(", "sha1("), {"blend"}),
+    "the order of a mixture": ("pipeline.core.sampling", ("sha2(concat(", "sha1(concat("), {"blend"}),
     "what a library gives": ("pipeline.images.pdq", ("RESULT_VERSION = 1", "RESULT_VERSION = 2"), None),
     "a recipe's argument": ("pipeline.training.recipe", ('"workers": 1', '"workers": 2'), {"train"}),
     "a metric": ("pipeline.evaluation.metrics", ("def measures(", "def measures(more=1, *"), {"zero_shot", "probe"}),

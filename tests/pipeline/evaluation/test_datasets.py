@@ -87,7 +87,9 @@ def refused(found: EvaluationSet) -> str:
 
 
 def test_a_set_of_the_drawn_world_is_read_as_it_was_drawn(tmp_path: Path) -> None:
-    for style, pictures in evaluation_pictures(3, 3).items():
+    sets = evaluation_pictures(3, 3)
+    assert sets.keys() == TEMPLATES.keys()
+    for style, pictures in sets.items():
         images = [(key, picture.form, file_of(picture)[0], n) for n, (key, picture) in enumerate(pictures)]
         write_evaluation_set(tmp_path / style, CLASSES, TEMPLATES[style], images)
         found = open_set(style, tmp_path / style)

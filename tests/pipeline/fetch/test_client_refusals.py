@@ -121,31 +121,30 @@ def test_a_name_that_does_not_resolve_is_unknown(site: HostileWeb, monkeypatch: 
     assert outcomes(site, "http://gone.example/a.jpg") == ["unknown_host"]
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        *(
-            "127.0.0.1",
-            "127.9.9.9",
-            "10.0.0.1",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "192.0.0.192",
-            "192.88.99.1",
-            "168.63.129.16",
-        ),
-        *("224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
-        *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1", "2001:db8::1"),
-        *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::7f00:1", "::ffff:0:7f00:1", "64:ff9b:1::7f00:1"),
-        *("100::1", "5f00::1", "4000::1", "2001:0:7f00:1::1", "2002:c000:c0::"),
-        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1"),  # NAT64 and 6to4 of inside ones
-    ],
-)
-def test_addresses_that_are_not_globally_routable_are_not_allowed(address: str) -> None:
-    assert not AddressRules().allows(address, 80)
+INSIDE = [
+    *(
+        "127.0.0.1",
+        "127.9.9.9",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "192.0.0.192",
+        "192.88.99.1",
+        "168.63.129.16",
+    ),
+    *("224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1", "192.0.2.1", "198.18.0.1"),
+    *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1", "2001:db8::1"),
+    *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::7f00:1", "::ffff:0:7f00:1", "64:ff9b:1::7f00:1"),
+    *("100::1", "5f00::1", "4000::1", "2001:0:7f00:1::1", "2002:c000:c0::"),
+    *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1"),  # NAT64 and 6to4 of inside ones
+]
+
+
+def test_addresses_that_are_not_globally_routable_are_not_allowed() -> None:
+    assert [address for address in INSIDE if AddressRules().allows(address, 80)] == []
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,9 @@ def test_a_jpeg_that_must_be_turned_blurred_or_converted_is_not_kept() -> None:
 @MANY
 @pytest.mark.parametrize(
     ("form", "orientation"),
-    [(form, value) for form in ("JPEG", "PNG", "WEBP", "TIFF") for value in range(10)]
-    + [("AVIF", value) for value in range(1, 9)],
+    [("JPEG", value) for value in range(10)]
+    + [(form, value) for form in ("PNG", "WEBP", "TIFF", "AVIF") for value in (2, 6, 8)]
+    + [(form, 9) for form in ("PNG", "WEBP", "TIFF")],
 )
 def test_an_image_stands_upright_whatever_its_orientation_is(form: str, orientation: int, rules: ImageRules) -> None:
     found, image = stored(oriented(four_colours(), orientation, form), rules)

@@ -94,6 +94,7 @@ def test_a_samples_row_says_where_its_bytes_lie_and_what_they_are(site: HostileW
     bodies = [DRAWN, encoded(two_colours((300, 150))), jpeg(3, (30, 40))]
     rows = rows_of([served(site, body) for body in bodies])
     tables, tar, pairs = fetched(site, rows)
+    assert len(pairs) == len(bodies)
     for row, body, sample, pair in zip(rows, bodies, tables["samples"].to_pylist(), pairs, strict=True):
         data = tar[sample["offset"] + BLOCK :][: sample["jpg_bytes"]]
         assert data == pair.jpg

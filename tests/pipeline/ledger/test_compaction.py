@@ -115,7 +115,9 @@ def test_files_are_few_every_answer_is_the_same_and_a_second_time_does_nothing(l
 def test_a_joined_file_is_as_a_task_writes_it(ledger: Ledger) -> None:
     after = compacted(ledger)
     for table in ("pairs", "samples", "fetches", "signals_pdq_v1"):
-        for one in after.files(table):
+        files = after.files(table)
+        assert files, table
+        for one in files:
             with after.store.parquet(one.path) as file:
                 rows = file.read(use_threads=False)
                 codec = {
@@ -143,6 +145,7 @@ def test_a_shards_rows_are_found_in_a_file_of_many_shards(ledger: Ledger) -> Non
 def test_an_ingest_names_each_file_of_pairs_once_in_its_lane_and_all_its_rows(ledger: Ledger) -> None:
     before = {job.job: job.facts["shards"] for job in ledger.jobs() if "shards" in job.facts}
     after = compacted(ledger)
+    assert before
     for job, old in before.items():
         row = after.finished(job)
         assert row is not None

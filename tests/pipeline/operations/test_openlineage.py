@@ -40,7 +40,9 @@ def test_a_job_has_a_start_and_a_completion_of_one_run(store: Store) -> None:
 
 def test_an_event_has_what_the_specification_requires(store: Store) -> None:
     record(store, job_row("a"), ["ingest.web"])
-    for event in lines(store, "a"):
+    events = lines(store, "a")
+    assert [event["eventType"] for event in events] == ["START", "COMPLETE"]
+    for event in events:
         assert {"run", "job", "eventTime", "producer", "schemaURL"} <= event.keys()
         assert uuid.UUID(event["run"]["runId"]).version is not None
         assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None

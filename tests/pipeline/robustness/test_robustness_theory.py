@@ -171,7 +171,9 @@ def test_a_mixture_of_sources_that_are_alike_is_rarely_called_diluted_or_better(
 def test_mixing_outputs_is_pooling_the_classifiers() -> None:
     world, p, rng = random_world(3)
     a, b = world.train(direction(40), 100, rng), world.train(direction(-10), 100, rng)
-    for margins in world.margins([a, b, p * a + (1 - p) * b], rng, images=500):
+    domains = list(world.margins([a, b, p * a + (1 - p) * b], rng, images=500))
+    assert domains
+    for margins in domains:
         # Two classes with logits -w.x and w.x; all labels are made y = +1, for x and y turn together.
         mixed = mix_outputs([np.stack([-margins[:, one], margins[:, one]], 1) for one in (0, 1)], [p, 1 - p])
         assert (right(mixed, np.ones(500, np.int64)) == (margins[:, 2] > 0)).all()

@@ -106,6 +106,7 @@ def test_plain_webdataset_reads_the_same(tmp_path_factory: pytest.TempPathFactor
 @given(PAIRS)
 def test_a_pairs_range_is_a_tar_by_itself(pairs: list[Pair]) -> None:
     content, ranges, _ = written(pairs)
+    assert len(ranges) == len(pairs)
     for pair, (offset, size) in zip(pairs, ranges, strict=True):
         part = content[offset : offset + size]
         assert part[BLOCK : BLOCK + len(pair[1])] == pair[1]

@@ -154,7 +154,7 @@ torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
 def test_what_a_training_came_to_is_known_by_its_end(
     code: int, said: str, loss: float, kernel: bool, outcome: str, reason: str
 ) -> None:
-    found = launcher._ended(code, said, loss, kernel)
+    found = launcher._outcome_of(code, said, loss, kernel)
     assert found[0] == outcome
     assert reason in found[1]
     assert len(found[1]) < 300
@@ -177,15 +177,15 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_goes_on_from_a_whole_state_of_the_same_tars_alone(tmp_path: Path) -> None:
     state, read = tmp_path / "state.pt", tmp_path / "read"
-    assert not launcher._whole(state, read, "d")
+    assert not launcher._is_resumable(state, read, "d")
     with zipfile.ZipFile(state, "w") as zipped:
         zipped.writestr("data.pkl", b"0" * 500)
-    assert not launcher._whole(state, read, "d")
+    assert not launcher._is_resumable(state, read, "d")
     read.write_text("d")
-    assert launcher._whole(state, read, "d")
-    assert not launcher._whole(state, read, "e")
+    assert launcher._is_resumable(state, read, "d")
+    assert not launcher._is_resumable(state, read, "e")
     state.write_bytes(state.read_bytes()[:-1])
-    assert not launcher._whole(state, read, "d")
+    assert not launcher._is_resumable(state, read, "d")
 
 
 def test_a_training_that_cannot_start_says_so_and_goes_on_from_no_torn_state(export: Path, tmp_path: Path) -> None:

@@ -33,16 +33,17 @@ def test_a_file_without_a_footer_is_one_part_with_one_malformed_row(content: byt
     assert only.detail.startswith("expected a whole Parquet file, found ")
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_a_damaged_footer_ends_no_process(seed: int) -> None:
+def test_a_damaged_footer_ends_no_process() -> None:
     """What pyarrow says of single columns aborts the process where their statistics are damaged."""
     content = DATACOMP.file(PAIRS * 4)
     footer = int.from_bytes(content[-8:-4], "little")
-    for place in random.Random(seed).sample(range(footer), 40):
-        damaged = bytearray(content)
-        damaged[len(content) - 8 - footer + place] ^= 1 << seed % 8
-        rows = read_parts("datacomp", bytes(damaged), 1)
-        assert [row.line for row in rows] == list(range(1, len(rows) + 1))
+    assert footer > 400
+    for bit in range(8):
+        for place in random.Random(bit).sample(range(footer), 80):
+            damaged = bytearray(content)
+            damaged[len(content) - 8 - footer + place] ^= 1 << bit
+            rows = read_parts("datacomp", bytes(damaged), 1)
+            assert [row.line for row in rows] == list(range(1, len(rows) + 1)), (bit, place)
 
 
 class Vanishing(io.BytesIO):
