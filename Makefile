@@ -5,7 +5,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo domains test test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop docs code-lock lock lock-airflow clean
+.PHONY: help demo domains test test-fast test-durations coverage test-slow test-cluster test-kubernetes test-slurm test-airflow check bench scale dist dist-env cluster cluster-stop docs code-lock lock lock-airflow clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F '\t' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -33,8 +33,20 @@ domains: .venv/ready  ## the question of dilution on the real images of ../share
 build/spark.jsa: .venv/ready
 	@$(BIN)/python -m tests.support.spark_class_archive $@
 
-test: build/spark.jsa  ## the tests: about 20 minutes on 2 cores, up to 33 on a slow day
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+# the tests write bytecode whatever the environment says: their many processes would else compile everything anew, each
+test test-fast test-durations coverage test-slow test-cluster check: export PYTHONDONTWRITEBYTECODE :=
+
+test: build/spark.jsa  ## the tests: about 10 minutes on 2 cores; the small road that they look at is kept in build/
+	@$(BIN)/python -m pytest -n 2
+
+test-fast: .venv/ready  ## those that need neither Spark nor torch: a minute
+	@$(BIN)/python -m pytest -n 2 --fast
+
+test-durations: build/spark.jsa  ## the tests, and each file's seconds into tests/durations.json: the longest run first
+	@$(BIN)/python -m pytest -n 2 --write-durations
+
+coverage: build/spark.jsa  ## the tests, and which branches of the code they take: a table, and build/coverage/index.html
+	@$(BIN)/python -m pytest -n 2 --cov --cov-config=tests/coverage.ini --cov-report=term --cov-report=html
 
 test-slow: build/spark.jsa  ## the tests that take minutes: kills at random moments, two processes, a bucket, a cluster, a clean room
 	@$(BIN)/python -m pytest -m slow
@@ -71,7 +83,7 @@ check: build/spark.jsa  ## lint, format, strict types, then the tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python infra/reference.py --check
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2
 
 bench: .venv/ready  ## the benchmarks, each a ratio within one run, into benchmarks/results.json; needs nginx (Debian: nginx-light)
 	@$(BIN)/python -m benchmarks.run

@@ -4,6 +4,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests.support.imports import heavy
 from tests.support.road_experiment import ROOT
 from tests.support.spark_class_archive import options
 
@@ -35,8 +37,17 @@ DURATIONS = Path(__file__).parent / "durations.json"
 """Seconds that each file's tests took, as `make test-durations` wrote them: the longest files run first."""
 
 
+FAST_S = 8.0
+"""The most seconds that a file takes which is among the fast ones."""
+
+
+JVM = {"spark", "road", "run"}
+"""The fixtures that start Spark's Java."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that writes DURATIONS anew."""
+    """Add the options of the make targets test-fast and test-durations."""
+    parser.addoption("--fast", action="store_true", help="only what needs neither Spark nor torch, and no long file")
     parser.addoption("--write-durations", action="store_true", help=f"write each file's seconds to {DURATIONS.name}")
 
 
@@ -50,10 +61,26 @@ def _file_of(nodeid: str) -> str:
     return nodeid.partition("::")[0].removeprefix("tests/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@cache
+def _seconds() -> dict[str, float]:
+    return json.loads(DURATIONS.read_text("utf-8")) if DURATIONS.exists() else {}
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file that imports torch or Spark, where only fast tests are asked for."""
+    if not config.option.fast or collection_path.suffix != ".py":
+        return None
+    slow = _seconds().get(_file_of(collection_path.relative_to(ROOT).as_posix()), 0.0) > FAST_S
+    return True if slow or heavy(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """Put the longest files first, so that no worker ends long behind the others."""
-    seconds: dict[str, float] = json.loads(DURATIONS.read_text("utf-8")) if DURATIONS.exists() else {}
-    items.sort(key=lambda item: -seconds.get(_file_of(item.nodeid), 0.0))
+    items.sort(key=lambda item: -_seconds().get(_file_of(item.nodeid), 0.0))
+    if config.option.fast:
+        left_out = [item for item in items if JVM & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 
 from filters.search.exact import Found, Halves, Places, Rounded, Singles, nearest, ranked
+from pipeline.core.sampling import sample_rows
 from pipeline.errors import InputError, StageFailed
 
 RESULT_VERSION = 1
@@ -179,18 +180,10 @@ def opened(folder: Path, name: str) -> Searcher:
     return Approximate(vectors, mapped(folder / f"{name}.centroids.npy"), rounded, lists, **settings)
 
 
-def chosen(count: int, of: int) -> Places:
-    """Return `count` of the row numbers below `of`, sorted: those of least hash (splitmix64, Steele et al. 2014)."""
-    hashes = (np.arange(of, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
-    return np.sort(np.argsort(hashes ^ (hashes >> np.uint64(31)), kind="stable")[:count])
-
-
 def cells_of(vectors: Halves, plan: IndexPlan) -> tuple[Halves, Rounded]:
     """Return the centroids of a plan's cells, (cells, d) float16 unit vectors, by FAISS's spherical k-means."""
     count = min(plan.cells, len(vectors))
-    rows = vectors[chosen(TRAINING * count, len(vectors))].astype(np.float32)
+    rows = vectors[sample_rows(TRAINING * count, len(vectors))].astype(np.float32)
     kmeans = faiss.Kmeans(
         rows.shape[1], count, niter=ROUNDS, spherical=True, max_points_per_centroid=TRAINING, min_points_per_centroid=1
     )
@@ -215,7 +208,7 @@ def build(vectors: Halves, plan: IndexPlan) -> Approximate:
         lists = faiss.IndexIVFPQ(flat, width, len(centroids), plan.code, 8, faiss.METRIC_INNER_PRODUCT)
         lists.pq.cp.min_points_per_centroid = 1  # otherwise it warns about few rows
         taken = CODED * FEWEST
-    lists.train(vectors[chosen(CODE_TRAINING, len(vectors))].astype(np.float32))
+    lists.train(vectors[sample_rows(CODE_TRAINING, len(vectors))].astype(np.float32))
     for start in range(0, len(vectors), _BLOCK):
         part = vectors[start : start + _BLOCK]
         cells, rows = nearest(part, centroids, rounded)[0][:, 0].copy(), part.astype(np.float32)
@@ -266,7 +259,7 @@ def searcher(vectors: Halves, plan: IndexPlan, least: float) -> tuple[Searcher, 
     The recall is that of the nearest other row, against FAISS's exact search. Raises StageFailed where the recall of an
     approximate search stays below `least`.
     """
-    sample = chosen(SAMPLE, len(vectors)) if len(vectors) > 1 else np.zeros(0, np.int64)
+    sample = sample_rows(SAMPLE, len(vectors)) if len(vectors) > 1 else np.zeros(0, np.int64)
     if plan.kind == "exact":
         exact = Exact.of(vectors)
         return exact, recall(exact, sample, nearest_others(vectors, sample)), len(sample)

@@ -30,7 +30,7 @@ class PairBatch:
 
         Raises StageFailed at one that does not decode, which names its pair.
         """
-        return [_decoded(pair) for pair in self.pairs]
+        return [_decode(pair) for pair in self.pairs]
 
     def captions(self, form: Callable[[str], str]) -> list[str]:
         """Return the captions in a form, computed once for all signals that ask for the same one.
@@ -46,8 +46,8 @@ class PairBatch:
         return {}
 
 
-def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:
-    """Return a pair's image; it was decoded when it was stored, so where it cannot be, the shard is damaged."""
+def _decode(pair: StoredPair) -> npt.NDArray[np.uint8]:
+    """Return a pair's image; it was decoded when it was stored, so a failure means that the shard is damaged."""
     image = decoded(pair.jpg)
     if image is None:
         raise StageFailed(
@@ -58,7 +58,7 @@ def _decoded(pair: StoredPair) -> npt.NDArray[np.uint8]:
 
 
 class ShardSignal(Protocol):
-    """A signal that is computed where the shard is read. Picklable and light: what is heavy is loaded in the task."""
+    """A signal that is computed where the shard is read. Picklable and small: models are loaded in the task."""
 
     columns: ClassVar[pa.Schema]
 

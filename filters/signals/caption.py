@@ -12,7 +12,7 @@ from filters.signals.base import Columns, PairBatch
 from filters.signals.caption_text import normalised
 
 RESULT_VERSION = 1
-"""What py3langid says of a caption: raised where a new version says something else."""
+"""The version of py3langid's results: raised where a new release gives other results."""
 
 
 _WORD = re.compile(r"\w+", re.UNICODE)
@@ -72,7 +72,7 @@ def has_boilerplate(text: str) -> bool:
 
 
 def ratios(text: str) -> dict[str, float]:
-    """Return shares of a text's characters that are no spaces: letters, digits, and punctuation (Unicode's P and S).
+    """Return shares of a text's non-space characters: letters, digits, and punctuation (Unicode's P and S).
 
     `upper_ratio` is upper-case letters among those that have a case. Where there is none to divide by, a share is 0.
     """
@@ -92,7 +92,7 @@ def ratios(text: str) -> dict[str, float]:
 class CaptionSignal:
     """Lengths in characters and words, shares of kinds of characters, flags, the text made plain, and the language.
 
-    Lengths, shares and the flags for URLs, markup and file names are of the caption as it came; boilerplate and
+    Lengths, shares and the flags for URLs, markup and file names are of the caption as published; boilerplate and
     language are of the `normalised` one. `unique_word_ratio` is distinct words, case aside, among all, 0 without any.
     """
 

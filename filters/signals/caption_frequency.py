@@ -1,4 +1,4 @@
-"""How often the same caption stands in the corpus: a template's text says nothing of the image beside it."""
+"""How often the same caption occurs in the corpus: a template's text says nothing of the image beside it."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,17 +1,17 @@
-"""Captions as they are compared, searched and told apart."""
+"""Normalised captions: the form in which they are compared and searched."""
 
 import html
 
 import ftfy
 
 RESULT_VERSION = 1
-"""What ftfy makes of a caption: raised where a new version makes something else of one."""
+"""The version of ftfy's results: raised where a new release gives other results."""
 
 _FTFY = ftfy.TextFixerConfig(unescape_html=False, normalization="NFC")
 
 
 def normalised(text: str) -> str:
-    """Return a caption as CLIP's tokenizer cleans it, its case kept: what is compared, searched and told apart.
+    """Return a caption as CLIP's tokenizer cleans it, its case kept: the form that is compared and searched.
 
     HTML's entities are unescaped twice, as pages escape what is escaped; then `ftfy.fix_text` undoes wrong decodings,
     straightens quotes, drops control characters, replaces lone surrogates and composes to NFC; each run of whitespace

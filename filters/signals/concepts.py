@@ -64,11 +64,11 @@ class Concepts:
 
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns: the numbers of the concepts found, sorted, each once, and how many they are."""
-        automaton, form = _automaton(*_stamped(self.file), self.match), _FORMS[self.match]
-        found = [
+        automaton, form = _automaton(*_with_stamp(self.file), self.match), _FORMS[self.match]
+        matches = [
             sorted({number for _, number in automaton.iter(form(caption))}) for caption in batch.captions(normalised)
         ]
-        return {"concepts": found, "concept_count": [len(numbers) for numbers in found]}
+        return {"concepts": matches, "concept_count": [len(numbers) for numbers in matches]}
 
 
 def read_concepts(path: str, match: str) -> tuple[str, ...]:
@@ -77,11 +77,11 @@ def read_concepts(path: str, match: str) -> tuple[str, ...]:
     Raises InputError where the file cannot be read, is larger than MOST_BYTES, is not UTF-8, has no line, an empty
     line, or a concept that a line above has already, as `match` tells them apart.
     """
-    return _read(*_stamped(path), match)
+    return _read(*_with_stamp(path), match)
 
 
-def _stamped(path: str) -> tuple[str, Any]:
-    """Return a path with what changes when its file does."""
+def _with_stamp(path: str) -> tuple[str, Any]:
+    """Return a path with a stamp that changes when its file does."""
     try:
         file = opened(path)
         return path, file.fs.ukey(file.path)
@@ -98,10 +98,10 @@ def _read(path: str, stamp: Any, match: str) -> tuple[str, ...]:
         raise InputError(f"file: {path}: cannot be read: {told(error)}") from None
     if len(data) > MOST_BYTES:
         raise InputError(f"file: {path}: expected at most {MOST_BYTES} bytes, found more")
-    return tuple(_checked(path, data, match))
+    return tuple(_parse(path, data, match))
 
 
-def _checked(path: str, data: bytes, match: str) -> Iterator[str]:
+def _parse(path: str, data: bytes, match: str) -> Iterator[str]:
     lines: dict[str, int] = {}
     rows = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
     for number, row in enumerate(rows, 1):
@@ -114,8 +114,8 @@ def _checked(path: str, data: bytes, match: str) -> Iterator[str]:
             raise InputError(f"file: {path}: line {number}: expected a concept, found an empty line")
         first = lines.setdefault(concept, number)
         if first != number:
-            found = f"found {text.strip()!r}, which stands in line {first}"
-            raise InputError(f"file: {path}: line {number}: expected each concept once, {found}")
+            message = f"found {text.strip()!r}, already in line {first}"
+            raise InputError(f"file: {path}: line {number}: expected each concept once, {message}")
         yield concept
 
 

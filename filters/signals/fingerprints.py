@@ -1,4 +1,4 @@
-"""What tells whether two images are one: each stored image's perceptual fingerprint, and SHA-256 of three things."""
+"""Image identity: each stored image's perceptual fingerprint (PDQ), and SHA-256 of its body, JPEG and pixels."""
 
 import hashlib
 from typing import ClassVar
@@ -12,18 +12,18 @@ from pipeline.images.pdq import pdq
 
 
 class PdqSignal:
-    """The stored image's fingerprint and its quality: what ingest computed of it, or computed here."""
+    """The stored image's fingerprint and its quality, as ingest computed them, else computed here."""
 
     columns: ClassVar[pa.Schema] = pa.schema([("pdq", pa.binary()), ("quality", pa.int32())])
 
     def compute(self, batch: PairBatch) -> Columns:
         """Return the columns."""
-        known = [(sample.get("pdq"), sample.get("pdq_quality")) for sample in batch.samples]
-        prints = [
-            (bits, quality) if bits is not None else pdq(batch.images[place])
-            for place, (bits, quality) in enumerate(known)
+        stored = [(sample.get("pdq"), sample.get("pdq_quality")) for sample in batch.samples]
+        fingerprints = [
+            (bits, quality) if bits is not None else pdq(batch.images[row])
+            for row, (bits, quality) in enumerate(stored)
         ]
-        return {"pdq": [bits for bits, _ in prints], "quality": [quality for _, quality in prints]}
+        return {"pdq": [bits for bits, _ in fingerprints], "quality": [quality for _, quality in fingerprints]}
 
 
 def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
@@ -32,13 +32,13 @@ def pixels_sha256(image: npt.NDArray[np.uint8]) -> str:
     The same for the same pixels, however they were encoded. (height, width, 3) uint8, row by row.
     """
     height, width = image.shape[:2]
-    hashed = hashlib.sha256(width.to_bytes(8, "little") + height.to_bytes(8, "little"))
-    hashed.update(np.ascontiguousarray(image).data)
-    return hashed.hexdigest()
+    hasher = hashlib.sha256(width.to_bytes(8, "little") + height.to_bytes(8, "little"))
+    hasher.update(np.ascontiguousarray(image).data)
+    return hasher.hexdigest()
 
 
 class HashesSignal:
-    """SHA-256, 64 hex digits each, of the body as it came, of the JPEG as it is stored, and of its decoded pixels.
+    """SHA-256, 64 hex digits each, of the body as fetched, of the JPEG as it is stored, and of its decoded pixels.
 
     Decoders round each in their own way, so the pixels' is to be compared with what OpenCV decoded.
     """

@@ -118,18 +118,18 @@ class SignalSpec:
 
     def files(self) -> list[str]:
         """Return the paths of the files that it reads."""
-        return self._named(KINDS[self.kind].files)
+        return self._paths(KINDS[self.kind].files)
 
     def sets(self) -> list[str]:
         """Return the folders, in the layout of evaluation sets, that it reads beside the experiment's own."""
-        return self._named(KINDS[self.kind].sets)
+        return self._paths(KINDS[self.kind].sets)
 
     @property
     def evaluation(self) -> bool:
         """Whether it reads the experiment's evaluation sets."""
         return KINDS[self.kind].evaluation
 
-    def _named(self, keys: Iterable[str]) -> list[str]:
+    def _paths(self, keys: Iterable[str]) -> list[str]:
         return [str(self.settings[key]) for key in keys if self.settings[key]]
 
 
@@ -142,10 +142,10 @@ def signal_spec(name: str, given: dict[str, Any] | None) -> SignalSpec:
     if kind_name not in KINDS:
         raise InputError(f"signals.{name}: {unknown('kind of signal', kind_name, KINDS)}")
     kind = KINDS[kind_name]
-    known = [*kind.required, *(key for key, _ in kind.optional)]
+    known_keys = [*kind.required, *(key for key, _ in kind.optional)]
     for key in settings:
-        if key not in known:
-            raise InputError(f"signals.{name}.{key}: {unknown('setting', key, [*known, 'kind'])}")
+        if key not in known_keys:
+            raise InputError(f"signals.{name}.{key}: {unknown('setting', key, [*known_keys, 'kind'])}")
     for key in kind.required:
         if key not in settings:
             raise InputError(f"signals.{name}: expected the setting '{key}', found none")

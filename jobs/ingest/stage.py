@@ -81,8 +81,8 @@ class Fetching:
             return bytes(streams[file].read(size))
 
         try:
-            with Lane(self.rules, local, self.tombstones) as lane:
-                yield partial(self._fetch, lane)
+            with Lane(self.rules, local, self.tombstones) as fetcher:
+                yield partial(self._fetch, fetcher)
         finally:
             for stream in streams.values():
                 stream.close()
@@ -192,11 +192,11 @@ def _ingest(run: Run, job: Job, source: Published, rules: LaneRules, tombstones:
     for record in records:
         number = int(record.unit.removeprefix("pairs-"))
         # a partition of its own where none of its hosts has a limit that would have to hold across tasks
-        lane = -1 - number if is_unlimited(record.facts["hosts"]) else record.facts["lane"]
-        shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), lane))
+        partition = -1 - number if is_unlimited(record.facts["hosts"]) else record.facts["lane"]
+        shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), partition))
     fetched = _fetch(run, job, shards, rules, tombstones)
-    lane_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
-    _finish(run, job, started, records, fetched, source.rows, lane_of)
+    partition_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
+    _finish(run, job, started, records, fetched, source.rows, partition_of)
 
 
 def _unlimited_test(limits: HostLimits) -> Any:
@@ -243,8 +243,8 @@ def _finish(
 
 
 def _pair_records(run: Run, job: Job) -> list[Record]:
-    units = finished_units(run.store, job.id).items()
-    return [record for name, record in sorted(units) if name.startswith("pairs-")]
+    finished = finished_units(run.store, job.id).items()
+    return [record for name, record in sorted(finished) if name.startswith("pairs-")]
 
 
 def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None:

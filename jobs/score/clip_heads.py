@@ -33,12 +33,12 @@ def read_weights(path: str, sha256: str) -> bytes:
 
 
 def _width(store: Store, paths: list[str], column: str) -> int:
-    """Return the length of the first embedding that is there, 0 where none is."""
+    """Return the length of the first embedding that is not null, 0 where all are null."""
     for path in paths:
         with store.arrow(path) as stream:
             for batch in pq.ParquetFile(stream).iter_batches(1024, columns=[column]):
-                if found := batch[column].drop_null():
-                    return len(found[0].as_py()) // 2
+                if embeddings := batch[column].drop_null():
+                    return len(embeddings[0].as_py()) // 2
     return 0
 
 

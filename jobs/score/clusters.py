@@ -50,21 +50,21 @@ def read_embeddings(store: Store, path: str) -> tuple[pa.Table, Any, Halves]:
     """Return a file's (uid, source), which rows have a direction, (n,) bool, and their embeddings, (m, d)."""
     with store.arrow(path) as stream:
         rows = pq.read_table(stream, columns=["uid", "source", "image_embedding"])
-    there, vectors = usable(rows["image_embedding"], path)
-    return rows.select(["uid", "source"]), there, vectors
+    has_direction, vectors = usable(rows["image_embedding"], path)
+    return rows.select(["uid", "source"]), has_direction, vectors
 
 
 def _sample(store: Store, group: str, seed: int, share: float, path: str) -> Output:
     """Stage the embeddings of one file whose rank is below `share` of all ranks; count those without a direction."""
-    rows, there, vectors = read_embeddings(store, path)
-    ranks = [rank_key(seed, uid) for uid in rows["uid"].filter(pa.array(there)).to_pylist()]
+    rows, has_direction, vectors = read_embeddings(store, path)
+    ranks = [rank_key(seed, uid) for uid in rows["uid"].filter(pa.array(has_direction)).to_pylist()]
     below = format(min(int(share * 2.0**52), 2**52 - 1), "013x")  # as many hex digits as a float holds
     chosen = [place for place, rank in enumerate(ranks) if share >= 1 or rank[:13] < below]
     embeddings = pa.array([vectors[place].tobytes() for place in chosen], pa.binary())
     table = pa.table([pa.array([ranks[place] for place in chosen], pa.string()), embeddings], schema=SAMPLE)
     staged = fresh_path(group, "sample", "parquet")
     write_batches(store, staged, SAMPLE, table.to_batches())
-    return Output({}, {"path": staged, "usable": len(vectors), "rows": len(there)})
+    return Output({}, {"path": staged, "usable": len(vectors), "rows": len(has_direction)})
 
 
 def sample_share(rows: int, wanted: int) -> float:
@@ -89,8 +89,8 @@ def _train(store: Store, job: str, folder: str, signal: Clusters, paths: Sequenc
         vectors = usable(read(store, [path], SAMPLE, ["embedding"])["embedding"], path)[1]
         if not sample.size and len(vectors):
             sample = np.empty((len(order), vectors.shape[1]), "<f2")
-        mine = places[first : first + len(vectors)]
-        sample[mine[mine >= 0]] = vectors[mine >= 0]
+        targets = places[first : first + len(vectors)]
+        sample[targets[targets >= 0]] = vectors[targets >= 0]
         first += len(vectors)
     centres = train(sample, signal)
     files = {}
@@ -104,13 +104,13 @@ def _train(store: Store, job: str, folder: str, signal: Clusters, paths: Sequenc
 
 def _assign(store: Store, job: str, name: str, folder: str, path: str) -> Output:
     """Return the signal's rows of one file of embeddings."""
-    rows, there, vectors = read_embeddings(store, path)
+    rows, has_direction, vectors = read_embeddings(store, path)
     cluster, cosine = Centres.open(store.local_folder(folder)).assign(vectors)
-    places = np.full(len(there), -1)
-    places[there] = np.arange(len(vectors))
-    of = pa.array(places, mask=places < 0)
-    table = rows.append_column("cluster", pa.array(cluster).take(of))
-    return Output({job: {signal_table(name): table.append_column("centre_cosine", pa.array(cosine).take(of))}})
+    places = np.full(len(has_direction), -1)
+    places[has_direction] = np.arange(len(vectors))
+    indices = pa.array(places, mask=places < 0)
+    table = rows.append_column("cluster", pa.array(cluster).take(indices))
+    return Output({job: {signal_table(name): table.append_column("centre_cosine", pa.array(cosine).take(indices))}})
 
 
 def opened_centres(run: Run, clusters: str) -> str:
@@ -121,9 +121,9 @@ def opened_centres(run: Run, clusters: str) -> str:
         if not run.store.exists(path):
             raise StageFailed(f"{path}: missing; the ledger says SHA-256 {sha256[:12]}…")
         with run.store.open(path) as stream:
-            found = stream_sha256(stream)[0]
-        if found != sha256:
-            raise StageFailed(f"{path}: SHA-256 is {found[:12]}…, the ledger says {sha256[:12]}…")
+            actual = stream_sha256(stream)[0]
+        if actual != sha256:
+            raise StageFailed(f"{path}: SHA-256 is {actual[:12]}…, the ledger says {sha256[:12]}…")
     return str(Path(next(iter(row.facts["files"]))).parent)
 
 
@@ -135,12 +135,15 @@ def score(run: Run, job: Job, signal: Clusters) -> Made:
     units = [(f"sample-{path}", path) for path in paths]
     sampled = run_units(run.spark, store, job.id, units, work, run.task("choosing a sample", "files"))
     facts = [record.facts for record in sampled.values()]
-    staged = [one["path"] for one in facts]
+    staged = [file_facts["path"] for file_facts in facts]
     work = partial(_train, store, job.name, folder, signal)
     trained = run_units(run.spark, store, job.id, [("train", staged)], work, run.task("finding centres", "jobs"))
     work = partial(_assign, store, job.id, job.name, folder)
     units = [(f"assign-{path}", path) for path in paths]
     assigned = run_units(run.spark, store, job.id, units, work, run.task("assigning to centres", "files"))
-    rows, good = sum(one["rows"] for one in facts), sum(one["usable"] for one in facts)
+    rows, with_direction = (
+        sum(file_facts["rows"] for file_facts in facts),
+        sum(file_facts["usable"] for file_facts in facts),
+    )
     files = [file for record in assigned.values() for file in record.files[job.id]]
-    return files, trained["train"].facts | {"rows": rows, "without_direction": rows - good}
+    return files, trained["train"].facts | {"rows": rows, "without_direction": rows - with_direction}

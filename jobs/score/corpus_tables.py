@@ -1,4 +1,4 @@
-"""What the corpus signals share: the tables that they read as DataFrames, and how their rows are written."""
+"""Shared by the corpus signals: the tables that they read, as DataFrames, and the writing of their rows."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ Made = tuple[list[DataFile], dict[str, Any]]
 
 def stored(run: Run, columns: list[str]) -> tuple[DataFrame, DataFrame]:
     """Return the `samples` (uid, source, raw_sha256) and the `pairs` (uid and `columns`) behind them."""
-    ingests = [one.id for one in run.plan.ingests()]
+    ingests = [job.id for job in run.plan.ingests()]
     samples = frame(run.spark, run.ledger, "samples", TABLES["samples"], ["uid", "source", "raw_sha256"], ingests)
     readable = {"problem": [""]}
     return samples, frame(run.spark, run.ledger, "pairs", TABLES["pairs"], ["uid", *columns], ingests, readable)

@@ -2,7 +2,7 @@
 
 Spark groups equal bytes, then equal fingerprints, so that of each fingerprint one is compared; tasks compare them
 (`filters.search.hamming_join`) and write the edges of a forest; the components of these are the near groups. Each step
-leaves its rows in the staging area with a completion record, and a run that was killed goes on behind the last.
+leaves its rows in the staging area with a completion record, and a run that was killed resumes after the last.
 """
 
 from collections.abc import Sequence
@@ -66,10 +66,10 @@ def links(rows: DataFrame, codes: DataFrame) -> DataFrame:
 
 def near_groups(rows: DataFrame, groups: DataFrame) -> DataFrame:
     """Return the signal's rows of `ROWS`, and of the near group of each exact group that is not its name."""
-    named = rows.join(groups, rows["exact_group"] == groups["member"], "left")
-    named = named.withColumn("near_group", F.coalesce("group", "exact_group"))
-    sizes = named.groupBy("near_group").agg(F.count("uid").alias("near_size"))
-    return named.join(sizes, "near_group").select(
+    grouped = rows.join(groups, rows["exact_group"] == groups["member"], "left")
+    grouped = grouped.withColumn("near_group", F.coalesce("group", "exact_group"))
+    sizes = grouped.groupBy("near_group").agg(F.count("uid").alias("near_size"))
+    return grouped.join(sizes, "near_group").select(
         "uid", "source", "exact_group", "exact_size", "near_group", "near_size"
     )
 
@@ -92,13 +92,13 @@ def _compare(store: Store, group: str, signal: Duplicates, task: tuple[int, int,
     """Compare one part; the edges found are a staged file that the unit's record names."""
     with store.open(f"staging/{group}/compared/codes.npy") as stream:
         codes: npt.NDArray[np.uint8] = np.load(stream, allow_pickle=False)
-    found = signal.compare(codes, task)
+    comparison = signal.compare(codes, task)
     nodes = read(store, [f"staging/{group}/compared/nodes.parquet"], pa.schema([("node", pa.string())]))["node"]
-    edges = pa.table([nodes.take(pa.array(side)) for side in found.edges.T], schema=EDGES)
+    edges = pa.table([nodes.take(pa.array(side)) for side in comparison.edges.T], schema=EDGES)
     edges = edges.filter(pc.not_equal(edges["left"], edges["right"]))
     path = fresh_path(group, "edges", "parquet")
     write_batches(store, path, EDGES, edges.to_batches())
-    return Output({}, {"path": path, "edges": edges.num_rows, "compared": found.compared, "most": found.most})
+    return Output({}, {"path": path, "edges": edges.num_rows, "compared": comparison.compared, "most": comparison.most})
 
 
 def score(run: Run, job: Job, signal: Duplicates) -> Made:
@@ -113,15 +113,15 @@ def score(run: Run, job: Job, signal: Duplicates) -> Made:
     units = [(f"compared-{'-'.join(map(str, task))}", task) for task in signal.tasks(counts["fingerprints"])]
     work = partial(_compare, run.store, job.id, signal)
     done = run_units(run.spark, run.store, job.id, units, work, run.task("comparing fingerprints", "parts"))
-    found = [record.facts for record in done.values()]
-    files = (*linked.files, *(facts["path"] for facts in found))
-    edges = Staged(files, linked.rows + sum(facts["edges"] for facts in found))
-    groups, where = connected(run.spark, run.store, job.id, edges)
+    part_facts = [record.facts for record in done.values()]
+    files = (*linked.files, *(facts["path"] for facts in part_facts))
+    edges = Staged(files, linked.rows + sum(facts["edges"] for facts in part_facts))
+    groups, computed_in = connected(run.spark, run.store, job.id, edges)
     facts = counts | {
         "method": signal.method,
-        "compared": sum(facts["compared"] for facts in found),
-        "most_under_one_value": max((facts["most"] for facts in found), default=0),
+        "compared": sum(facts["compared"] for facts in part_facts),
+        "most_under_one_value": max((facts["most"] for facts in part_facts), default=0),
         "edges": edges.rows,
-        "joined_in": where,
+        "joined_in": computed_in,
     }
     return written(run, job, near_groups(rows, groups)), facts

@@ -39,21 +39,21 @@ _AT_ONCE, _BATCH = 256, 128
 def indexed(
     evaluation: EvaluationSet, model: Embedder, min_recall: float, index_mb: int
 ) -> tuple[EvaluationIndex, dict[str, Any]]:
-    """Return a set's index, of the kind that `plan_index` says, and the columns of its row that tell of it.
+    """Return a set's index, of the kind that `plan_index` says, and the columns that describe it in its row.
 
-    Raises InputError at what is no image or a memory that holds no index of the set, StageFailed where `model` gives no
-    unit vector or the recall stays too small.
+    Raises InputError at an unreadable image or a memory limit too small for an index of the set, StageFailed where
+    `model` gives no unit vector or the recall stays too small.
     """
     images = iter(evaluation.images())
     keys, looks, vectors = list[str](), list[Looks](), list[npt.NDArray[np.float16]]()
-    while part := list(islice(images, _AT_ONCE)):
-        pictures = [open_image(image.data, f"evaluation set {evaluation.name}: {image.key}") for image in part]
-        keys.extend(image.key for image in part)
+    while batch := list(islice(images, _AT_ONCE)):
+        pictures = [open_image(image.data, f"evaluation set {evaluation.name}: {image.key}") for image in batch]
+        keys.extend(image.key for image in batch)
         looks.extend(Looks.of(np.asarray(picture)) for picture in pictures)
         vectors.append(model.embed_images(pictures, _BATCH).astype(np.float16))
     embeddings = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float16)
-    for place in np.flatnonzero(~are_unit(embeddings)):
-        raise StageFailed(f"evaluation set {evaluation.name}: {keys[place]}: expected a unit vector from the model")
+    for row in np.flatnonzero(~are_unit(embeddings)):
+        raise StageFailed(f"evaluation set {evaluation.name}: {keys[row]}: expected a unit vector from the model")
     started = time.perf_counter()
     try:
         plan = plan_index(len(keys), embeddings.shape[1], index_mb << 20)
@@ -116,10 +116,10 @@ class Kept:
 
 def kept(run: Run, jobs: Iterable[Job]) -> list[Kept]:
     """Return the indexes that jobs built, in the order of the jobs."""
-    wanted = list(jobs)
-    rows = run.ledger.read("indexes", ["files"], [job.id for job in wanted]).to_pylist()
+    index_jobs = list(jobs)
+    rows = run.ledger.read("indexes", ["files"], [job.id for job in index_jobs]).to_pylist()
     files = {row["job"]: json.loads(row["files"]) for row in rows}
-    return [Kept(folder(job), tuple(sorted(files[job.id].items()))) for job in wanted]
+    return [Kept(folder(job), tuple(sorted(files[job.id].items()))) for job in index_jobs]
 
 
 def opened(store: Store, index: Kept) -> EvaluationIndex:
@@ -137,7 +137,7 @@ def opened(store: Store, index: Kept) -> EvaluationIndex:
 def _mapped(store: Store, index: Kept) -> EvaluationIndex:
     local = Path(store.local_folder(index.folder))
     for name, expected in index.files:
-        found = _sha256(local / name) if (local / name).is_file() else "no file"
-        if found != expected:
-            raise StageFailed(f"{index.folder}/{name}: expected SHA-256 {expected}, found {found}")
+        actual = _sha256(local / name) if (local / name).is_file() else "no file"
+        if actual != expected:
+            raise StageFailed(f"{index.folder}/{name}: expected SHA-256 {expected}, found {actual}")
     return EvaluationIndex.open(local)

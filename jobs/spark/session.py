@@ -21,14 +21,14 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""What tasks run with: no look at the network on import, one thread each, as Spark fills the cores with tasks."""
+"""Environment of the tasks: no network access on import, one thread each, as Spark fills the cores with tasks."""
 
 
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 
 
-def _submitted() -> dict[str, str]:
-    """Return the conf that spark-submit was given, where it has started this process and Spark's Java."""
+def _submitted_conf() -> dict[str, str]:
+    """Return the conf passed to spark-submit, where it has started this process and Spark's Java."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return {}
     SparkContext._ensure_initialized()
@@ -36,11 +36,11 @@ def _submitted() -> dict[str, str]:
 
 
 def master_of(settings: Spark) -> str:
-    """Return the master that Spark runs on: what spark-submit was given goes before what the experiment file says."""
-    return _submitted().get("spark.master", settings.master)
+    """Return the master that Spark runs on: spark-submit's takes precedence over the experiment file's."""
+    return _submitted_conf().get("spark.master", settings.master)
 
 
-def _here(master: str) -> bool:
+def _is_local(master: str) -> bool:
     """Tell whether a master, and so all that it starts, is on this machine."""
     return master.startswith("local") or urlsplit(master).hostname in ("127.0.0.1", "localhost")
 
@@ -48,21 +48,21 @@ def _here(master: str) -> bool:
 def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSession:
     """Return a Spark session that listens on loopback alone where its master is this machine.
 
-    What spark-submit was given goes before what the experiment file says. The executors' Python is
+    The conf of spark-submit takes precedence over the experiment file. The executors' Python is
     `spark.pyspark.python`, else this one. In local mode, `preload` names modules that workers have from their start;
     elsewhere, their Python may only find them once a task has come.
     """
     scratch = new_folder("spark")
-    given = _submitted()
+    submitted = _submitted_conf()
     master = master_of(settings)
-    asked = {**settings.conf, **given}
+    effective = {**settings.conf, **submitted}
     options = f"{logging_options(scratch)} {settings.conf.get(_JAVA_OPTIONS, '')}".strip()
-    if not given:
+    if not submitted:
         os.environ["JAVA_HOME"] = str(java_home())
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--driver-java-options {shlex.quote(options)} pyspark-shell"
         if master.startswith("local-cluster"):
             os.environ["SPARK_HOME"] = str(spark_home(scratch / "home"))
-    os.environ["PYSPARK_PYTHON"] = asked.get("spark.pyspark.python", sys.executable)
+    os.environ["PYSPARK_PYTHON"] = effective.get("spark.pyspark.python", sys.executable)
     conf = {
         "spark.driver.memory": settings.memory,
         "spark.ui.enabled": "false",
@@ -77,7 +77,7 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
         **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
     }
-    if _here(master):
+    if _is_local(master):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     if master.partition("[")[0] == "local":
@@ -86,6 +86,6 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
             f"spark.executorEnv.{worker_daemon.VARIABLE}": " ".join(preload),
         }
     builder = SparkSession.builder.master(master).appName(name)
-    for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **given}.items():
+    for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **submitted}.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()

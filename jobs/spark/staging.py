@@ -1,4 +1,4 @@
-"""Rows that a corpus signal keeps between its steps: Parquet files under `staging/<job>/`, gone when it is done."""
+"""Rows that a corpus signal keeps between its steps: Parquet files under `staging/<job>/`, removed when it is done."""
 
 import json
 import uuid
@@ -17,7 +17,7 @@ from pipeline.ledger.work_units import Record, record_path
 from pipeline.storage.store import Store
 
 GROUP_ROWS = 1 << 16
-"""Rows of one row group, the least that is read at once."""
+"""Rows of one row group, the smallest unit of a read."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ def fresh_path(group: str, name: str, suffix: str) -> str:
 
 def write_batches(store: Store, path: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write batches as one Parquet file as they come, holding one row group of them; return the number of rows."""
-    held: list[pa.RecordBatch] = []
-    rows = waiting = 0
+    pending: list[pa.RecordBatch] = []
+    rows = pending_rows = 0
     with store.create(path) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         for batch in batches:
-            held.append(batch)
-            rows, waiting = rows + batch.num_rows, waiting + batch.num_rows
-            if waiting >= GROUP_ROWS:
-                writer.write_table(pa.Table.from_batches(held, schema))
-                held, waiting = [], 0
-        if held:
-            writer.write_table(pa.Table.from_batches(held, schema))
+            pending.append(batch)
+            rows, pending_rows = rows + batch.num_rows, pending_rows + batch.num_rows
+            if pending_rows >= GROUP_ROWS:
+                writer.write_table(pa.Table.from_batches(pending, schema))
+                pending, pending_rows = [], 0
+        if pending:
+            writer.write_table(pa.Table.from_batches(pending, schema))
     return rows
 
 
@@ -56,8 +56,8 @@ def _write(
     full = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches if batch.num_rows)
     path = fresh_path(group, name, "parquet")
     rows = write_batches(store, path, schema, full)
-    made = {"partition": TaskContext.get().partitionId(), "path": path, "rows": rows}
-    yield pa.RecordBatch.from_pydict({"file": [json.dumps(made)]})
+    file = {"partition": TaskContext.get().partitionId(), "path": path, "rows": rows}
+    yield pa.RecordBatch.from_pydict({"file": [json.dumps(file)]})
 
 
 def once(store: Store, group: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -76,9 +76,9 @@ def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
     def make() -> dict[str, Any]:
         plain = to_arrow_schema(frame.schema)
         schema = pa.schema([pa.field(field.name, field.type) for field in plain])
-        told = frame.mapInArrow(partial(_write, store, group, name, schema), "file string").collect()
-        made = sorted((json.loads(row["file"]) for row in told), key=lambda file: int(file["partition"]))
-        return {"files": [file["path"] for file in made if file["rows"]], "rows": sum(file["rows"] for file in made)}
+        rows = frame.mapInArrow(partial(_write, store, group, name, schema), "file string").collect()
+        files = sorted((json.loads(row["file"]) for row in rows), key=lambda file: int(file["partition"]))
+        return {"files": [file["path"] for file in files if file["rows"]], "rows": sum(file["rows"] for file in files)}
 
     facts = once(store, group, name, make)
     return Staged(tuple(facts["files"]), int(facts["rows"]))
@@ -86,9 +86,9 @@ def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
 
 def read(store: Store, files: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Return staged files, or only some of their columns, as one table."""
-    wanted = pa.schema([schema.field(name) for name in columns or schema.names])
-    parts = []
+    selected = pa.schema([schema.field(name) for name in columns or schema.names])
+    tables = []
     for path in files:
         with store.arrow(path) as stream:
-            parts.append(pq.read_table(stream, columns=wanted.names).cast(wanted))
-    return pa.concat_tables(parts) if parts else wanted.empty_table()
+            tables.append(pq.read_table(stream, columns=selected.names).cast(selected))
+    return pa.concat_tables(tables) if tables else selected.empty_table()

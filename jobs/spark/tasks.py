@@ -36,7 +36,7 @@ def run_units(
 ) -> dict[str, Record]:
     """Run the units of `group` that have no completion record, a task each; return all records.
 
-    `on_progress` hears (done, of how many), by the records that lie in the store.
+    `on_progress` is called with (done, total), by the records in the store.
     """
     return run_lanes(spark, store, group, [[unit] for unit in units], lambda: nullcontext(work), on_progress)
 
@@ -56,7 +56,7 @@ def run_lanes(
     """
     names = [name for lane in lanes for name, _ in lane]
     done = finished_units(store, group)
-    todo = [left for lane in lanes if (left := [unit for unit in lane if unit[0] not in done])]
+    todo = [unfinished for lane in lanes if (unfinished := [unit for unit in lane if unit[0] not in done])]
     on_progress(len(names) - sum(map(len, todo)), len(names))
     if todo:
         stop = threading.Event()
@@ -83,21 +83,21 @@ def run_lanes(
 
 
 _settle = cache(worker_daemon.settle)
-"""Once in each worker, after its first task's imports: those that our daemon did not fork have them of their own."""
+"""Once in each worker, after its first task's imports: workers that our daemon did not fork import by themselves."""
 
 
 def _run_partition(
     store: Store, group: str, opened: Callable[[], AbstractContextManager[Work]], leases: str, lanes: Any
 ) -> list[str]:
-    made = []
+    finished = []
     for lane in lanes:
-        with _held(store, group, leases, [name for name, _ in lane]) as mine:
-            if mine:
-                made += _run_lane(store, group, opened, lane)
-    return made
+        with _lease(store, group, leases, [name for name, _ in lane]) as acquired:
+            if acquired:
+                finished += _run_lane(store, group, opened, lane)
+    return finished
 
 
-def _held(store: Store, group: str, leases: str, names: Sequence[str]) -> AbstractContextManager[bool]:
+def _lease(store: Store, group: str, leases: str, names: Sequence[str]) -> AbstractContextManager[bool]:
     """Hold the lease of a lane of these units, where there are leases."""
     if not leases:
         return nullcontext(True)
@@ -114,11 +114,11 @@ def _run_lane(
 
 
 def cause(error: Exception) -> str:
-    """Return the line that says what went wrong in a task, out of Spark's long account of it."""
+    """Return the line of Spark's error that names the failure of a task."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     python = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Failed|Tar|Refused)\b.*: ", line)]
-    said = python[-1] if python else lines[0] if lines else type(error).__name__
-    return re.sub(r"^pipeline\.errors\.\w+: ", "", said)[:400]  # our own errors are written for people
+    message = python[-1] if python else lines[0] if lines else type(error).__name__
+    return re.sub(r"^pipeline\.errors\.\w+: ", "", message)[:400]  # our own errors are written for people
 
 
 def _write_partition(store: Store, job: str, table: str, schema: pa.Schema, batches: Any) -> Any:
@@ -142,5 +142,5 @@ def write_frame(frame: DataFrame, store: Store, job: str, table: str, schema: pa
 
 
 def frame_name() -> str:
-    """Return a name for a temporary view that no other has."""
+    """Return a unique name for a temporary view."""
     return f"t_{uuid.uuid4().hex}"

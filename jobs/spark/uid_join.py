@@ -47,32 +47,32 @@ def pieces(
     """Yield the PIECES of a task's chunks, of which there are `count`: each has a share of every table's files."""
     for first in numbers(batches):
         for number, side in enumerate(sides):
-            yield from _of_side(store, number, schemas[number], side.files[first::count], parts)
+            yield from _side_pieces(store, number, schemas[number], side.files[first::count], parts)
 
 
-def _of_side(
+def _side_pieces(
     store: Store, number: int, schema: pa.Schema, files: Sequence[str], parts: int
 ) -> Iterator[pa.RecordBatch]:
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
     for path in files:
         with store.arrow(path) as stream:
-            held.append(filled(pq.ParquetFile(stream).read(schema.names, use_threads=False), schema))
-        if sum(rows.num_rows for rows in held) >= SPLIT_ROWS:
-            yield _pieces(number, held, parts)
-            held = []
-    if held:
-        yield _pieces(number, held, parts)
+            tables.append(filled(pq.ParquetFile(stream).read(schema.names, use_threads=False), schema))
+        if sum(rows.num_rows for rows in tables) >= SPLIT_ROWS:
+            yield _pieces(number, tables, parts)
+            tables = []
+    if tables:
+        yield _pieces(number, tables, parts)
 
 
-def _pieces(side: int, held: list[pa.Table], parts: int) -> pa.RecordBatch:
-    made = list(split(pa.concat_tables(held), parts))
-    columns = [[part for part, _ in made], [side] * len(made), [_stream(rows) for _, rows in made]]
+def _pieces(side: int, tables: list[pa.Table], parts: int) -> pa.RecordBatch:
+    split_rows = list(split(pa.concat_tables(tables), parts))
+    columns = [[part for part, _ in split_rows], [side] * len(split_rows), [_to_stream(rows) for _, rows in split_rows]]
     return pa.RecordBatch.from_arrays(
         [pa.array(column, kind) for column, kind in zip(columns, PIECES.types, strict=True)], schema=PIECES
     )
 
 
-def _stream(rows: pa.Table) -> bytes:
+def _to_stream(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
@@ -97,28 +97,30 @@ def side_by_side(
     `kinds` gives the schema of each side's columns, by its name. `more` are further columns and what adds each. The
     DataFrame has `parts` partitions, ranges of uids.
     """
-    everything = [base, *sides]
-    schemas = [pa.schema([pa.field("uid", UID), *kinds[side.name]]) for side in everything]
+    all_sides = [base, *sides]
+    schemas = [pa.schema([pa.field("uid", UID), *kinds[side.name]]) for side in all_sides]
     fields = [pa.field("uid", pa.string()), *kinds[base.name]]
     fields += [pa.field(side.name, pa.struct(list(kinds[side.name]))) for side in sides]
     fields += [field for field, _ in more]
-    listed, count = chunks(spark)
-    found = listed.mapInArrow(partial(pieces, store, everything, schemas, parts, count), from_arrow_schema(PIECES))
-    names = [side.name for side in everything]
-    lay = partial(_lay, names, schemas, [add for _, add in more])
-    return found.repartitionById(parts, "part").mapInArrow(lay, from_arrow_schema(pa.schema(fields)))
+    chunk_frame, count = chunks(spark)
+    shuffled = chunk_frame.mapInArrow(
+        partial(pieces, store, all_sides, schemas, parts, count), from_arrow_schema(PIECES)
+    )
+    names = [side.name for side in all_sides]
+    join = partial(_join_parts, names, schemas, [add for _, add in more])
+    return shuffled.repartitionById(parts, "part").mapInArrow(join, from_arrow_schema(pa.schema(fields)))
 
 
-def _lay(
+def _join_parts(
     names: Sequence[str], schemas: Sequence[pa.Schema], more: Sequence[More], batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Join the pieces of one part."""
-    held: list[list[pa.Table]] = [[schema.empty_table()] for schema in schemas]
+    tables: list[list[pa.Table]] = [[schema.empty_table()] for schema in schemas]
     for batch in batches:
         for side, rows in zip(batch["side"].to_pylist(), batch["rows"], strict=True):
             with pa.ipc.open_stream(rows.as_buffer()) as stream:
-                held[side].append(stream.read_all().cast(schemas[side]))
-    base, *others = (pa.concat_tables(pieces) for pieces in held)
+                tables[side].append(stream.read_all().cast(schemas[side]))
+    base, *others = (pa.concat_tables(pieces) for pieces in tables)
     result = joined(base, dict(zip(names[1:], others, strict=True)))
     for add in more:
         result = add(result)

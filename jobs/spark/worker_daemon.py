@@ -1,7 +1,7 @@
 """Spark's daemon of Python workers, with what the tasks need loaded before it forks them.
 
-Spark's own forks workers that know nothing: each loads the modules of its tasks by itself, some 3 to 5 s of one core
-for those that decode images, as measured, while the others are at work already. Here they are loaded once, and shared.
+Spark's own forks bare workers: each imports the modules of its tasks by itself, some 3 to 5 s of one core
+for those that decode images, as measured, while the others already work. Here they are loaded once, and shared.
 `jobs.spark.session` names this module where the workers are on this machine.
 """
 
@@ -19,7 +19,7 @@ VARIABLE = "CUVEE_PRELOAD"
 
 
 def settle() -> None:
-    """Let the garbage collector pass over what this process has imported.
+    """Exempt what this process has imported from garbage collection.
 
     Spark's Python worker collects after every task, and walking through the modules of a task that decodes images took
     it 0.2 s, as measured. Before a fork, it also keeps the pages shared.

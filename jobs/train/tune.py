@@ -118,7 +118,6 @@ def _trial_path(mixture: _MixtureSearch, number: int) -> Path:
 
 
 def _judged(mixture: _MixtureSearch) -> float:
-    model = ClipModel(
-        f"local-dir:{mixture.folder / 'trial' / 'model'}", None
-    )  # `load` would keep every trial's model in memory
+    # not `load`, which would keep every trial's model in memory
+    model = ClipModel(f"local-dir:{mixture.folder / 'trial' / 'model'}", None)
     return held_out_loss(model, model.temperature, mixture.held_out_pairs, mixture.recipe.batch_size)

@@ -1,4 +1,4 @@
-"""The experiment's own small web, where it has one: published into a folder, served on loopback while ingest runs."""
+"""The experiment's own demo web, where it has one: published into a folder, served on loopback while ingest runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 
 
 def publish(web: Web, display: Display) -> None:
-    """Publish the web's sources and evaluation sets into its folder, unless they lie there already."""
+    """Publish the web's sources and evaluation sets into its folder, unless they are published already."""
     from sources.world.photographs import publish_domains
     from sources.world.publish import publish_world
 

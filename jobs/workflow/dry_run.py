@@ -1,8 +1,8 @@
-"""A rehearsal: decisions and a mixture derived as they would be, from what is there, and then forgotten.
+"""A dry run: decisions and a mixture are derived from the signals in the store, and then discarded.
 
-Its jobs run as any others do, under ids of their own, but nothing is committed: what they write is seen through a
-ledger that lays it over the store's, and removed at the end. What a killed one leaves no job owns, and
-`cuvee verify --prune` removes it.
+Its jobs run as any others do, under ids of their own, but nothing is committed: their files are visible only through a
+ledger laid over the store's, and are removed at the end. Files that a killed dry run leaves belong to no job;
+`cuvee verify --prune` removes them.
 """
 
 import uuid
@@ -31,23 +31,27 @@ class OverLedger(Ledger):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self._over: dict[str, JobRow] = {}
-        self._files: list[tuple[str, str, str]] = []
+        self._overlay_jobs: dict[str, JobRow] = {}
+        self._overlay_files: list[tuple[str, str, str]] = []
 
     def lay(self, row: JobRow, files: Sequence[DataFile]) -> None:
         """Show a job as finished, with its files."""
-        self._over[row.job] = row
-        self._files += [(file.table, row.job, f"tables/{file.table}/{file.path}") for file in files]
+        self._overlay_jobs[row.job] = row
+        self._overlay_files += [(file.table, row.job, f"tables/{file.table}/{file.path}") for file in files]
 
     def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
         """Return the files of the store's newest version and those on top."""
-        wanted = None if jobs is None else set(jobs)
-        over = [(job, path) for name, job, path in self._files if name == table and (wanted is None or job in wanted)]
-        return sorted(super().snapshot(table, wanted) + over)
+        job_ids = None if jobs is None else set(jobs)
+        overlaid = [
+            (job, path)
+            for name, job, path in self._overlay_files
+            if name == table and (job_ids is None or job in job_ids)
+        ]
+        return sorted(super().snapshot(table, job_ids) + overlaid)
 
     def finished(self, job: str) -> JobRow | None:
         """Return a job's row, on top or in the store."""
-        return self._over.get(job) or super().finished(job)
+        return self._overlay_jobs.get(job) or super().finished(job)
 
 
 class Rehearsal(Run):
@@ -77,25 +81,25 @@ class Rehearsal(Run):
         """Lay jobs over the ledger."""
         now = datetime.now(UTC)
         for job, files, facts in made:
-            rows = {file.table: sum(one.rows for one in files if one.table == file.table) for file in files}
+            rows = {file.table: sum(other.rows for other in files if other.table == file.table) for file in files}
             needs = sorted(other.id for other in job.needs)
-            told = (job.config, needs, job.code, dict[str, str](), facts)
-            self.over.lay(JobRow(job.id, job.stage, job.name, started, now, rows, *told), files)
+            provenance = (job.config, needs, job.code, dict[str, str](), facts)
+            self.over.lay(JobRow(job.id, job.stage, job.name, started, now, rows, *provenance), files)
 
     def mixture(self, name: str) -> Job:
-        """Derive a mixture, and the decisions that it stands on, from the signals that are there; return its job.
+        """Derive a mixture, and the decisions that it depends on, from the signals in the store; return its job.
 
-        Raises InputError where a signal, or anything else before the decisions, is not there.
+        Raises InputError where a signal's job, or any other before the decisions, is not finished.
         """
-        wanted = self.plan.blend(name)
-        if missing := sorted(set(self._missing(wanted))):
+        planned = self.plan.blend(name)
+        if missing := sorted(set(self._missing(planned))):
             raise InputError(
-                f"{self.experiment.path}: mixtures.{name}: replay computes nothing but decisions, and these are not "
-                f"there with these settings: {', '.join(missing)}; `cuvee score` makes them"
+                f"{self.experiment.path}: mixtures.{name}: replay computes decisions alone, and these jobs are "
+                f"not finished with these settings: {', '.join(missing)}; `cuvee score` runs them"
             )
-        job = self._rehearsed(wanted)
-        for one in self._jobs.values():
-            run_stage(one.stage)(self, [one])
+        job = self._dry_run_job(planned)
+        for dry_run_job in self._jobs.values():
+            run_stage(dry_run_job.stage)(self, [dry_run_job])
         return job
 
     def _missing(self, job: Job) -> Iterable[str]:
@@ -105,11 +109,11 @@ class Rehearsal(Run):
         elif self.ledger.finished(job.id) is None:
             yield f"{job.stage} {job.name}"
 
-    def _rehearsed(self, job: Job) -> Job:
-        """Return a job under an id that no run has, and those that it needs; they are kept in their order."""
+    def _dry_run_job(self, job: Job) -> Job:
+        """Return a job under an id that no run has, after those that it needs; all are kept in this order."""
         if job.stage not in REHEARSED:
             return job
         if job.id not in self._jobs:
-            needs = tuple(self._rehearsed(other) for other in job.needs)
+            needs = tuple(self._dry_run_job(other) for other in job.needs)
             self._jobs[job.id] = Job(job.stage, job.name, job.config, needs, self._mark, job.local)
         return self._jobs[job.id]

@@ -1,4 +1,4 @@
-"""What a model is evaluated on: the part of the plan that the section `evaluation` asks for."""
+"""What a model is evaluated on: the part of the plan that the section `evaluation` configures."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.evaluation.datasets import EvaluationSet, open_captions, open_set
 
 @dataclass(frozen=True)
 class Asked:
-    """One evaluation, of whatever model: its name in the ledger, and what of a job's configuration shapes it."""
+    """One evaluation of any model: its name in the ledger, and its part of a job's configuration."""
 
     name: str
     task: str  # of `jobs.workflow.stages.ROOTS`
@@ -24,34 +24,36 @@ class Asked:
 def asked(section: Evaluation, sets: Mapping[str, EvaluationSet], digests: Mapping[str, str]) -> list[Asked]:
     """Return every evaluation of a model, the sets first; `digests` are the sets'.
 
-    A synthetic shift of a set is an evaluation beside it, photo+fog_3 say; so are probe:photo and retrieval:photo.
+    A synthetic corruption of a set is another evaluation, such as photo+fog_3; so are probe:photo and retrieval:photo.
     """
-    found = []
+    evaluations = []
     for name in section.sets:
         config: dict[str, Any] = {"set": name, "sha256": digests[name]}
-        if name == section.reference and (some := subsets(name, sets)):
-            config["subsets"] = some
-        found.append(Asked(name, "zero_shot", config))
+        if name == section.reference and (class_subsets := subsets(name, sets)):
+            config["subsets"] = class_subsets
+        evaluations.append(Asked(name, "zero_shot", config))
     for name, shift in synthetic(section):
         config = {"set": name, "sha256": digests[name], "corruption": shift.kind, "severity": shift.severity}
-        found.append(Asked(f"{name}+{shift.name}", "zero_shot", config, (shift.entry,)))
+        evaluations.append(Asked(f"{name}+{shift.name}", "zero_shot", config, (shift.entry,)))
     for name in section.probe:
         train, test = open_split(section, name)
-        found.append(Asked(f"probe:{name}", "probe", {"probe": name, "train": train.digest(), "test": test.digest()}))
+        evaluations.append(
+            Asked(f"probe:{name}", "probe", {"probe": name, "train": train.digest(), "test": test.digest()})
+        )
     for name, folder in section.retrieval.items():
         config = {"retrieval": name, "sha256": open_captions(name, Path(folder)).digest()}
-        found.append(Asked(f"retrieval:{name}", "retrieval", config))
-    return found
+        evaluations.append(Asked(f"retrieval:{name}", "retrieval", config))
+    return evaluations
 
 
 def open_split(section: Evaluation, name: str) -> tuple[EvaluationSet, EvaluationSet]:
     """Return the sets that a probe is fitted and tested on; raise InputError where their classes are not the same."""
-    given, where = section.probe[name], f"evaluation.probe.{name}"
-    train = open_set(f"{name} (train)", Path(given.train), f"{where}.train")
-    test = open_set(name, Path(given.test), f"{where}.test")
+    probe, key = section.probe[name], f"evaluation.probe.{name}"
+    train = open_set(f"{name} (train)", Path(probe.train), f"{key}.train")
+    test = open_set(name, Path(probe.test), f"{key}.test")
     if train.classes != test.classes:
-        said = f"found {len(train.classes)} and {len(test.classes)}, or others, or in another order"
-        raise InputError(f"{where}: expected the same classnames.txt in {given.train} and {given.test}, {said}")
+        message = f"found {len(train.classes)} and {len(test.classes)}, or different classes, or another order"
+        raise InputError(f"{key}: expected the same classnames.txt in {probe.train} and {probe.test}, {message}")
     return train, test
 
 
@@ -66,26 +68,26 @@ def check_sets(section: Evaluation) -> None:
 
 
 def synthetic(section: Evaluation) -> Iterator[tuple[str, Shift]]:
-    """Yield each set and each shift that is computed on its images; raise InputError where there is no such kind."""
-    given = section.synthetic
-    if given is None:
+    """Yield each set with each corruption of its images; raise InputError at an unknown kind."""
+    corruptions = section.synthetic
+    if corruptions is None:
         return
-    for name in given.of:
-        for place, kind in enumerate(given.kinds or KINDS):
+    for name in corruptions.of:
+        for position, kind in enumerate(corruptions.kinds or KINDS):
             if kind not in KINDS:
-                raise InputError(f"evaluation.synthetic.kinds.{place}: {unknown('kind of shift', kind, KINDS)}")
-            for severity in given.severities:
+                raise InputError(f"evaluation.synthetic.kinds.{position}: {unknown('kind of shift', kind, KINDS)}")
+            for severity in corruptions.severities:
                 yield name, Shift(kind, severity)
 
 
 def subsets(reference: str, sets: Mapping[str, EvaluationSet]) -> dict[str, list[int]]:
     """Return, by set, the numbers of the reference's classes that it holds, for sets that hold fewer and no other.
 
-    Classes are told by their names. A set with a class that the reference lacks has no fair subset of it.
+    Classes are identified by their names. A set with a class that the reference lacks has no fair subset of it.
     """
-    number = {name: place for place, name in enumerate(sets[reference].classes)}
+    class_ids = {name: class_id for class_id, name in enumerate(sets[reference].classes)}
     return {
-        name: sorted({number[one] for one in held.classes})
-        for name, held in sets.items()
-        if set(held.classes) < number.keys()
+        name: sorted({class_ids[class_name] for class_name in evaluation_set.classes})
+        for name, evaluation_set in sets.items()
+        if set(evaluation_set.classes) < class_ids.keys()
     }

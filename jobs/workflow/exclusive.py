@@ -1,4 +1,4 @@
-"""How a command that removes files comes to be the only one that works on a store."""
+"""Exclusive access to a store, for commands that remove files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from pipeline.training.slurm.job_array import refuse_submitted
 
 @contextmanager
 def alone(store: Store, wait: float) -> Iterator[None]:
-    """Be the only one that works on a store, as what removes files must: not even Slurm's tasks go on beside it."""
+    """Hold a store exclusively, as removing files requires: refuse while Slurm tasks of it are submitted."""
     store.check_writable()
     with held(store, wait):
         if store.local:

@@ -60,12 +60,12 @@ class Experiment:
         return self._files(source, "joined", self.file.sources[source].joined)
 
     def _files(self, source: str, key: str, patterns: Sequence[str]) -> dict[str, str]:
-        found: list[str] = []
+        paths: list[str] = []
         for pattern in patterns:
             if not (matches := matching(pattern)):
                 raise InputError(f"{self.path}: sources.{source}.{key}: no file matches {pattern}")
-            found.extend(path for path in matches if path not in found)
-        return file_names(found)
+            paths.extend(path for path in matches if path not in paths)
+        return file_names(paths)
 
     def evaluation_sets(self) -> dict[str, EvaluationSet]:
         """Return the evaluation sets, opened; raise InputError where one is not in CLIP_benchmark's layout."""
@@ -82,11 +82,11 @@ class Experiment:
     def mixture_sources(self, name: str) -> list[str]:
         """Return the sources that a mixture draws on."""
         mixture = self.file.mixtures[name]
-        named = mixture.sources or (() if mixture.by or mixture.parts else mixture.shares)
-        listed = [part.sources for part in mixture.parts]
-        if listed and all(listed) and not named:  # no part asks for a pair of another source
-            named = tuple(source for source in self.file.sources if any(source in part for part in listed))
-        return list(map(str, named)) or list(self.file.sources)
+        sources = mixture.sources or (() if mixture.by or mixture.parts else mixture.shares)
+        part_sources = [part.sources for part in mixture.parts]
+        if part_sources and all(part_sources) and not sources:  # no part asks for a pair of another source
+            sources = tuple(source for source in self.file.sources if any(source in part for part in part_sources))
+        return list(map(str, sources)) or list(self.file.sources)
 
 
 def load(path: Path, settings: list[str]) -> Experiment:
@@ -95,11 +95,19 @@ def load(path: Path, settings: list[str]) -> Experiment:
     file: ExperimentFile = build(ExperimentFile, data, str(path))
     try:
         file = _with_sizes(file)
-        signals = {name: signal_spec(name, given) for name, given in file.signals.items()}
+        signals = {name: signal_spec(name, config) for name, config in file.signals.items()}
         setting = Setting(file.seed, signals)
-        rules = {name: parse_rule(name, given, setting) for name, given in file.filters.items()}
+        rules = {name: parse_rule(name, config, setting) for name, config in file.filters.items()}
         experiment = Experiment(path, file, signals, rules)
-        for check in (_sources, _signals, _filters, _mixtures, _models, _training, _evaluation):
+        for check in (
+            _check_sources,
+            _check_signals,
+            _check_filters,
+            _check_mixtures,
+            _check_models,
+            _check_training,
+            _check_evaluation,
+        ):
             check(experiment)
     except InputError as error:
         message = str(error)
@@ -111,27 +119,27 @@ def _with_sizes(file: ExperimentFile) -> ExperimentFile:
     """Return the file with a mixture for each size in which one is trained on."""
     added = {}
     for name, size in product(file.training.mixtures, file.training.sizes):
-        if (given := file.mixtures.get(name)) is None:
-            continue  # an unknown name is told with the other checks
-        if given.total != "all" and size > given.total:
-            raise InputError(f"training.sizes: found {size}, expected at most mixtures.{name}.total, {given.total}")
-        added[sized(name, size)] = given.model_copy(update={"total": size})
+        if (mixture := file.mixtures.get(name)) is None:
+            continue  # an unknown name is reported by the other checks
+        if mixture.total != "all" and size > mixture.total:
+            raise InputError(f"training.sizes: found {size}, expected at most mixtures.{name}.total, {mixture.total}")
+        added[sized(name, size)] = mixture.model_copy(update={"total": size})
     return file.model_copy(update={"mixtures": file.mixtures | added})
 
 
 def file_names(paths: Sequence[str]) -> dict[str, str]:
-    """Return each path with its name: what it has beyond the folder that all share, so that no two are the same."""
+    """Return each path with its name: its part below the folder that all share, so that names are unique."""
     folders = zip(*(path.split("/")[:-1] for path in paths), strict=False)  # commonpath would join the "//" of a URL
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, folders))
     return {path: "/".join(path.split("/")[shared:]).lstrip("/") for path in paths}
 
 
-def _known(where: str, what: str, found: str, known: Any) -> None:
-    if found not in known:
-        raise InputError(f"{where}: {unknown(what, found, known)}")
+def _check_known(where: str, what: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise InputError(f"{where}: {unknown(what, name, known)}")
 
 
-def _sources(experiment: Experiment) -> None:
+def _check_sources(experiment: Experiment) -> None:
     for name, source in experiment.file.sources.items():
         try:
             reader = source_format(source.format, source.options)
@@ -140,81 +148,83 @@ def _sources(experiment: Experiment) -> None:
             raise InputError(f"sources.{name}.{key}: {str(error).removeprefix('options: ')}") from None
         if bool(reader.joins) != bool(source.joined):
             expected = f"the {reader.joins} files to join the rows to" if reader.joins else "none"
-            found = ", ".join(source.joined) or "none"
-            raise InputError(f"sources.{name}.joined: {source.format}: expected {expected}, found {found}")
+            joined = ", ".join(source.joined) or "none"
+            raise InputError(f"sources.{name}.joined: {source.format}: expected {expected}, found {joined}")
         if experiment.file.web is None:
             experiment.source_files(name)
 
 
-def _signals(experiment: Experiment) -> None:
+def _check_signals(experiment: Experiment) -> None:
     for name, spec in experiment.signals.items():
-        for kind, wanted in spec.inputs().items():
-            _known(f"signals.{name}.{kind}", "signal", wanted, experiment.signals)
-            other = experiment.signals[wanted]
-            if other.kind != kind:
-                raise InputError(f"signals.{name}.{kind}: expected a signal of the kind {kind}, found {other.kind}")
-            if kind == "clusters" and other.settings["clip"] != spec.settings["clip"]:
-                said = f"expected clusters of {spec.settings['clip']}, found those of {other.settings['clip']}"
-                raise InputError(f"signals.{name}.clusters: {said}")
+        for kind, input_name in spec.inputs().items():
+            _check_known(f"signals.{name}.{kind}", "signal", input_name, experiment.signals)
+            input_spec = experiment.signals[input_name]
+            if input_spec.kind != kind:
+                raise InputError(
+                    f"signals.{name}.{kind}: expected a signal of the kind {kind}, found {input_spec.kind}"
+                )
+            if kind == "clusters" and input_spec.settings["clip"] != spec.settings["clip"]:
+                message = f"expected clusters of {spec.settings['clip']}, found those of {input_spec.settings['clip']}"
+                raise InputError(f"signals.{name}.clusters: {message}")
         if "model" in spec.settings:
-            _known(f"signals.{name}.model", "model", spec.settings["model"], experiment.file.models)
+            _check_known(f"signals.{name}.model", "model", spec.settings["model"], experiment.file.models)
         if spec.kind == "published":
             sources = experiment.file.sources.values()
-            scores = {score for one in sources for score in source_format(one.format, one.options).scores}
+            scores = {score for source in sources for score in source_format(source.format, source.options).scores}
             for column in (*spec.settings["numbers"], *spec.settings["texts"]):
-                _known(f"signals.{name}", "published column", column, scores)
+                _check_known(f"signals.{name}", "published column", column, scores)
 
 
-def _filters(experiment: Experiment) -> None:
+def _check_filters(experiment: Experiment) -> None:
     for name, rule in experiment.rules.items():
         for other in rule.filters():
-            _known(f"filters.{name}", "filter", other, experiment.rules)
+            _check_known(f"filters.{name}", "filter", other, experiment.rules)
         for signal, columns in rule.signals().items():
-            _known(f"filters.{name}", "signal", signal, experiment.signals)
+            _check_known(f"filters.{name}", "signal", signal, experiment.signals)
             for column in columns:
                 present = experiment.signals[signal].column_names()
-                _known(f"filters.{name}", f"column of {signal}", column, present)
+                _check_known(f"filters.{name}", f"column of {signal}", column, present)
         for signal, column in (number for part in rule.walk() for number in part.numbers()):
             kind = experiment.signals[signal].columns().field(column).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise InputError(f"filters.{name}: expected a column of numbers, found {signal}.{column} ({kind})")
         for source in rule.sources():
-            _known(f"filters.{name}", "source", source, experiment.file.sources)
+            _check_known(f"filters.{name}", "source", source, experiment.file.sources)
         for path in rule.files():
             try:
                 check_subset(path)
             except InputError as error:
                 raise InputError(f"filters.{name}: {error}") from None
     for name in experiment.rules:
-        _no_circle(experiment, name, ())
+        _check_acyclic(experiment, name, ())
 
 
-def _no_circle(experiment: Experiment, name: str, seen: tuple[str, ...]) -> None:
-    if name in seen:
-        raise InputError(f"filters.{name}: built on itself: {' -> '.join((*seen, name))}")
+def _check_acyclic(experiment: Experiment, name: str, path: tuple[str, ...]) -> None:
+    if name in path:
+        raise InputError(f"filters.{name}: built on itself: {' -> '.join((*path, name))}")
     for other in experiment.rules[name].filters():
-        _no_circle(experiment, other, (*seen, name))
+        _check_acyclic(experiment, other, (*path, name))
 
 
-def _mixtures(experiment: Experiment) -> None:
+def _check_mixtures(experiment: Experiment) -> None:
     for name, mixture in experiment.file.mixtures.items():
         where = f"mixtures.{name}"
         parts = parts_of(name, mixture, experiment.mixture_sources(name))
         for other in filters_of(mixture):
-            _known(f"{where}.filter", "filter", other, experiment.rules)
+            _check_known(f"{where}.filter", "filter", other, experiment.rules)
         for source in (*mixture.sources, *(source for part in parts for source in part.sources)):
-            _known(where, "source", source, experiment.file.sources)
+            _check_known(where, "source", source, experiment.file.sources)
         for part in parts:
             if not set(part.sources) & set(experiment.mixture_sources(name)):
-                raise InputError(f"{where}: the part {part.name!r} is of no source of the mixture's")
+                raise InputError(f"{where}: the part {part.name!r} is of no source of the mixture")
             if part.condition:
-                _column(experiment, where, part.condition)
+                _check_column(experiment, where, part.condition)
 
 
-def _column(experiment: Experiment, where: str, condition: Condition) -> None:
-    _known(f"{where}.by", "signal", condition.signal, experiment.signals)
+def _check_column(experiment: Experiment, where: str, condition: Condition) -> None:
+    _check_known(f"{where}.by", "signal", condition.signal, experiment.signals)
     columns = experiment.signals[condition.signal].columns()
-    _known(f"{where}.by", f"column of {condition.signal}", condition.column, columns.names)
+    _check_known(f"{where}.by", f"column of {condition.signal}", condition.column, columns.names)
     kind = columns.field(condition.column).type
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if condition.values and not pa.types.is_string(kind):
@@ -223,57 +233,57 @@ def _column(experiment: Experiment, where: str, condition: Condition) -> None:
         raise InputError(f"{where}.by: expected a column of numbers, found {condition.column} ({kind})")
 
 
-def _models(experiment: Experiment) -> None:
+def _check_models(experiment: Experiment) -> None:
     for name, model in experiment.file.models.items():
         if model.trained is not None:
             mixture = model.trained.mixture
-            _known(f"models.{name}.trained.mixture", "mixture", mixture, experiment.file.mixtures)
+            _check_known(f"models.{name}.trained.mixture", "mixture", mixture, experiment.file.mixtures)
             needed = models_behind(experiment, mixture)
             if name in needed:
-                raise InputError(f"models.{name}.trained.mixture: {mixture} is filtered by this very model's signal")
+                raise InputError(f"models.{name}.trained.mixture: {mixture} is filtered by a signal of this same model")
         if model.folder:
             check_folder(Path(model.folder), f"models.{name}.folder")
 
 
 def signals_behind(experiment: Experiment, filter_name: str) -> set[str]:
-    """Return every signal that a filter stands on, directly or through others."""
-    todo_filters, named = [filter_name], list[str]()
+    """Return every signal that a filter depends on, directly or through others."""
+    todo_filters, signals = [filter_name], list[str]()
     while todo_filters:
         rule = experiment.rules[todo_filters.pop()]
         todo_filters.extend(rule.filters())
-        named.extend(rule.signals())
-    return _behind(experiment, named)
+        signals.extend(rule.signals())
+    return _with_inputs(experiment, signals)
 
 
-def _behind(experiment: Experiment, signals: Sequence[str]) -> set[str]:
-    """Return these signals and all that they are made of."""
-    found, todo = set[str](), list(signals)
+def _with_inputs(experiment: Experiment, signals: Sequence[str]) -> set[str]:
+    """Return these signals and all their inputs, direct and indirect."""
+    closure, todo = set[str](), list(signals)
     while todo:
         name = todo.pop()
-        if name not in found:
-            found.add(name)
+        if name not in closure:
+            closure.add(name)
             todo.extend(experiment.signals[name].inputs().values())
-    return found
+    return closure
 
 
 def models_behind(experiment: Experiment, mixture: str) -> set[str]:
-    """Return the models whose signals a mixture stands on: those of its filters and those that it is cut by."""
-    given = experiment.file.mixtures[mixture]
-    signals = {name for one in filters_of(given) for name in signals_behind(experiment, one)}
-    for name in columns_of(parts_of(mixture, given, experiment.mixture_sources(mixture))):
-        signals |= _behind(experiment, [name])
+    """Return the models whose signals a mixture depends on: those of its filters and those that it is split by."""
+    config = experiment.file.mixtures[mixture]
+    signals = {name for filter_name in filters_of(config) for name in signals_behind(experiment, filter_name)}
+    for name in columns_of(parts_of(mixture, config, experiment.mixture_sources(mixture))):
+        signals |= _with_inputs(experiment, [name])
     return {experiment.signals[signal].settings.get("model", "") for signal in signals} - {""}
 
 
-def _training(experiment: Experiment) -> None:
+def _check_training(experiment: Experiment) -> None:
     training = experiment.file.training
     for name in training.mixtures:
-        _known("training.mixtures", "mixture", name, experiment.file.mixtures)
+        _check_known("training.mixtures", "mixture", name, experiment.file.mixtures)
     if repeated := [size for size, count in Counter(training.sizes).items() if count > 1]:
         raise InputError(f"training.sizes: found {repeated[0]} more than once")
     if training.epochs is not None and training.checkpoints != 1:
-        found = f"found {training.checkpoints} with training.epochs, expected them with samples_seen alone"
-        raise InputError(f"training.checkpoints: {found}: each epoch is one")
+        message = f"found {training.checkpoints} with training.epochs, expected checkpoints with samples_seen only"
+        raise InputError(f"training.checkpoints: {message}: each epoch is one")
     if training.batch_size % training.processes:
         expected = f"expected a multiple of training.processes, {training.processes}"
         raise InputError(f"training.batch_size: found {training.batch_size}, {expected}")
@@ -285,15 +295,15 @@ def _training(experiment: Experiment) -> None:
             tuning.start(recipe_values(training.lr, training.wd, training.warmup, training.flags))
         except ValueError as error:
             raise InputError(f"training.tuning.{error}") from None
-    _known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
+    _check_known("report.filter", "filter", experiment.file.report.filter, experiment.rules)
     for name in experiment.file.report.baseline:
-        _known("report.baseline", "trained mixture", name, training.mixtures)
+        _check_known("report.baseline", "trained mixture", name, training.mixtures)
 
 
-def _evaluation(experiment: Experiment) -> None:
+def _check_evaluation(experiment: Experiment) -> None:
     section = experiment.file.evaluation
     list(synthetic(section))
     for name in section.models:
-        _known("evaluation.models", "model", name, experiment.file.models)
+        _check_known("evaluation.models", "model", name, experiment.file.models)
     if experiment.file.web is None:
         check_sets(section)

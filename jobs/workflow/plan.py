@@ -2,8 +2,8 @@
 
 A job's id is a digest over its stage and name, its part of the configuration, the digests of the files it reads, its
 code, and the ids of the jobs whose rows it reads. So the same inputs have the same id wherever the store lies, a job
-that is finished is not run again, and a changed threshold touches only what comes after it. What was taken down is in
-no id: a takedown edits what is there, and must not make an ingest run again.
+that is finished is not run again, and a changed threshold touches only what comes after it. Takedowns are part
+of no id: a takedown edits existing rows, and must not make an ingest run again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -72,8 +72,8 @@ def model_reference(store: Store, local: str) -> str:
 class Plan:
     """The jobs of an experiment; each is built once, with those it needs.
 
-    With a ledger, the retries of an ingest that have been made count as part of it, and with `retry` so does the next
-    one of each source in which something failed for reasons that pass (`failed` says so of an ingest and its retries).
+    With a ledger, the finished retries of an ingest count as part of it. With `failed`, so does the next retry of each
+    source in which something failed for transient reasons: `failed` tells whether the given ingest jobs have any.
     """
 
     def __init__(
@@ -85,40 +85,45 @@ class Plan:
         self.experiment = experiment
         self._ledger = ledger
         self._failed = failed
-        self._made: dict[tuple[Any, ...], Any] = {}
+        self._cache: dict[tuple[Any, ...], Any] = {}
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
-        if key not in self._made:
-            self._made[key] = make()
-        made: Made = self._made[key]
-        return made
+        if key not in self._cache:
+            self._cache[key] = make()
+        result: Made = self._cache[key]
+        return result
 
     def ingest(self, source: str) -> list[Job]:
         """The job that ingests a source, and its retries."""
         return self._once(("ingest", source), lambda: list(self._ingest(source)))
 
     def _ingest(self, source: str) -> Iterable[Job]:
-        given = self.experiment.file.sources[source]
+        source_config = self.experiment.file.sources[source]
         paths = self.experiment.source_files(source)
         joined = self.experiment.joined_files(source)
         fetch = self.experiment.file.ingest.model_dump(mode="json", exclude=set(WHEN_NOT_WHAT))
-        about = given.model_dump(mode="json", exclude={"files", "joined"})
-        config = {"source": source, "files": file_digests({**paths, **joined}), "fetch": fetch, "about": about}
-        reader = source_format(given.format, given.options)
-        readers = [source_entry(name) for name in (given.format, reader.joins) if name]
+        source_settings = source_config.model_dump(mode="json", exclude={"files", "joined"})
+        config = {
+            "source": source,
+            "files": file_digests({**paths, **joined}),
+            "fetch": fetch,
+            "about": source_settings,
+        }
+        reader = source_format(source_config.format, source_config.options)
+        readers = [source_entry(name) for name in (source_config.format, reader.joins) if name]
         local = {"paths": paths, "joined": joined}
-        made = [Job("ingest", source, config, (), code("ingest", readers), local)]
-        yield made[0]
-        while self._ledger is not None and self._ledger.finished(made[0].id) is not None:
-            again = {"of": made[0].id, "number": len(made)}
-            name = f"{source}/retry-{len(made)}"
-            retry = {"source": source, "retry": again, "fetch": fetch}
-            job = Job("ingest", name, retry, tuple(made), code("retry"), local)
+        jobs = [Job("ingest", source, config, (), code("ingest", readers), local)]
+        yield jobs[0]
+        while self._ledger is not None and self._ledger.finished(jobs[0].id) is not None:
+            attempt = {"of": jobs[0].id, "number": len(jobs)}
+            name = f"{source}/retry-{len(jobs)}"
+            retry = {"source": source, "retry": attempt, "fetch": fetch}
+            job = Job("ingest", name, retry, tuple(jobs), code("retry"), local)
             if self._ledger.finished(job.id) is None:
-                if self._failed is not None and self._failed([one.id for one in made]):
+                if self._failed is not None and self._failed([previous.id for previous in jobs]):
                     yield job
                 return
-            made.append(job)
+            jobs.append(job)
             yield job
 
     def ingests(self) -> tuple[Job, ...]:
@@ -138,11 +143,11 @@ class Plan:
             model, needs, local = self.model(spec.settings["model"])
             config["model"] = model
         if files := spec.files():
-            config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
+            config["files"] = [file["sha256"] for file in file_digests(dict.fromkeys(files, ""))]
         if spec.scope == "shard":
             for ingest in self.ingests():
-                version, over = code((), signal_roots(spec.kind)), local | {"over": "shards"}
-                yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), version, over)
+                version, shard_local = code((), signal_roots(spec.kind)), local | {"over": "shards"}
+                yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), version, shard_local)
             return
         inputs = tuple(job for other in spec.inputs().values() for job in self.signal(other))
         if spec.evaluation:
@@ -161,7 +166,7 @@ class Plan:
     def indexes(self, name: str) -> tuple[Job, ...]:
         """The jobs that build what a signal searches: an index of each evaluation set, in the order of the file."""
         sets = self.experiment.evaluation_sets().values()
-        return tuple(self.index(one, self.experiment.signals[name].settings) for one in sets)
+        return tuple(self.index(evaluation, self.experiment.signals[name].settings) for evaluation in sets)
 
     def index(self, evaluation: EvaluationSet, settings: Mapping[str, Any]) -> Job:
         """The job that builds the index of a set by the model of the signal that the setting `clip` names."""
@@ -174,19 +179,26 @@ class Plan:
     def evaluation_digests(self) -> dict[str, str]:
         """The digest of each evaluation set."""
         return self._once(
-            ("sets",), lambda: {name: one.digest() for name, one in self.experiment.evaluation_sets().items()}
+            ("sets",),
+            lambda: {name: evaluation.digest() for name, evaluation in self.experiment.evaluation_sets().items()},
         )
 
     def model(self, name: str) -> tuple[Any, tuple[Job, ...], dict[str, Any]]:
-        """A model's part of a job's configuration, the jobs it stands on, and how to find it here."""
-        given = self.experiment.file.models[name]
-        if given.trained is not None:
-            job = self.train(given.trained.mixture, self.experiment.file.training.seeds[0], given.trained.samples_seen)
+        """A model's part of a job's configuration, the jobs it depends on, and how to find it on this machine."""
+        model_config = self.experiment.file.models[name]
+        if model_config.trained is not None:
+            job = self.train(
+                model_config.trained.mixture, self.experiment.file.training.seeds[0], model_config.trained.samples_seen
+            )
             return {"trained": True}, (job,), {"model": f"store:trainings/{job.short}/model"}
-        if given.folder:
-            return {"folder": folder_digest(Path(given.folder))}, (), {"model": f"local-dir:{given.folder}"}
-        weights = {"name": given.name, "pretrained": given.pretrained}
-        return weights, (), {"model": f"{given.name}::{given.pretrained}"}
+        if model_config.folder:
+            return (
+                {"folder": folder_digest(Path(model_config.folder))},
+                (),
+                {"model": f"local-dir:{model_config.folder}"},
+            )
+        weights = {"name": model_config.name, "pretrained": model_config.pretrained}
+        return weights, (), {"model": f"{model_config.name}::{model_config.pretrained}"}
 
     def decide(self, name: str) -> Job:
         """The job that decides by a filter."""
@@ -201,24 +213,24 @@ class Plan:
         if rule.seeded():
             config["seed"] = self.experiment.file.seed
         if files := rule.files():
-            config["files"] = [one["sha256"] for one in file_digests(dict.fromkeys(files, ""))]
+            config["files"] = [file["sha256"] for file in file_digests(dict.fromkeys(files, ""))]
         return Job("decide", name, config, needs, code((), rule_roots(rule)))
 
     def blend(self, name: str) -> Job:
-        """The job that draws up a mixture."""
+        """The job that selects the pairs of a mixture."""
         return self._once(("blend", name), lambda: self._blend(name))
 
     def _blend(self, name: str) -> Job:
-        given = self.experiment.file.mixtures[name]
+        mixture = self.experiment.file.mixtures[name]
         sources = self.experiment.mixture_sources(name)
-        shaping = given.model_dump(mode="json", exclude={"uids", "missing", "repeat_as"})
+        shaping = mixture.model_dump(mode="json", exclude={"uids", "missing", "repeat_as"})
         config = shaping | {"seed": self.experiment.file.seed, "of": sources}
-        if given.uids:
-            config["uids"] = file_digests({given.uids: ""})[0]["sha256"]
+        if mixture.uids:
+            config["uids"] = file_digests({mixture.uids: ""})[0]["sha256"]
         ingests = tuple(job for source in sources for job in self.ingest(source))
-        decided = tuple(self.decide(other) for other in filters_of(given))
-        signals = [job for one in columns_of(parts_of(name, given, sources)) for job in self.signal(one)]
-        return Job("blend", name, config, (*decided, *signals, *ingests), code("blend"))
+        decisions = tuple(self.decide(other) for other in filters_of(mixture))
+        signals = [job for signal in columns_of(parts_of(name, mixture, sources)) for job in self.signal(signal)]
+        return Job("blend", name, config, (*decisions, *signals, *ingests), code("blend"))
 
     def export(self, name: str) -> Job:
         """The job that exports a mixture."""
@@ -231,22 +243,22 @@ class Plan:
         return Job("export", name, config, (self.blend(name), *ingests), code("export"))
 
     def tune(self, mixture: str) -> Job:
-        """The job that searches the recipe's numbers for a mixture, on its largest size and by the first seed."""
+        """The job that searches the hyperparameters for a mixture, on its largest size and by the first seed."""
         return self._once(("tune", mixture), lambda: self._tune(mixture))
 
     def _tune(self, mixture: str) -> Job:
-        given = self.experiment.file.training
-        assert given.tuning is not None
-        largest = max(given.sizes, default=None)
+        training = self.experiment.file.training
+        assert training.tuning is not None
+        largest = max(training.sizes, default=None)
         name = sized(mixture, largest) if largest else mixture
-        samples = given.tuning.samples_seen or given.samples_seen
-        recipe, local = self._recipe(name, given.seeds[0], samples)
-        config = recipe | {"tuning": given.tuning.model_dump(mode="json", exclude={"samples_seen"})}
+        samples = training.tuning.samples_seen or training.samples_seen
+        recipe, local = self._recipe(name, training.seeds[0], samples)
+        config = recipe | {"tuning": training.tuning.model_dump(mode="json", exclude={"samples_seen"})}
         return Job("tune", mixture, config, (self.export(name),), code(("tune", "train")), local)
 
     def train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool = False) -> Job:
-        """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None; `tuned`
-        by the numbers that were found for the mixture.
+        """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None; `tuned`:
+        with the hyperparameters that were found for the mixture.
         """
         key = ("train", mixture, seed, samples_seen, tuned)
         return self._once(key, lambda: self._train(mixture, seed, samples_seen, tuned))
@@ -257,24 +269,24 @@ class Plan:
         return Job("train", f"{mixture}/{seed}", config, needs, code("train"), local)
 
     def _recipe(self, mixture: str, seed: int, samples_seen: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The recipe's part of a job's configuration, and how to find here what it trains."""
-        given = self.experiment.file.training
-        recipe = given.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm", "tuning"})
-        budget = {"samples_seen": samples_seen, "checkpoints": given.checkpoints}
+        """The recipe's part of a job's configuration, and where this machine finds what it trains."""
+        training = self.experiment.file.training
+        recipe = training.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm", "tuning"})
+        budget = {"samples_seen": samples_seen, "checkpoints": training.checkpoints}
         if samples_seen is None:
-            budget = {"epochs": given.epochs}
-        architecture = file_digests({f"{given.model.rstrip('/')}/{CONFIG_FILE}": CONFIG_FILE})[0]["sha256"]
-        return recipe | budget | {"seed": seed, "model": architecture}, {"model": given.model, "mixture": mixture}
+            budget = {"epochs": training.epochs}
+        architecture = file_digests({f"{training.model.rstrip('/')}/{CONFIG_FILE}": CONFIG_FILE})[0]["sha256"]
+        return recipe | budget | {"seed": seed, "model": architecture}, {"model": training.model, "mixture": mixture}
 
     def grid(self) -> list[Job]:
         """The trainings that are compared: every mixture in every size with every seed."""
-        given = self.experiment.file.training
+        training = self.experiment.file.training
         names = self.experiment.trained_mixtures()
-        tuned = given.tuning is not None
-        return [self.train(name, seed, given.samples_seen, tuned) for name in names for seed in given.seeds]
+        tuned = training.tuning is not None
+        return [self.train(name, seed, training.samples_seen, tuned) for name in names for seed in training.seeds]
 
     def evaluate(self, training: Job) -> list[Job]:
-        """The jobs that evaluate a training: one for each evaluation that is asked for."""
+        """The jobs that evaluate a training: one for each evaluation that is configured."""
         local = {"model": f"store:trainings/{training.short}/model", "training": training.short}
         local["mixture"] = training.local["mixture"]
         return self._once(
@@ -282,20 +294,20 @@ class Plan:
         )
 
     def evaluate_model(self, name: str) -> list[Job]:
-        """The jobs that evaluate a model beside the trainings, as theirs but for the name, which is the model's."""
-        model, needs, found = self.model(name)
-        local = {**found, "training": name, "mixture": ""}
+        """The jobs that evaluate a model beside the trainings: the same evaluations, under the model's name."""
+        model, needs, model_local = self.model(name)
+        local = {**model_local, "training": name, "mixture": ""}
         return self._once(
             ("evaluate", name), lambda: list(self._evaluate(f"model:{name}", {"model": model}, needs, local))
         )
 
     def _evaluate(
-        self, name: str, about: dict[str, Any], needs: tuple[Job, ...], local: dict[str, Any]
+        self, name: str, extra: dict[str, Any], needs: tuple[Job, ...], local: dict[str, Any]
     ) -> Iterable[Job]:
         section, sets = self.experiment.file.evaluation, self.experiment.evaluation_sets()
-        for one in self._once(("asked",), lambda: asked(section, sets, self.evaluation_digests())):
-            version = code(one.task, one.roots)
-            yield Job("evaluate", f"{name}/{one.name}", one.config | about, needs, version, local)
+        for evaluation in self._once(("asked",), lambda: asked(section, sets, self.evaluation_digests())):
+            version = code(evaluation.task, evaluation.roots)
+            yield Job("evaluate", f"{name}/{evaluation.name}", evaluation.config | extra, needs, version, local)
 
     def report(self) -> Job:
         """The report's job; it needs all others."""
@@ -309,7 +321,7 @@ class Plan:
         return Job("report", self.experiment.name, config, tuple(needs), version)
 
     def targets(self, stage: str) -> list[Job]:
-        """The jobs that are a stage's own aim, without those they need."""
+        """The jobs of a stage, without those they need."""
         file = self.experiment.file
         if stage == "ingest":
             return list(self.ingests())

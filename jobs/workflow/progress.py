@@ -31,25 +31,29 @@ class Task:
     label: str
     unit: str
     started: float = field(default_factory=time.monotonic)
-    _said: float = 0.0
-    _over: bool = False
+    _logged_at: float = 0.0
+    _completed: bool = False
     _bar: TaskID | None = None
     done: int = 0
     total: int = 0
     before: int | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that `done` of `total` are done; what the first call says was done before."""
+        """Report that `done` of `total` are done; the `done` of the first call counts as work of an earlier run."""
         self.before = done if self.before is None else self.before
         self.done, self.total = done, total
         self.display.update(self)
 
     def left(self) -> str:
-        """Return the time left in words, by the pace so far; "" while less than a hundredth of the work tells of it."""
-        passed, made, left = time.monotonic() - self.started, self.done - (self.before or 0), self.total - self.done
-        if passed < 2 or left <= 0 or made <= 0 or made * 100 < made + left:
+        """Return the time left in words, by the pace so far; "" before a hundredth of the work is done."""
+        elapsed, completed, remaining = (
+            time.monotonic() - self.started,
+            self.done - (self.before or 0),
+            self.total - self.done,
+        )
+        if elapsed < 2 or remaining <= 0 or completed <= 0 or completed * 100 < completed + remaining:
             return ""
-        return f", about {passed / made * left:.0f} s left"
+        return f", about {elapsed / completed * remaining:.0f} s left"
 
 
 class Display:
@@ -98,9 +102,9 @@ class Display:
             self._bars.update(task._bar, completed=task.done, total=task.total)
             return
         now = time.monotonic()
-        over = task.done == task.total and not task._over
-        if over or (task.done < task.total and now - (task._said or task.started) >= LOG_EVERY):
-            task._said, task._over = now, over
+        completed = task.done == task.total and not task._completed
+        if completed or (task.done < task.total and now - (task._logged_at or task.started) >= LOG_EVERY):
+            task._logged_at, task._completed = now, completed
             self.say(f"  {task.label}: {task.done} of {task.total} {task.unit}{task.left()}")
 
     def say(self, text: str) -> None:

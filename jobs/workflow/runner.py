@@ -26,7 +26,7 @@ from pipeline.storage.store_lock import held
 
 
 class Run:
-    """What a stage works with: the experiment, its store and ledger, Spark when it is needed, and a display."""
+    """The context of a stage: the experiment, its store and ledger, Spark when it is needed, and a display."""
 
     def __init__(
         self, experiment: Experiment, display: Display, retry_failed: bool = False, monitor: Monitor | None = None
@@ -80,7 +80,7 @@ class Run:
         """Commit jobs' files, a Delta commit for each table, and then their rows in `jobs`, all in one commit.
 
         `staging` names the passes whose completion records are no longer needed after that. Raises StageFailed, and
-        removes what was made, where a takedown came in between: it may be about a pair that the jobs have read.
+        removes the jobs' files, where a takedown was committed meanwhile: it may concern a pair that the jobs read.
         """
         if self.ledger.version("tombstones") != self._tombstones:
             written = [f"tables/{file.table}/{file.path}" for _, files, _ in made for file in files]
@@ -98,8 +98,8 @@ class Run:
             rows.append(_row(job, started, counts, facts))
         self.ledger.finish(rows)
         for row in rows:
-            named = {job.id: f"{job.stage}.{job.name}" for one, _, _ in made for job in one.needs}
-            inputs = [named.get(other, other) for other in row.inputs]
+            names = {need.id: f"{need.stage}.{need.name}" for job, _, _ in made for need in job.needs}
+            inputs = [names.get(job_id, job_id) for job_id in row.inputs]
             record(self.store, row, inputs)
         self.monitor.jobs(self.store, [(row, files) for row, (_, files, _) in zip(rows, made, strict=True)])
         for group in staging:
@@ -122,14 +122,16 @@ def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, A
     )
 
 
-def _batches(run: Run, jobs: Sequence[Job], lost: Collection[str]) -> Iterator[tuple[str, list[Job]]]:
+def _batches(run: Run, jobs: Sequence[Job], failed_ids: Collection[str]) -> Iterator[tuple[str, list[Job]]]:
     """Yield (stage, jobs that can run now): the earliest stage that has any goes first; until all are finished, but for
-    those of which the id is in `lost` and those that need one.
+    those whose id is in `failed_ids` and those that need one.
     """
     while pending := [job for job in jobs if run.ledger.finished(job.id) is None]:
         unfinished = {job.id for job in pending}
         ready = [
-            job for job in pending if job.id not in lost and not any(other.id in unfinished for other in job.needs)
+            job
+            for job in pending
+            if job.id not in failed_ids and not any(other.id in unfinished for other in job.needs)
         ]
         if not ready:
             return
@@ -138,8 +140,8 @@ def _batches(run: Run, jobs: Sequence[Job], lost: Collection[str]) -> Iterator[t
 
 
 @contextmanager
-def _named(stage: str) -> Iterator[None]:
-    """Turn what Spark wraps into one line that names the stage; the whole account goes to the log, at level DEBUG."""
+def _spark_errors_named(stage: str) -> Iterator[None]:
+    """Turn an error that Spark wraps into one line that names the stage; the traceback is logged at level DEBUG."""
     from pyspark.errors import PySparkException
 
     try:
@@ -154,18 +156,18 @@ def _named(stage: str) -> Iterator[None]:
 def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False, wait: float = 0.0) -> Run:
     """Run all jobs up to a stage that are not finished; return the run, closed. A second call does nothing.
 
-    With `retry_failed`, what was fetched before and failed for reasons that pass is tried again. Another command that
-    works on the store is waited for, so many seconds.
+    With `retry_failed`, fetches that failed for transient reasons are tried again. Another command that
+    works on the store is waited for, up to `wait` seconds.
     """
     monitor = Monitor(experiment.file.metrics, experiment.name)
     with monitor.run(until):
         experiment.store.check_writable()
         with held(experiment.store, wait):
             refuse_unfinished(experiment.store)
-            return _executed(experiment, until, display, retry_failed, monitor)
+            return _run_jobs(experiment, until, display, retry_failed, monitor)
 
 
-def _executed(experiment: Experiment, until: str, display: Display, retry_failed: bool, monitor: Monitor) -> Run:
+def _run_jobs(experiment: Experiment, until: str, display: Display, retry_failed: bool, monitor: Monitor) -> Run:
     run = Run(experiment, display, retry_failed, monitor)
     try:
         if experiment.file.web is not None:
@@ -174,30 +176,30 @@ def _executed(experiment: Experiment, until: str, display: Display, retry_failed
             publish(experiment.file.web, display)
         jobs = run.plan.until(until)
         run.todo = [job for job in jobs if run.ledger.finished(job.id) is None]
-        had = len(jobs) - len(run.todo)
-        if had == len(jobs):
-            again = ", and no failure is one that another attempt may change" if retry_failed else ""
-            display.say(f"nothing to do: all {len(jobs)} jobs are finished{again}")
-        elif had:
-            display.say(f"resuming: {had} of {len(jobs)} jobs are finished")
-        failed, lost = list[tuple[str, str]](), set[str]()
-        for stage, ready in _batches(run, jobs, lost):
+        finished = len(jobs) - len(run.todo)
+        if finished == len(jobs):
+            retry_note = ", and no failure is one that another attempt may change" if retry_failed else ""
+            display.say(f"nothing to do: all {len(jobs)} jobs are finished{retry_note}")
+        elif finished:
+            display.say(f"resuming: {finished} of {len(jobs)} jobs are finished")
+        failures, failed_ids = list[tuple[str, str]](), set[str]()
+        for stage, ready in _batches(run, jobs, failed_ids):
             names = ", ".join(sorted({job.name for job in ready}))
-            about = names if len(names) <= 100 else f"{len(ready)} jobs"
+            summary = names if len(names) <= 100 else f"{len(ready)} jobs"
             monitor.stage = stage
             try:
-                with display.stage(stage, about), _named(stage):
+                with display.stage(stage, summary), _spark_errors_named(stage):
                     run_stage(stage)(run, ready)
             except SomeFailed as error:
-                failed.append((stage, str(error)))
-                display.say(f"  {error}; what does not need them goes on")
-                lost |= {job.id for job in ready if run.ledger.finished(job.id) is None}
+                failures.append((stage, str(error)))
+                display.say(f"  {error}; jobs that do not need them go on")
+                failed_ids |= {job.id for job in ready if run.ledger.finished(job.id) is None}
                 continue
-            if still := [job.name for job in ready if run.ledger.finished(job.id) is None]:
-                raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(still)}")
-        if failed:
-            monitor.stage = failed[0][0]  # the first that failed, though later ones went on
-            raise StageFailed("; ".join(said for _, said in failed))
+            if unfinished := [job.name for job in ready if run.ledger.finished(job.id) is None]:
+                raise StageFailed(f"{run.store.root}: {stage} did not finish {', '.join(unfinished)}")
+        if failures:
+            monitor.stage = failures[0][0]  # the first that failed, though later ones went on
+            raise StageFailed("; ".join(message for _, message in failures))
     finally:
         run.close()
     return run

@@ -1,9 +1,9 @@
 """The stages: how each is run, and the roots of the code that computes its rows (`pipeline.core.code_version`).
 
-The one place that names what lies above it, as a table of entry points does: stages are imported when they run, and
-their code is read, never imported, when a job's id is computed. `STOPS` are where that reading ends: what only says
-when, where and for whom work is done, and the registries, whose entries `jobs.workflow.plan` adds as roots of the jobs
-that use them. `jobs/code.lock` lists what each root reaches; a test compares.
+The one module that names modules of higher layers, as a table of entry points: stages are imported when they run;
+their code is read, never imported, when a job's id is computed. The search for code ends at `STOPS`: modules that only
+say when, where and for whom work is done, and the registries, whose entries `jobs.workflow.plan` adds as roots of the
+jobs that use them. `jobs/code.lock` lists the modules that each root reaches; a test compares.
 """
 
 import json
@@ -31,7 +31,7 @@ ENTRIES: dict[str, str] = {
     "evaluate": "jobs.evaluate.stage:execute",
     "report": "jobs.report.stage:execute",
 }
-"""What runs each stage's jobs, in the order of the road."""
+"""What runs each stage's jobs, in the order of the pipeline."""
 
 
 STAGES = tuple(ENTRIES)
@@ -132,11 +132,11 @@ PRELOADED: dict[str, tuple[str, ...]] = {
     "blend": ("jobs.blend",),
     "export": ("jobs.export.stage",),
 }
-"""What a stage's tasks import, whatever the experiment; what more those of a score need depends on its signals."""
+"""Modules that a stage's tasks import for every experiment; what else those of `score` need depends on its signals."""
 
 
 LOCK = Path(__file__).with_name("code.lock")
-"""The modules that the code of each kind of job reaches, as they were when that was last looked at."""
+"""The modules that the code of each kind of job reaches, as last reviewed."""
 
 
 def target(entry: str) -> Any:
@@ -153,14 +153,14 @@ def run_stage(stage: str) -> Callable[..., None]:
 
 def code(kinds: str | Sequence[str], more: Iterable[str] = ()) -> str:
     """Return the digest of the code of a kind of job, or of several together, and of `more` roots."""
-    named = [kinds] if isinstance(kinds, str) else kinds
-    return code_version.code_digest([*(root for kind in named for root in ROOTS[kind]), *more], STOPS)
+    names = [kinds] if isinstance(kinds, str) else kinds
+    return code_version.code_digest([*(root for kind in names for root in ROOTS[kind]), *more], STOPS)
 
 
 def signal_roots(kind: str) -> list[str]:
     """Return the roots of the code of a kind of signal."""
-    known = KINDS[kind]
-    return [known.target, *([CORPUS[kind]] if known.scope == "corpus" else ROOTS["shard signal"])]
+    entry = KINDS[kind]
+    return [entry.target, *([CORPUS[kind]] if entry.scope == "corpus" else ROOTS["shard signal"])]
 
 
 def rule_roots(rule: "Rule") -> list[str]:
@@ -171,12 +171,12 @@ def rule_roots(rule: "Rule") -> list[str]:
 
 def roots() -> dict[str, list[str]]:
     """Return the roots of every kind of job: of each stage, signal, source format and synthetic shift."""
-    named = {kind: list(entries) for kind, entries in ROOTS.items() if kind != "shard signal"}
-    named |= {f"signal {kind}": signal_roots(kind) for kind in KINDS}
+    roots_by_kind = {kind: list(entries) for kind, entries in ROOTS.items() if kind != "shard signal"}
+    roots_by_kind |= {f"signal {kind}": signal_roots(kind) for kind in KINDS}
     from pipeline.evaluation import corruptions as shifts
 
-    named |= {f"source {name}": [source_entry(name)] for name in FORMATS}
-    return named | {f"corruption {kind}": [shifts.Shift(kind, 1).entry] for kind in shifts.KINDS}
+    roots_by_kind |= {f"source {name}": [source_entry(name)] for name in FORMATS}
+    return roots_by_kind | {f"corruption {kind}": [shifts.Shift(kind, 1).entry] for kind in shifts.KINDS}
 
 
 def digests() -> dict[str, str]:

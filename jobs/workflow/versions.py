@@ -35,8 +35,8 @@ def versions() -> dict[str, str]:
     """Return what is recorded with every job: Cuvée's version, those of `SHAPING` that are installed, and the SHA-256
     of the zip where Cuvée runs from one.
 
-    Which code a result stands on is in its job's own `code`, by which a run resumes, from wherever it is launched.
+    The code that a result depends on is recorded in its job's own `code`, by which a run resumes wherever it starts.
     """
-    found = {name: number for name in SHAPING if (number := installed_version(name)) is not None}
+    packages = {name: installed for name in SHAPING if (installed := installed_version(name)) is not None}
     archive = archive_digest()
-    return {"cuvee": cuvee_version(), **found} | ({"cuvee.zip": archive} if archive else {})
+    return {"cuvee": cuvee_version(), **packages} | ({"cuvee.zip": archive} if archive else {})

@@ -1,4 +1,4 @@
-"""Which code a job's rows stand on, and a digest of it that changes with what is computed and with nothing else.
+"""The code that a job's rows depend on, and a digest of it that changes with what is computed and with nothing else.
 
 A job's code is found from its roots, the functions and classes that compute its rows: they, and every definition of
 Cuvée's that they use, directly or through others. Each is taken by its syntax tree, without docstrings, comments,
@@ -51,7 +51,7 @@ class _Registration:
     node: ast.stmt
 
 
-_Text = tuple[str, frozenset[Reference]]
+_DefinitionText = tuple[str, frozenset[Reference]]
 """A definition as text, and what it refers to."""
 
 
@@ -64,7 +64,7 @@ class _Module:
     imports: dict[str, Reference] = field(default_factory=dict)
     effects: list[ast.stmt] = field(default_factory=list)
     registrations: list[_Registration] = field(default_factory=list)
-    texts: dict[str, "_Text"] = field(default_factory=dict)  # of what was read of it, by name
+    texts: dict[str, "_DefinitionText"] = field(default_factory=dict)  # of what was read of it, by name
 
 
 @cache
@@ -112,12 +112,12 @@ def _collect(body: Iterable[ast.stmt], module: _Module, whole: ast.stmt | None =
     for node in body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module.imports.update(_bindings(node))
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (registered := _registered(node)):
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (dispatch := _dispatcher_and_classes(node)):
             number = len(module.registrations)
-            module.registrations.append(_Registration(f"{registered[0]}[{number}]", *registered, whole or node))
+            module.registrations.append(_Registration(f"{dispatch[0]}[{number}]", *dispatch, whole or node))
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             module.definitions.setdefault(node.name, []).append(whole or node)
-        elif names := _assigned(node):
+        elif names := _assigned_names(node):
             for name in names:
                 module.definitions.setdefault(name, []).append(whole or node)
         elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
@@ -126,16 +126,16 @@ def _collect(body: Iterable[ast.stmt], module: _Module, whole: ast.stmt | None =
             parts = [*node.body, *node.orelse, *(getattr(node, "finalbody", []))]
             parts += [inner for handler in getattr(node, "handlers", []) for inner in handler.body]
             _collect(parts, module, whole or node)
-        elif not _is_text(node):
+        elif not _is_docstring(node):
             module.effects.append(whole or node)
 
 
-def _is_text(node: ast.AST) -> bool:
+def _is_docstring(node: ast.AST) -> bool:
     """Tell whether a statement is a docstring, of whatever it stands under."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _assigned(node: ast.stmt) -> list[str]:
+def _assigned_names(node: ast.stmt) -> list[str]:
     """Return the plain names that a statement assigns to; none where it assigns to an attribute or an item."""
     targets = node.targets if isinstance(node, ast.Assign) else []
     if isinstance(node, ast.AnnAssign | ast.AugAssign):
@@ -160,7 +160,7 @@ def _bindings(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Referenc
             yield name, (str(node.module), alias.name)
 
 
-def _registered(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, tuple[str, ...]] | None:
+def _dispatcher_and_classes(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, tuple[str, ...]] | None:
     """Return the dispatcher with which a function is registered, and for which classes; None where with none."""
     for decorator in node.decorator_list:
         call = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -182,10 +182,10 @@ class _Reader:
     def text(self, node: Any, in_class: bool = False) -> str:
         """Return a node as text; what is left out of it is left out of every digest."""
         if isinstance(node, list):
-            return ",".join(self.text(part, in_class) for part in node if not _is_text(part))
+            return ",".join(self.text(part, in_class) for part in node if not _is_docstring(part))
         if not isinstance(node, ast.AST):
             return repr(node)
-        if isinstance(node, ast.Name | ast.Attribute) and (target := self._resolved(node)):
+        if isinstance(node, ast.Name | ast.Attribute) and (target := self._resolve(node)):
             if target[0].startswith("!"):
                 return target[0]
             self.references.add(target)
@@ -204,7 +204,8 @@ class _Reader:
             bases = self.text([*node.bases, *node.keywords, *node.decorator_list])
             return f"ClassDef({node.name};{bases};{self.text(node.body, in_class=True)})"
         if isinstance(node, ast.AnnAssign):
-            kind = self.text(_unquoted(node.annotation))  # of a variable it says nothing to Python, of a field it does
+            # a field's annotation has an effect, a variable's has none
+            kind = self.text(_parse_annotation(node.annotation))
             return f"AnnAssign({self.text(node.target)};{kind if in_class else ''};{self.text(node.value)})"
         return self._fields(node)
 
@@ -217,34 +218,40 @@ class _Reader:
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> str:
         """Return a function as text; its annotations are followed and not written."""
-        given = node.args
-        plain, named = [*given.posonlyargs, *given.args], given.kwonlyargs
-        groups: Sequence[Sequence[ast.arg | None]] = [given.posonlyargs, plain, [given.vararg], named, [given.kwarg]]
+        signature = node.args
+        plain, named = [*signature.posonlyargs, *signature.args], signature.kwonlyargs
+        groups: Sequence[Sequence[ast.arg | None]] = [
+            signature.posonlyargs,
+            plain,
+            [signature.vararg],
+            named,
+            [signature.kwarg],
+        ]
         arguments = [[argument for argument in group if argument] for group in groups]
         annotations = [argument.annotation for group in arguments for argument in group]
         for annotation in [*annotations, getattr(node, "returns", None)]:
             if annotation is not None:
-                self.text(_unquoted(annotation))
+                self.text(_parse_annotation(annotation))
         head = "|".join(",".join(argument.arg for argument in group) for group in arguments)
-        outside = self.text([*given.defaults, *given.kw_defaults, *getattr(node, "decorator_list", [])])
+        outside = self.text([*signature.defaults, *signature.kw_defaults, *getattr(node, "decorator_list", [])])
         self._scopes.append(_scope(node))
         inside = self.text(node.body)
         self._scopes.pop()
         return f"{type(node).__name__}({getattr(node, 'name', '')};{head};{outside};{inside})"
 
-    def _resolved(self, node: ast.Name | ast.Attribute) -> Reference | None:
-        """Return what an expression names of Cuvée's, or the import of another's; None where it names neither."""
+    def _resolve(self, node: ast.Name | ast.Attribute) -> Reference | None:
+        """Return Cuvée's definition, or another package's import, that an expression names; None where neither."""
         if isinstance(node, ast.Name):
-            return self.named(node.id)
+            return self.resolve_name(node.id)
         if not isinstance(node.value, ast.Name | ast.Attribute):
             return None
-        owner = self._resolved(node.value)
+        owner = self._resolve(node.value)
         if owner is None or owner[1] or owner[0].startswith("!"):
             return None
         inner = f"{owner[0]}.{node.attr}"
         return (inner, "") if _is_module(inner) else (owner[0], node.attr)
 
-    def named(self, name: str) -> Reference | None:
+    def resolve_name(self, name: str) -> Reference | None:
         """Return what a name stands for where it is read, None where for nothing that is imported or defined above."""
         for names, imports in reversed(self._scopes):
             if name in imports:
@@ -256,7 +263,7 @@ class _Reader:
         return self._module.imports.get(name)
 
 
-def _unquoted(annotation: ast.expr) -> ast.expr:
+def _parse_annotation(annotation: ast.expr) -> ast.expr:
     """Return an annotation, parsed where it is written as a string."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return ast.parse(annotation.value, mode="eval").body
@@ -266,8 +273,8 @@ def _unquoted(annotation: ast.expr) -> ast.expr:
 def _scope(function: Any) -> tuple[frozenset[str], dict[str, Reference]]:
     """Return the names that are a function's own, and what those that it imports itself stand for."""
     arguments = function.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
-    names = {argument.arg for argument in every if argument}
+    all_arguments = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    names = {argument.arg for argument in all_arguments if argument}
     imports: dict[str, Reference] = {}
     outer: set[str] = set()
     todo = list(function.body) if isinstance(function.body, list) else [function.body]
@@ -291,7 +298,7 @@ def _scope(function: Any) -> tuple[frozenset[str], dict[str, Reference]]:
     return frozenset(names - outer), imports
 
 
-def _read(name: str, definition: str) -> _Text:
+def _read(name: str, definition: str) -> _DefinitionText:
     """Return a definition of a module as text, and what it refers to; "" is what the module does when imported."""
     module = _module(name)
     if definition not in module.texts:
@@ -302,7 +309,7 @@ def _read(name: str, definition: str) -> _Text:
     return module.texts[definition]
 
 
-def _registered_of(name: str) -> Iterator[tuple[_Registration, _Text, frozenset[Reference]]]:
+def _registrations(name: str) -> Iterator[tuple[_Registration, _DefinitionText, frozenset[Reference]]]:
     """Yield a module's registrations, each as text and references, and its dispatcher and classes."""
     module = _module(name)
     for registration in module.registrations:
@@ -311,26 +318,26 @@ def _registered_of(name: str) -> Iterator[tuple[_Registration, _Text, frozenset[
             text = f"{registration.kinds}:{reader.text(registration.node)}"
             module.texts[registration.name] = text, frozenset(reader.references)
         reader = _Reader(module)
-        wanted = [reader.named(kind) for kind in (registration.dispatcher, *registration.kinds)]
-        yield registration, module.texts[registration.name], frozenset(one for one in wanted if one)
+        required = [reader.resolve_name(kind) for kind in (registration.dispatcher, *registration.kinds)]
+        yield registration, module.texts[registration.name], frozenset(reference for reference in required if reference)
 
 
-def _followed(reference: Reference) -> Reference | None:
+def _definition_of(reference: Reference) -> Reference | None:
     """Return where a name is defined, through modules that only import it; None where it is a whole module."""
     module, name = reference
     while name:
-        read = _module(module)
-        if name in read.definitions:
+        current = _module(module)
+        if name in current.definitions:
             return module, name
-        if name not in read.imports:
+        if name not in current.imports:
             raise ModuleNotFoundError(f"{module} has no {name}")
-        module, name = read.imports[name]
+        module, name = current.imports[name]
         if module.startswith("!"):
             return None
     return None
 
 
-def _stopped(reference: Reference, stops: frozenset[str]) -> bool:
+def _is_stop(reference: Reference, stops: frozenset[str]) -> bool:
     """Tell whether a search ends at a definition: `stops` name modules, packages, and definitions as module:name."""
     module, name = reference
     parts = module.split(".")
@@ -343,44 +350,44 @@ def _reached(roots: tuple[str, ...], stops: frozenset[str]) -> Mapping[Reference
 
     Raises ModuleNotFoundError where a root is nothing.
     """
-    found: dict[Reference, str] = {}
+    reached: dict[Reference, str] = {}
     todo: list[Reference] = []
     for root in roots:
         module, _, name = root.partition(":")
-        target = _followed((module, name))
+        target = _definition_of((module, name))
         if target is None:
             raise ModuleNotFoundError(f"{root}: expected module:name")
         todo.append(target)
     while True:
         while todo:
             module, name = reference = todo.pop()
-            if reference in found:
+            if reference in reached:
                 continue
             if name:
                 todo += [
                     (module, ""),
                     *([(module, VERSION_NAME)] if VERSION_NAME in _module(module).definitions else []),
                 ]
-            found[reference], references = _read(module, name)
+            reached[reference], references = _read(module, name)
             for other in references:
-                target = None if _stopped(other, stops) else _followed(other)
-                if target is not None and not _stopped(target, stops):
+                target = None if _is_stop(other, stops) else _definition_of(other)
+                if target is not None and not _is_stop(target, stops):
                     todo.append(target)
-        for module in sorted({module for module, _ in found}):
-            for registration, (text, references), wanted in _registered_of(module):
-                place = (module, registration.name)
-                if place not in found and all(_followed(one) in found for one in wanted):
-                    found[place] = text
-                    targets = [_followed(one) for one in references if not _stopped(one, stops)]
-                    todo += [one for one in targets if one is not None and not _stopped(one, stops)]
+        for module in sorted({module for module, _ in reached}):
+            for registration, (text, references), wanted in _registrations(module):
+                key = (module, registration.name)
+                if key not in reached and all(_definition_of(one) in reached for one in wanted):
+                    reached[key] = text
+                    targets = [_definition_of(one) for one in references if not _is_stop(one, stops)]
+                    todo += [one for one in targets if one is not None and not _is_stop(one, stops)]
         if not todo:
-            return found
+            return reached
 
 
 def reached_modules(roots: Iterable[str], stops: Iterable[str]) -> list[str]:
     """Return the names of the modules that hold a definition which these roots (module:name) reach, sorted."""
-    found = _reached(tuple(sorted(roots)), frozenset(stops))
-    return sorted({module for module, name in found if name})
+    reached = _reached(tuple(sorted(roots)), frozenset(stops))
+    return sorted({module for module, name in reached if name})
 
 
 def code_digest(roots: Iterable[str], stops: Iterable[str]) -> str:
@@ -388,8 +395,8 @@ def code_digest(roots: Iterable[str], stops: Iterable[str]) -> str:
 
     The same in a folder and in a zip. Raises ModuleNotFoundError where a root is nothing.
     """
-    found = _reached(tuple(sorted(roots)), frozenset(stops))
-    return digest(sorted({hashlib.sha256(text.encode()).hexdigest() for text in found.values() if text}))
+    reached = _reached(tuple(sorted(roots)), frozenset(stops))
+    return digest(sorted({hashlib.sha256(text.encode()).hexdigest() for text in reached.values() if text}))
 
 
 @cache

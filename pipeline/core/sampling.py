@@ -45,3 +45,15 @@ def rank_sql(seed: int, uid: str = "uid") -> str:
 def rank_key(seed: int, uid: str) -> str:
     """Return the rank of one uid, the same as `rank_sql` computes."""
     return hashlib.sha256(f"{seed}:{uid}".encode()).hexdigest()
+
+
+def sample_rows(count: int, of: int) -> npt.NDArray[np.int64]:
+    """Return `count` of the row numbers below `of`, sorted, (count,) int64: those of least SplitMix64 hash."""
+    numbers = (np.arange(of, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    return np.sort(np.argsort(_mix_bits(numbers), kind="stable")[:count])
+
+
+def is_held_out(uid: str, share: float, seed: int) -> bool:
+    """Return whether a pair is held out: by a hash of its uid, independent of the one that samples the mixture."""
+    hashed = hashlib.sha256(f"held out:{seed}:{uid}".encode()).digest()[:8]
+    return int.from_bytes(hashed, "big") < share * 2**64

@@ -137,9 +137,7 @@ def _resizer(rules: ImageRules) -> Callable[..., Any]:
     lost, and two at once can lose them for good. So it runs with a context manager that does nothing in its place.
     The decoders' own warnings (libjpeg's "Corrupt JPEG data") then reach stderr; OpenCV's are switched off.
     """
-    os.environ.setdefault(
-        "NO_ALBUMENTATIONS_UPDATE", "1"
-    )  # else its import requests the newest version over the network
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for a newer version
     from img2dataset.resizer import Resizer
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

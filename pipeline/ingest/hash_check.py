@@ -50,7 +50,7 @@ def _pdq_verdict(expected: bytes, body: bytes, picture: Picture) -> Verdict:
     """Return the verdict by a published PDQ fingerprint."""
     fingerprint = _fingerprint(body, picture)
     if fingerprint is None:
-        return Verdict(TOO_FLAT, "pdq: the image cannot be compared")
+        return Verdict(TOO_FLAT, "pdq: the picture cannot be compared")
     actual, quality = fingerprint
     distance = hamming(expected, actual)
     if quality < LEAST_QUALITY:

@@ -99,9 +99,7 @@ class Lane:
             else:
                 by_host.setdefault(host_of(row["url"]), deque()).append(index)
         deadline = time.monotonic() + self._rules.shard_seconds + self._rate_limit_seconds(by_host)
-        hosts = deque(
-            sorted(by_host, key=lambda host: (-len(by_host[host]), host))
-        )  # the host with the most rows first
+        hosts = deque(sorted(by_host, key=lambda host: (-len(by_host[host]), host)))  # the most rows first
 
         async def serve() -> None:
             while hosts:

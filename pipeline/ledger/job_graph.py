@@ -41,17 +41,17 @@ def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
     source_by_ingest = {row.job: source_of(name) for name, row in ingests.items()}
     by_id = {row.job: row for row in jobs}
 
-    def upstream(row: JobRow) -> set[str]:
-        found, todo = set[str](), [row]
-        while todo:
-            ancestor = todo.pop()
-            if ancestor.job not in found:
-                found.add(ancestor.job)
-                todo += [by_id[job] for job in ancestor.inputs if job in by_id]
-        return {job for job in found if by_id[job].stage == "ingest"}
+    def ingests_behind(row: JobRow) -> set[str]:
+        visited, pending = set[str](), [row]
+        while pending:
+            ancestor = pending.pop()
+            if ancestor.job not in visited:
+                visited.add(ancestor.job)
+                pending += [by_id[job] for job in ancestor.inputs if job in by_id]
+        return {job for job in visited if by_id[job].stage == "ingest"}
 
     def fresh(row: JobRow) -> bool:
-        used = upstream(row)
+        used = ingests_behind(row)
         sources = {source_by_ingest.get(job) for job in used}
         return None not in sources and used == {job for job, source in source_by_ingest.items() if source in sources}
 
@@ -76,9 +76,9 @@ def as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
 
 
 def _upstream(job: str, jobs: Mapping[str, JobRow]) -> set[str]:
-    ancestors, todo = set[str](), [job]
-    while todo:
-        if (ancestor := todo.pop()) not in ancestors and ancestor in jobs:
+    ancestors, pending = set[str](), [job]
+    while pending:
+        if (ancestor := pending.pop()) not in ancestors and ancestor in jobs:
             ancestors.add(ancestor)
-            todo += jobs[ancestor].inputs
+            pending += jobs[ancestor].inputs
     return ancestors

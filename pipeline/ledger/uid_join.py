@@ -24,9 +24,7 @@ def split(rows: pa.Table, parts: int) -> Iterator[tuple[int, pa.Table]]:
     leading = np.ascontiguousarray(uid_keys).view(">u4")[::4].astype(np.uint64)
     part = leading * np.uint64(parts) >> np.uint64(32)
     narrow = part.astype(np.uint16 if parts <= 1 << 16 else np.uint32)
-    by_part = np.argsort(
-        narrow, kind="stable"
-    )  # of 16-bit integers this is a radix sort, which takes a third of the time
+    by_part = np.argsort(narrow, kind="stable")  # a radix sort for 16-bit integers, in a third of the time
     uids = pa.Array.from_buffers(UID, len(uid_keys), [None, pa.py_buffer(uid_keys)])
     ordered = rows.set_column(rows.schema.get_field_index("uid"), "uid", uids).take(pa.array(by_part))
     starts = np.searchsorted(part[by_part], np.arange(parts + 1))

@@ -1,13 +1,13 @@
-"""Who works on a store: one command at a time that writes, and the others wait or are told who it is.
+"""The store lock: one command at a time writes to a store; the others wait, or fail with the name of the holder.
 
-Each asks by a file of its own, `locks/<name>.json`, and looks who else has one; alone, it holds the store. As names are
-never used twice, and as everybody looks after having written, no two can both find themselves alone, on any file
-system or object store that lists what was written; nothing is taken over in place. Of several that ask at once, the
-first by name stays and the others withdraw.
+Each writes a file of its own, `locks/<name>.json`, and lists who else has one; alone, it holds the store. As names are
+never reused, and as everybody lists after having written, no two can both find themselves alone, on any file system
+or object store with consistent listing; no file is taken over in place. Of several that ask at once, the first by name
+stays and the others withdraw.
 
-A file whose process is gone is removed: known at once where that was a process of this machine, and else by its
-beat, which stands still. The lock keeps schedules apart and says whom to wait for; it is not what keeps tables whole
-(commits do), so a machine that slept through its beat does no harm there.
+A file whose process is gone is removed: a process of this machine is checked directly, any other by its heartbeat,
+which has stopped. The lock keeps commands apart and says whom to wait for; it does not protect tables (commits do), so
+a machine that slept through its heartbeat does no harm to them.
 """
 
 import json
@@ -33,14 +33,14 @@ FOLDER = "locks"
 
 
 BEAT = 60.0
-"""Seconds between two beats of a holder."""
+"""Seconds between two heartbeats of a holder."""
 
 
 LEASE = 900.0
-"""Seconds without a beat after which a process of another machine is held to be gone."""
+"""Seconds without a heartbeat after which a process of another machine is presumed gone."""
 
 
-_LOOK = 0.2
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Holder:
     held: bool = False
 
     def gone(self) -> bool:
-        """Tell whether the process is known to have ended, or has not been heard of for long."""
+        """Tell whether the process is known to have ended, or has sent no heartbeat for LEASE seconds."""
         silent = time.time() - self.beat > LEASE
         if self.place != _place():
             return silent
@@ -68,7 +68,7 @@ class Holder:
         return silent if start is None else start != self.start
 
     def told(self) -> str:
-        """Return who it is, for a person."""
+        """Return a description for people."""
         return f"process {self.pid} on {self.host} since {self.since}: {self.command}"
 
 
@@ -82,8 +82,8 @@ def _place() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """Return when a process began, in the kernel's ticks; "" where it has ended, reaped or not; None where it is there
-    and nothing is told of it, as of another user's where /proc is mounted so.
+    """Return when a process began, in the kernel's ticks; "" where it has ended, reaped or not; None where it exists
+    but cannot be inspected, such as another user's where /proc is mounted so.
     """
     try:
         os.kill(pid, 0)
@@ -92,10 +92,10 @@ def _start_of(pid: int) -> str | None:
     except PermissionError:
         pass
     try:
-        said = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return "" if said[0] in "ZX" else said[19]
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _path(name: str) -> str:
@@ -103,40 +103,40 @@ def _path(name: str) -> str:
 
 
 def _write(store: Store, holder: Holder) -> None:
-    for left in reversed(range(5)):
+    for attempts_left in reversed(range(5)):
         try:
             store.write(_path(holder.name), json.dumps(asdict(holder)).encode())
         except FileNotFoundError:  # another removed the folder, which was empty, just then
-            if not left:
+            if not attempts_left:
                 raise
         else:
             return
 
 
 def others(store: Store, name: str = "") -> list[Holder]:
-    """Return who else holds or asks for the store, those aside that are gone, whose files are removed."""
-    found = []
+    """Return who else holds or asks for the store; the files of processes that are gone are removed."""
+    holders = []
     for path in store.files(FOLDER):
         if not path.endswith(".json") or path == _path(name):
             continue
         try:
-            one = Holder(**json.loads(store.read(path)))
+            holder = Holder(**json.loads(store.read(path)))
         except FileNotFoundError:
             continue
         except (ValueError, TypeError):
             raise StageFailed(f"{store.uri(path)}: expected who holds the store, found something else") from None
-        if one.gone():
+        if holder.gone():
             _remove(store, path)
         else:
-            found.append(one)
-    return sorted(found, key=lambda one: one.name)
+            holders.append(holder)
+    return sorted(holders, key=lambda holder: holder.name)
 
 
 @contextmanager
 def held(store: Store, wait: float = 0.0) -> Iterator[None]:
     """Hold the store. Raises StageFailed, with who has it, where another does and goes on for `wait` seconds."""
-    new = store.local and not os.path.exists(store.path(""))
-    own = _asked(store, time.monotonic() + wait)
+    is_new_store = store.local and not os.path.exists(store.path(""))
+    own = _acquire(store, time.monotonic() + wait)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(store, own, stop), name=f"beat of {own.name}", daemon=True)
     beating.start()
@@ -145,12 +145,12 @@ def held(store: Store, wait: float = 0.0) -> Iterator[None]:
     finally:
         stop.set()
         beating.join()
-        _withdraw(store, own.name, new)
+        _withdraw(store, own.name, is_new_store)
 
 
-def _asked(store: Store, deadline: float) -> Holder:
+def _acquire(store: Store, deadline: float) -> Holder:
     """Return this process as the store's holder, once it is."""
-    said, now = " ".join(map(_shown, sys.argv)), datetime.now(UTC)
+    command_line, now = " ".join(map(_argument_text, sys.argv)), datetime.now(UTC)
     own = Holder(
         name=uuid.uuid4().hex,
         host=socket.gethostname(),
@@ -158,19 +158,19 @@ def _asked(store: Store, deadline: float) -> Holder:
         pid=os.getpid(),
         start=_start_of(os.getpid()) or "",
         since=now.isoformat(" ", "seconds"),
-        command=redacted(said)[:200],
+        command=redacted(command_line)[:200],
         beat=now.timestamp(),
     )
-    told = False
+    announced = False
     while True:
         own = replace(own, name=uuid.uuid4().hex, beat=time.time())
         _write(store, own)
         try:
-            there = others(store, own.name)
-            while there and not any(one.held for one in there) and own.name < there[0].name:
-                time.sleep(_LOOK)  # they see this one, and withdraw
-                there = others(store, own.name)
-            if not there:
+            competitors = others(store, own.name)
+            while competitors and not any(holder.held for holder in competitors) and own.name < competitors[0].name:
+                time.sleep(_POLL_S)  # the others list this file, and withdraw
+                competitors = others(store, own.name)
+            if not competitors:
                 own = replace(own, held=True)
                 _write(store, own)
                 return own
@@ -178,16 +178,16 @@ def _asked(store: Store, deadline: float) -> Holder:
             _withdraw(store, own.name)
             raise
         _withdraw(store, own.name)
-        holding = [one for one in there if one.held]
+        holding = [holder for holder in competitors if holder.held]
         if holding and time.monotonic() >= deadline:
             raise StageFailed(f"{store.root}: held by {holding[0].told()}; to wait for it: --wait SECONDS")
-        if holding and not told:
+        if holding and not announced:
             sys.stderr.write(f"cuvee: {store.root}: waiting for {holding[0].told()}\n")
-            told = True
-        time.sleep(_LOOK * random.uniform(1, 2))  # noqa: S311
+            announced = True
+        time.sleep(_POLL_S * random.uniform(1, 2))  # noqa: S311
 
 
-def _shown(argument: str) -> str:
+def _argument_text(argument: str) -> str:
     return Path(argument).name if argument == sys.argv[0] else shlex.quote(argument)
 
 
@@ -195,9 +195,9 @@ def _beat(store: Store, own: Holder, stop: threading.Event) -> None:
     while not stop.wait(BEAT):
         with suppress(StageFailed, OSError):  # the next one may get through
             if not store.exists(_path(own.name)):
-                return  # taken for gone: a file that came back would hold up whoever has the store now
+                return  # presumed gone: a restored file would block the present holder
             _write(store, replace(own, beat=time.time()))
-            if any(one.held for one in others(store, own.name)):  # removed between the look and the writing
+            if any(holder.held for holder in others(store, own.name)):  # removed between the look and the writing
                 _remove(store, _path(own.name))
                 return
 

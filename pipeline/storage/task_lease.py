@@ -3,9 +3,9 @@
 A scheduler may have two attempts at a task alive at once: a speculative one beside a slow one, or one that it takes for
 lost, as its machine does not answer, beside the next. Where both ask a host, its limits are kept by neither. So an
 attempt holds a lease while it works: a file that one of them alone can create, and that its holder changes every few
-seconds. Whoever comes second watches it, and takes the next lease when the last one is let go or has not changed for
-`EXPIRY` seconds by its own clock: no clocks are compared. A holder that could not say so for a while, or that sees a
-later lease, ends its process, before anybody else begins.
+seconds. A second attempt watches it, and takes the next lease when the last one is released or has not changed for
+`EXPIRY` seconds by its own clock: no clocks are compared. A holder that could not renew its lease for a while, or that
+sees a later lease, ends its process before another attempt begins.
 """
 
 import logging
@@ -26,9 +26,9 @@ EXPIRY = 30.0
 _FREE = b"free"
 
 
-def _ended() -> None:
-    logging.getLogger(__name__).error("a lease was lost: this attempt ends, as another goes on in its place")
-    os._exit(1)  # whatever holds this thread's process up: it must ask nobody anything any more
+def _exit_process() -> None:
+    logging.getLogger(__name__).error("lease lost: this attempt ends, as another one takes its place")
+    os._exit(1)  # at once, whatever its other threads do: it must send no more requests
 
 
 def _newest(store: Store, folder: str) -> int:
@@ -48,16 +48,16 @@ def _path(folder: str, number: int) -> str:
     return f"{folder}/{number:06d}"
 
 
-def _taken(store: Store, folder: str, done: Callable[[], bool], expiry: float, me: bytes) -> int | None:
+def _acquire(store: Store, folder: str, done: Callable[[], bool], expiry: float, token: bytes) -> int | None:
     """Return the number of the lease that was taken, None where another's work was `done` before one was free."""
-    seen, since = (-1, b""), time.monotonic()
+    last_state, since = (-1, b""), time.monotonic()
     while not done():
         number = _newest(store, folder)
-        found = (number, _content(store, _path(folder, number)) if number >= 0 else _FREE)
-        if found != seen:
-            seen, since = found, time.monotonic()
-        if found[1] == _FREE or time.monotonic() - since >= expiry:
-            if store.claim(_path(folder, number + 1), me):
+        state = (number, _content(store, _path(folder, number)) if number >= 0 else _FREE)
+        if state != last_state:
+            last_state, since = state, time.monotonic()
+        if state[1] == _FREE or time.monotonic() - since >= expiry:
+            if store.claim(_path(folder, number + 1), token):
                 return number + 1
             continue
         time.sleep(expiry / 20)
@@ -66,14 +66,18 @@ def _taken(store: Store, folder: str, done: Callable[[], bool], expiry: float, m
 
 @contextmanager
 def leased(
-    store: Store, folder: str, done: Callable[[], bool], expiry: float = EXPIRY, lost: Callable[[], None] = _ended
+    store: Store,
+    folder: str,
+    done: Callable[[], bool],
+    expiry: float = EXPIRY,
+    lost: Callable[[], None] = _exit_process,
 ) -> Iterator[bool]:
-    """Hold the lease of `folder` while the block runs; yield False where another attempt had all `done` meanwhile.
+    """Hold the lease of `folder` while the block runs; yield False where another attempt was `done` first.
 
-    `lost` is called, in a thread of its own, when the lease is not held any more.
+    `lost` is called, in a thread of its own, when the lease is no longer held.
     """
-    me = uuid.uuid4().hex.encode()
-    number = _taken(store, folder, done, expiry, me)
+    token = uuid.uuid4().hex.encode()
+    number = _acquire(store, folder, done, expiry, token)
     if number is None:
         yield False
         return
@@ -86,9 +90,9 @@ def leased(
             try:
                 if _newest(store, folder) > number:
                     return lost()
-                store.write(path, me + b" %d" % count)
+                store.write(path, token + b" %d" % count)
                 renewed = time.monotonic()
-            except (OSError, StageFailed):  # it is tried again, as long as nobody else can have begun
+            except (OSError, StageFailed):  # retried as long as no other attempt can have begun
                 if time.monotonic() - renewed > expiry / 2:
                     return lost()
 

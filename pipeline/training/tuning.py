@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.tuning import Range, Values
+from pipeline.core.sampling import is_held_out
 from pipeline.errors import StageFailed
 from pipeline.export.manifest import manifest, sizes
 from pipeline.models.embedder import Embedder
@@ -54,12 +55,6 @@ def with_values(recipe: Recipe, values: Mapping[str, float | int]) -> Recipe:
     own = {key: value for key, value in values.items() if key in OWN}
     flags = {key.removeprefix("flags."): value for key, value in values.items() if key not in OWN}
     return replace(recipe, flags={**recipe.flags, **flags}, **own)  # type: ignore[arg-type]
-
-
-def is_held_out(uid: str, share: float, seed: int) -> bool:
-    """Return whether a pair is held out: by a hash of its uid, independent of the one that samples the mixture."""
-    hashed = hashlib.sha256(f"held out:{seed}:{uid}".encode()).digest()[:8]
-    return int.from_bytes(hashed, "big") < share * 2**64
 
 
 def split(export: Path, folder: Path, share: float, seed: int) -> list[StoredPair]:

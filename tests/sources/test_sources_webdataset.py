@@ -261,9 +261,9 @@ END = b"\0" * 1024
     ids=range(14),
 )
 def test_damage_behind_whole_pairs_is_one_malformed_row_and_soon(behind: bytes) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     rows = read("webdataset", HEAD + behind)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     assert rows[0] == read("webdataset", PLAIN)[0]
     assert rows[-1].problem == MALFORMED
     assert rows[-1].detail.startswith("expected a whole tar, found ")

@@ -24,7 +24,7 @@ from tests.support.raw_site import RawSite, Says, reply
 PICTURE = jpeg(1)
 
 
-ATTEMPTS, TIMEOUT, MAX_WAIT = 3, 3.0, 2.5
+ATTEMPTS, TIMEOUT, MAX_WAIT = 3, 4.0, 2.5
 
 
 AGAIN = "again"

@@ -132,7 +132,8 @@ def run_on_slurm(
     on_samples: Callable[[str, int], None],
     say: Callable[[str], None],
 ) -> Generator[tuple[TrainingTask, TrainingResult, bool], None, None]:
-    """Yield each training with its result, and whether it is retried: one that Slurm ended has `settings.attempts`.
+    """Yield each training with its result, and whether it is retried: one that Slurm ended gets
+    `settings.attempts` attempts in all.
 
     A training's files are removed when the next is requested, so a caller that is killed before it has recorded a
     result gets it again.

@@ -15,7 +15,6 @@ from filters.search.approximate import (
     Approximate,
     IndexPlan,
     build,
-    chosen,
     nearest_others,
     plan_index,
     recall,
@@ -24,6 +23,7 @@ from filters.search.approximate import (
 )
 from filters.search.exact import Found, Halves, Rounded, are_unit, nearest, ranked
 from filters.signals.evaluation_index import nearest_by_pdq
+from pipeline.core.sampling import sample_rows
 from pipeline.errors import InputError, StageFailed
 
 Bits = npt.NDArray[np.uint8]
@@ -221,10 +221,10 @@ def test_a_memory_that_holds_no_index_is_refused() -> None:
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_a_sample_is_the_same_for_the_same_size_and_grows_by_keeping(count: int, of: int) -> None:
-    places = chosen(count, of).tolist()
+    places = sample_rows(count, of).tolist()
     assert len(places) == len(set(places)) == min(count, of)
     assert places == sorted(places)
-    assert set(places) <= set(chosen(count + 1, of).tolist())
+    assert set(places) <= set(sample_rows(count + 1, of).tolist())
 
 
 @pytest.fixture(scope="module", params=["ivf", "ivfpq"])
@@ -234,7 +234,7 @@ def lists(request: pytest.FixtureRequest) -> Approximate:
 
 def test_recall_is_the_share_of_rows_whose_nearest_other_is_found(lists: Approximate) -> None:
     corpus = lists.vectors
-    sample = chosen(120, len(corpus))
+    sample = sample_rows(120, len(corpus))
     wide, length = exact.widened(corpus)
     cosines = ((wide[sample] @ wide.T) / (length[sample, None] * length)).astype(np.float32)
     cosines[np.arange(len(sample)), sample] = -2
@@ -253,7 +253,7 @@ def test_recall_is_the_share_of_rows_whose_nearest_other_is_found(lists: Approxi
 
 
 def test_more_cells_are_probed_until_the_recall_holds(lists: Approximate) -> None:
-    lists.probed, sample = 1, chosen(200, len(lists.vectors))
+    lists.probed, sample = 1, sample_rows(200, len(lists.vectors))
     least = 0.9
     found = tuned(lists, sample, least)
     assert found >= least
@@ -269,7 +269,7 @@ def test_a_recall_that_cannot_be_had_is_an_error(lists: Approximate, monkeypatch
     with pytest.raises(
         StageFailed, match=r"^min_recall: expected 1.0, found 0\.\d+ with 2 of 64 cells probed, on 200 of"
     ):
-        tuned(lists, chosen(200, len(lists.vectors)), 1.0)
+        tuned(lists, sample_rows(200, len(lists.vectors)), 1.0)
 
 
 def test_with_all_cells_probed_it_is_exact_and_its_cosines_always_are(lists: Approximate) -> None:

@@ -114,15 +114,15 @@ def test_no_more_requests_are_in_flight_to_a_host_than_its_limit() -> None:
 
 def test_requests_to_a_host_are_apart_and_hosts_do_not_slow_each_other() -> None:
     site = Site(images)
-    limits = HostLimits(HostLimit(None, 20.0), {"free.*": HostLimit()})
+    limits = HostLimits(HostLimit(None, 5.0), {"free.*": HostLimit()})
     started = time.monotonic()
     found = fetch_all(site, urls_of("a", 12) + urls_of("b", 12) + urls_of("free", 12), limits=limits)
     spent = time.monotonic() - started
     assert set(finals(found)) == {STORED}
     for host in ("a", "b"):
-        assert all(when - started >= n * 0.05 - EARLY for n, when in enumerate(site.times(host)))
+        assert all(when - started >= n * 0.2 - EARLY for n, when in enumerate(site.times(host)))
     assert site.times("free")[-1] < site.times("a")[-1]
-    assert 11 * 0.05 - EARLY <= spent < 1.1  # side by side: one after the other they would take this long
+    assert 11 * 0.2 - EARLY <= spent < 4.4  # side by side: one after the other they would take this long
 
 
 def test_waiting_for_a_turn_takes_no_place_that_others_need() -> None:
@@ -134,13 +134,14 @@ def test_waiting_for_a_turn_takes_no_place_that_others_need() -> None:
 
 def test_a_host_is_paused_as_a_whole_for_as_long_as_it_asks() -> None:
     def answer(path: str, count: int) -> Answer:
-        return (429, "Retry-After: 1\r\n", b"") if (path, count) == ("/0", 1) else images(path, count)
+        return (429, "Retry-After: 3\r\n", b"") if (path, count) == ("/0", 1) else images(path, count)
 
     async def run() -> Site:
         site = Site(answer)
         async with opened(site) as client:
             first = asyncio.create_task(client.fetch("http://a.site.test/0"))
-            await asyncio.sleep(0.2)
+            while not site.times("a"):
+                await asyncio.sleep(0.01)
             others = [client.fetch(url) for url in urls_of("a", 5)[1:] + urls_of("b", 5)[1:]]
             assert set(finals(await asyncio.gather(*others))) == {STORED}
             assert [attempt.outcome for attempt in await first] == ["http_429", STORED]
@@ -148,8 +149,8 @@ def test_a_host_is_paused_as_a_whole_for_as_long_as_it_asks() -> None:
 
     site = asyncio.run(run())
     paused = site.times("a")
-    assert paused[1] - paused[0] >= 1 - EARLY
-    assert site.times("b")[-1] - paused[0] < 0.8
+    assert paused[1] - paused[0] >= 3 - EARLY
+    assert site.times("b")[-1] < paused[1]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -161,7 +162,7 @@ def test_a_host_that_asks_for_more_than_we_wait_is_asked_nothing_more(status: in
             (attempt,) = await client.fetch("http://a.site.test/0")
             assert (attempt.outcome, attempt.retry_after) == (f"http_{status}", 3600)
             found = await asyncio.gather(*(client.fetch(url) for url in urls_of("a", 9)))
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 25
         assert {len(attempts) for attempts in found} == {1}
         assert set(finals(found)) == {"retry_later"}
         assert found[0][0].detail == "Retry-After: 3600 more seconds"
@@ -220,7 +221,7 @@ def test_a_crawl_delay_slows_and_one_that_is_too_long_is_not_waited_for() -> Non
     site = Site(robots("User-agent: cuvee\nCrawl-delay: 86400\nUser-agent: *\nDisallow: /\n"))
     started = time.monotonic()
     found = fetch_all(site, urls_of("a", 5), robots_txt=True, max_wait=1.0)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 60
     assert Counter(finals(found)) == {STORED: 1, "retry_later": 4}
     assert {attempts[-1].detail for attempts in found} == {"", "robots.txt: a Crawl-delay of 86400 seconds"}
     assert len(site.asked) == 2
@@ -236,10 +237,10 @@ def test_after_the_deadline_nothing_is_asked_and_all_have_an_outcome() -> None:
     limits = HostLimits(HostLimit(1, None))
     urls = urls_of("a", 50) + [f"http://h{n}.site.test/" for n in range(50)]
     started = time.monotonic()
-    found = fetch_all(site, urls, seconds=0.45, limits=limits, robots_txt=True, concurrency=2)
-    assert time.monotonic() - started < 1.5
+    found = fetch_all(site, urls, seconds=2.0, limits=limits, robots_txt=True, concurrency=2)
+    assert time.monotonic() - started < 5  # all of them take longer
     assert set(finals(found)) == {STORED, "out_of_time"}
-    assert all(when - started < 0.6 for when, _, _ in site.asked)
+    assert all(when - started < 3.5 for when, _, _ in site.asked)
     before = len(site.asked)
     assert set(finals(fetch_all(site, ["http://new.site.test/"], seconds=-1.0, robots_txt=True))) == {"out_of_time"}
     assert len(site.asked) == before
@@ -258,7 +259,7 @@ def test_a_robots_txt_that_does_not_come_does_not_hold_the_shard() -> None:
         async with opened(site, robots_txt=True, limits=HostLimits(HostLimit(1, None)), timeout=20.0) as client:
             started = time.monotonic()
             found = await asyncio.gather(*(client.fetch(url, started + 0.5) for url in urls_of("a", 9)))
-            assert time.monotonic() - started < 1.5
+            assert time.monotonic() - started < 15
         assert set(finals(list(found))) == {"out_of_time"}
         assert len(site.asked) == 1
 
@@ -267,17 +268,17 @@ def test_a_robots_txt_that_does_not_come_does_not_hold_the_shard() -> None:
 
 def test_a_turn_says_what_it_will_not_wait_for_and_leaves_nothing_taken() -> None:
     async def run() -> None:
-        host, gate = Host(HostLimit(1, 1.0)), asyncio.Semaphore(1)
+        host, gate = Host(HostLimit(1, 0.02)), asyncio.Semaphore(1)
         soon = time.monotonic() + 0.3
         async with host.turn(gate, 60, float("inf")):
             with pytest.raises(TooLate):  # the slot is not free in time
                 async with host.turn(gate, 60, soon):
                     raise AssertionError
-        with pytest.raises(TooLate):  # the next second is not
+        with pytest.raises(TooLate):  # the next turn is 50 s away
             async with host.turn(gate, 60, time.monotonic() + 0.5):
                 raise AssertionError
-        host.pause(5)
-        with pytest.raises(Paused, match="Retry-After: 5 more seconds"):
+        host.pause(50)
+        with pytest.raises(Paused, match=r"Retry-After: [45]\d more seconds"):
             async with host.turn(gate, 4, float("inf")):
                 raise AssertionError
         waiting = asyncio.create_task(host.turn(gate, 60, float("inf")).__aenter__())
@@ -309,16 +310,16 @@ def test_hosts_that_say_nothing_are_forgotten_and_paused_ones_are_not(monkeypatc
 def test_waiting_for_room_is_not_the_sites_time() -> None:
     async def run() -> None:
         site = Site(images)
-        async with opened(site, timeout=0.3, max_in_flight=len(IMAGE), attempts=1) as client:
+        async with opened(site, timeout=2.0, max_in_flight=len(IMAGE), attempts=1) as client:
             (first,) = await client.fetch("http://a.site.test/0")
             second = asyncio.create_task(client.fetch("http://a.site.test/1"))
             late = asyncio.create_task(client.fetch("http://a.site.test/2", time.monotonic() + 0.2))
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(2.5)
             assert [attempt.outcome for attempt in await late] == ["out_of_time"]
             threading.Thread(target=client.budget.give_from_thread, args=(len(first.body),)).start()
-            (found,) = await asyncio.wait_for(second, 2)
+            (found,) = await asyncio.wait_for(second, 60)
             assert found.outcome == STORED
-            assert found.seconds < 0.3
+            assert found.seconds < 2.0
 
     asyncio.run(run())
 

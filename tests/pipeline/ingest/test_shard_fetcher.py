@@ -217,7 +217,7 @@ def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
             started = time.monotonic()
             with pytest.raises(OSError, match="No space left"):
                 lane.fetch(rows, ShardWriter(io.BytesIO()))
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 60
         assert len(in_lane(lane, rows)[2]) == 30  # and what it held is given back
         assert lane._client.budget.held - lane._client.budget._returned == 0
 

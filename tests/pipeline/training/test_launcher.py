@@ -214,7 +214,7 @@ def test_a_training_that_diverges_is_stopped_and_keeps_nothing_to_go_on_from(exp
     assert (result.outcome, result.reason) == ("diverged", "the loss is nan")
     assert 0 < result.samples_seen < 20_000
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["train.log"]
-    assert wait_until(lambda: not processes_of(tmp_path / "run"), 30)
+    assert wait_until(lambda: not processes_of(tmp_path / "run"), 120)
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +280,12 @@ def test_a_killed_launcher_leaves_no_child_and_the_run_ends_the_same_when_it_is_
     log = folder / "train.log"
     launcher = subprocess.Popen([sys.executable, "-c", TRAINS, str(export), str(folder)], cwd=ROOT)
     try:
-        assert wait_until(lambda: log.exists() and b"Train Epoch" in log.read_bytes(), 120)
+        assert wait_until(lambda: log.exists() and b"Train Epoch" in log.read_bytes(), 300)
         assert len(processes_of(folder)) > 1
     finally:
         os.kill(launcher.pid, signal.SIGKILL)
         launcher.wait()
-    assert wait_until(lambda: not processes_of(folder), 30), "the training outlived its launcher"
+    assert wait_until(lambda: not processes_of(folder), 120), "the training outlived its launcher"
     assert not (folder / "model").exists()
     assert b"Train Epoch: 3" not in log.read_bytes()
     (folder / "model").mkdir()

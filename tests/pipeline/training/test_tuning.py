@@ -17,13 +17,14 @@ from jobs.train.tune import execute
 from jobs.workflow.plan import export_folder, of_stage
 from jobs.workflow.runner import Run
 from pipeline.config.tuning import Range
+from pipeline.core.sampling import is_held_out
 from pipeline.errors import InputError, StageFailed
 from pipeline.shards.tar_format import StoredPair, read_pairs
 from pipeline.training import task
 from pipeline.training.export_scan import scan_export
 from pipeline.training.launcher import TrainingResult
 from pipeline.training.recipe import Recipe
-from pipeline.training.tuning import Search, held_out_loss, is_held_out, split, with_values
+from pipeline.training.tuning import Search, held_out_loss, split, with_values
 from tests.support.scored_store import opened, write_experiment
 from tests.support.small_trainings import RECIPE, refused, write_export
 
