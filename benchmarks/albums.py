@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.images.normalize import ImageRules, Picture, to_picture
-from sources.world.alterations import ALTERATIONS, Alter
+from pipeline.images.normalize import ImageRules, StoredImage, to_stored_image
+from sources.world.alterations import ALTERATIONS, AlterationFunction
 from sources.world.pictures import Picture as Drawn
-from sources.world.pictures import draw, file_of
+from sources.world.pictures import draw_picture, render_file
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 
@@ -61,7 +61,7 @@ class Album:
     clean: Sequence[Shown]
 
 
-def transformations() -> dict[str, Alter]:
+def transformations() -> dict[str, AlterationFunction]:
     """Return what is done to a copy, by name: functions of an image and a random generator to an image."""
     return dict(ALTERATIONS)
 
@@ -73,13 +73,13 @@ def _read(data: bytes) -> Image:
 def stored(image: Image, rules: ImageRules) -> Image:
     """Return an image as it is stored of a JPEG of quality 88."""
     jpeg = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
-    found = to_picture(jpeg, rules, ())
-    assert isinstance(found, Picture), found
+    found = to_stored_image(jpeg, rules, ())
+    assert isinstance(found, StoredImage), found
     return _read(found.jpg)
 
 
 def _copies(originals: Sequence[Shown], rules: ImageRules) -> dict[str, Sequence[Shown]]:
-    def copy(name: str, alter: Alter, one: Shown) -> Shown:
+    def copy(name: str, alter: AlterationFunction, one: Shown) -> Shown:
         rng = np.random.default_rng([zlib.crc32(name.encode()), zlib.crc32(f"{one.group}/{one.key}".encode())])
         return Shown(one.group, one.key, one.caption, stored(alter(one.image, rng), rules))
 
@@ -95,11 +95,11 @@ def drawn_album(seed: int, evaluation: int, copied: int, clean: int) -> Album:
                 yield style, index, Drawn((seed, part, number, index), CLASSES[index % len(CLASSES)], style)
 
     originals = [
-        Shown(style, f"{style}_{index:05d}", f"{style} of a {drawn.class_name}", _read(file_of(drawn)[0]))
+        Shown(style, f"{style}_{index:05d}", f"{style} of a {drawn.class_name}", _read(render_file(drawn)[0]))
         for style, index, drawn in pictures(2, evaluation)
     ]
     others = [
-        Shown(style, str(index), f"{style} of a {drawn.class_name}", stored(draw(drawn), _DRAWN_RULES))
+        Shown(style, str(index), f"{style} of a {drawn.class_name}", stored(draw_picture(drawn), _DRAWN_RULES))
         for style, index, drawn in pictures(1, clean)
     ]
     chosen = [one for place, one in enumerate(originals) if place % evaluation < copied]

@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.core.uid_arrays import keys, texts
+from pipeline.core.uid_arrays import uid_keys, uid_strings
 from pipeline.ledger.data_files import DataFile, write_rows
 from pipeline.ledger.schemas import signal_table
 from pipeline.ledger.tables import Ledger
@@ -121,7 +121,7 @@ def _filled(schema: pa.Schema, count: int, columns: dict[str, Any]) -> pa.Table:
 def _written(run: Run, jobs: dict[tuple[str, str], Job], one: Drawn) -> list[tuple[Job, DataFile]]:
     """Write a shard's rows of each table, a file each."""
     count = len(one.uids)
-    names = {"uid": texts(one.uids), "source": pa.array([one.source] * count)}
+    names = {"uid": uid_strings(one.uids), "source": pa.array([one.source] * count)}
     embedding = pa.array(np.frombuffer(bytes(64 * count), "S64"), pa.binary(64)).cast(pa.binary())
     signals = {
         "caption_v1": {name: pa.array(getattr(one, name)) for name in ("language", "words", "chars")},
@@ -148,7 +148,7 @@ def _reference(run: Run, drawn: Sequence[Drawn], job: Job) -> list[DataFile]:
     table, files = signal_table("reference_v1"), []
     for part in np.array_split(np.random.default_rng(1).permutation(len(uids)), 8):
         columns = {
-            "uid": texts(uids[part]),
+            "uid": uid_strings(uids[part]),
             "source": sources.take(pa.array(part)),
             "near_reference": pa.array(near[part]),
         }
@@ -159,7 +159,7 @@ def _reference(run: Run, drawn: Sequence[Drawn], job: Job) -> list[DataFile]:
 def build(folder: Path, pairs: int) -> tuple[Path, list[Drawn]]:
     """Write an experiment and its store, as finished up to `score`; return the experiment file and what was drawn."""
     path = _experiment(folder)
-    run, started = Run(load(path, []), Display()), datetime.now(UTC)
+    run, started = Run(load_experiment(path, []), Display()), datetime.now(UTC)
     ingests = {job.name: job for job in run.plan.ingests()}
     jobs = {("samples", name): job for name, job in ingests.items()}
     for signal in ("caption_v1", "clip_l14_v1"):
@@ -199,7 +199,7 @@ def kept(ledger: Ledger, job: str) -> npt.NDArray[np.bytes_]:
     for _, path in ledger.snapshot("decisions", [job]):
         with ledger.store.arrow(path) as stream:
             rows = pq.read_table(stream, columns=["uid", "keep"])
-        parts.append(keys(rows.filter(pc.field("keep"))["uid"]))
+        parts.append(uid_keys(rows.filter(pc.field("keep"))["uid"]))
     return np.sort(np.concatenate(parts))
 
 

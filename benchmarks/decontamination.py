@@ -1,9 +1,9 @@
 """How many copies of evaluation images each search finds, by how they were altered, and how many clean images it drops.
 
 The searches are the product's (`filters.signals.evaluation_overlap`), with the thresholds of the presets: PDQ within 31
-bits, a local alignment of `SAME`, and a cosine that is half as far from 1 as any that a third of the clean images has;
-the others are counted. Beside it stand the duplicates among the copies and clean images, by the product's `duplicates`
-(PDQ) and `semantic` (cosine).
+bits, a local alignment of `SAME_PICTURE_SCORE`, and a cosine that is half as far from 1 as any that a third of the
+clean images has; the others are counted. Beside it stand the duplicates among the copies and clean images, by the
+product's `duplicates` (PDQ) and `semantic` (cosine).
 
 - drawn: six styles of the demo's world;
 - real: PACS, its four test sets against its training images, but for those that show a picture of a test set.
@@ -21,14 +21,14 @@ import pyarrow as pa
 
 from benchmarks.albums import REAL, Album, Image, Shown, drawn_album, real_album
 from benchmarks.small_clip import Embed, trained
-from filters.search.approximate import Exact
-from filters.search.connected_components import groups
-from filters.search.image_alignment import SAME
-from filters.signals.duplicates import Duplicates
-from filters.signals.evaluation_index import EvaluationIndex, Looks
-from filters.signals.evaluation_overlap import Nearest
-from filters.signals.semantic_dedup import compare
-from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES, SAME_PICTURE, pdq
+from filters.search.approximate import ExactSearcher
+from filters.search.connected_components import component_labels
+from filters.search.image_alignment import SAME_PICTURE_SCORE
+from filters.signals.duplicates import DuplicatesSignal
+from filters.signals.evaluation_index import EvaluationIndex, ImageDescriptors
+from filters.signals.evaluation_overlap import EvaluationOverlapSignal
+from filters.signals.semantic_dedup import compare_rows
+from pipeline.images.pdq import MIN_QUALITY, PDQ_BYTES, SAME_PICTURE_BITS, pdq_fingerprint
 
 Vectors = npt.NDArray[np.float16]
 
@@ -47,8 +47,10 @@ def indexes(evaluation: Sequence[Shown], embed: Embed) -> list[EvaluationIndex]:
     found = []
     for name in dict.fromkeys(one.group for one in evaluation):
         own = [one for one in evaluation if one.group == name]
-        vectors = Exact.of(embed([one.image for one in own]))
-        found.append(EvaluationIndex.of(name, [one.key for one in own], [Looks.of(one.image) for one in own], vectors))
+        vectors = ExactSearcher.of(embed([one.image for one in own]))
+        found.append(
+            EvaluationIndex.of(name, [one.key for one in own], [ImageDescriptors.of(one.image) for one in own], vectors)
+        )
     return found
 
 
@@ -58,11 +60,13 @@ def nearest(images: Sequence[Image], vectors: Vectors, held: Sequence[Evaluation
         {
             "uid": [str(number) for number in range(len(images))],
             "source": ["bench"] * len(images),
-            "pdq": pa.array([pdq(image)[0] for image in images], pa.binary()),
+            "pdq": pa.array([pdq_fingerprint(image)[0] for image in images], pa.binary()),
             "image_embedding": pa.array([vector.astype("<f2").tobytes() for vector in vectors], pa.binary()),
         }
     )
-    return Nearest("pdq_v1", "clip_v1").compute(rows, held, lambda wanted: (images[row] for row in wanted.tolist()))
+    return EvaluationOverlapSignal("pdq_v1", "clip_v1").compute(
+        rows, held, lambda wanted: (images[row] for row in wanted.tolist())
+    )
 
 
 def dropped(found: pa.Table, cosine: float) -> dict[str, Flags]:
@@ -72,9 +76,9 @@ def dropped(found: pa.Table, cosine: float) -> dict[str, Flags]:
         for name in ("pdq_distance", "pdq_quality", "cosine", "aligned")
     )
     flags = {
-        "pdq": (distance <= SAME_PICTURE) & (quality >= LEAST_QUALITY),
+        "pdq": (distance <= SAME_PICTURE_BITS) & (quality >= MIN_QUALITY),
         "cosine": near >= cosine,
-        "aligned": aligned >= SAME,
+        "aligned": aligned >= SAME_PICTURE_SCORE,
     }
     return flags | {"union": flags["pdq"] | flags["cosine"] | flags["aligned"]}
 
@@ -147,10 +151,10 @@ def duplicates(album: Album, embed: Embed) -> dict[str, Any]:
     images = [one.image for one in shown]
     vectors = embed(images)
     clean = vectors[len(vectors) - len(album.clean[::3]) :]
-    cosine = cosine_of(compare(lambda first, stop: clean[first:stop], 0, len(clean), 1).most)
-    edges = compare(lambda first, stop: vectors[first:stop], 0, len(vectors), cosine).edges
+    cosine = cosine_of(compare_rows(lambda first, stop: clean[first:stop], 0, len(clean), 1).most)
+    edges = compare_rows(lambda first, stop: vectors[first:stop], 0, len(vectors), cosine).edges
     found = {"pdq": _by_print(images), "cosine": edges}
-    groups_of = {search: groups(len(shown), edges) for search, edges in found.items()}
+    groups_of = {search: component_labels(len(shown), edges) for search, edges in found.items()}
     recalls = {}
     for number, name in enumerate(album.copies, start=1):
         places = np.arange(len(copied)) + number * len(copied)
@@ -162,11 +166,11 @@ def duplicates(album: Album, embed: Embed) -> dict[str, Any]:
 
 
 def _by_print(images: Sequence[Image]) -> npt.NDArray[np.int64]:
-    prints = [pdq(image) for image in images]
-    good = np.flatnonzero([quality >= LEAST_QUALITY for _, quality in prints])
+    prints = [pdq_fingerprint(image) for image in images]
+    good = np.flatnonzero([quality >= MIN_QUALITY for _, quality in prints])
     codes = np.frombuffer(b"".join(prints[row][0] for row in good), np.uint8).reshape(-1, PDQ_BYTES)
     distinct, first, place = np.unique(codes, axis=0, return_index=True, return_inverse=True)
-    signal = Duplicates("pdq_v1")
+    signal = DuplicatesSignal("pdq_v1")
     edges = [good[first[signal.compare(distinct, task).edges]] for task in signal.tasks(len(distinct))]
     same = np.stack([good[first[place.ravel()]], good], axis=1)
     return np.concatenate([*edges, same[same[:, 0] != same[:, 1]]])

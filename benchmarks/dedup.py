@@ -31,11 +31,11 @@ import pyarrow as pa
 
 from benchmarks.processes import resident
 from benchmarks.tables import experiment, finished
-from filters.search.cosine import usable
-from filters.signals.clusters import Clusters, train
-from filters.signals.duplicates import Duplicates
+from filters.search.cosine import usable_embeddings
+from filters.signals.clusters import ClustersSignal, train_centres
+from filters.signals.duplicates import DuplicatesSignal
 from jobs.score.stage import execute
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.images.pdq import PDQ_BYTES
@@ -115,19 +115,19 @@ def _one_band(pairs: int) -> float:
     codes = sorted({code for part in _fingerprints(pairs) for code in part["pdq"].to_pylist()})
     distinct = np.frombuffer(b"".join(codes), np.uint8).reshape(-1, PDQ_BYTES)
     started = time.process_time()
-    Duplicates("pdq_v1").compare(distinct, (0, 0, 1))
+    DuplicatesSignal("pdq_v1").compare(distinct, (0, 0, 1))
     return time.process_time() - started
 
 
 def _clustering(pairs: int) -> float:
     """Return the processor seconds of finding the centres, and of assigning all pairs as measured on one file."""
-    signal, parts = Clusters("clip_v1", pairs // CELL), _embeddings(pairs)
-    first = usable(next(parts)["image_embedding"], "")[1]
+    signal, parts = ClustersSignal("clip_v1", pairs // CELL), _embeddings(pairs)
+    first = usable_embeddings(next(parts)["image_embedding"], "")[1]
     sample = [first]
     while sum(map(len, sample)) < signal.training_rows:
-        sample.append(usable(next(parts)["image_embedding"], "")[1])
+        sample.append(usable_embeddings(next(parts)["image_embedding"], "")[1])
     started = time.process_time()
-    centres = train(np.concatenate(sample)[: signal.training_rows], signal)
+    centres = train_centres(np.concatenate(sample)[: signal.training_rows], signal)
     trained = time.process_time()
     centres.assign(first)
     return trained - started + (time.process_time() - trained) * pairs / len(first)
@@ -148,7 +148,7 @@ def _prepare(folder: Path, pairs: int) -> Path:
 
 def _run(path: Path) -> None:
     """Run the three signals; print the seconds of each as JSON."""
-    run = Run(load(path, []), Display())
+    run = Run(load_experiment(path, []), Display())
     try:
         run.spark.range(10).groupBy("id").count().collect()
         seconds = {}

@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
-from jobs.export.stage import copy_tar, in_threads
-from pipeline.core.uid_arrays import order, texts
+from jobs.export.stage import copy_tar, run_in_threads
+from pipeline.core.uid_arrays import sort_order, uid_strings
 from pipeline.core.uids import uid
-from pipeline.export.layout import laid_out
+from pipeline.export.layout import layout_tars
 from pipeline.export.tar_writer import write_tar
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
-from pipeline.storage.byte_ranges import Pieces
+from pipeline.storage.byte_ranges import ByteRanges
 from pipeline.storage.store import Store
 
 PAIRS, TARS, SHARE, PER_TAR, THREADS, ROUNDS = 50_000, 5, 0.3, 10_000, 2, 5
 
 
-def _source(store: Store) -> Pieces:
+def _source(store: Store) -> ByteRanges:
     """Write the source tars; return where each pair lies, in the order of their uids."""
     rng = np.random.default_rng(0)
     names, columns = [], []
@@ -47,26 +47,26 @@ def _source(store: Store) -> Pieces:
                 columns.append((bytes.fromhex(key), number, writer.append(members), len(members)))
             writer.close()
     keys, of, offsets, sizes = zip(*columns, strict=True)
-    found = Pieces(tuple(names), np.array(keys, "S16"), np.array(of, np.int32), np.array(offsets), np.array(sizes))
-    return found.take(order(found.keys))
+    found = ByteRanges(tuple(names), np.array(keys, "S16"), np.array(of, np.int32), np.array(offsets), np.array(sizes))
+    return found.take(sort_order(found.keys))
 
 
-def _units(pieces: Pieces) -> list[tuple[int, Pieces]]:
+def _units(pieces: ByteRanges) -> list[tuple[int, ByteRanges]]:
     once = np.ones(len(pieces), np.int32)
-    return [(number, pieces.take(at)) for number, at in enumerate(laid_out(pieces.keys, once, 0, PER_TAR))]
+    return [(number, pieces.take(at)) for number, at in enumerate(layout_tars(pieces.keys, once, 0, PER_TAR))]
 
 
-def _export(store: Store, pieces: Pieces) -> None:
+def _export(store: Store, pieces: ByteRanges) -> None:
     """Lay out and write the tars: what of an export is copying."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda unit: write_tar(store, "exports/bench", *unit), _units(pieces)))
 
 
-def _job(store: Store, pieces: Pieces) -> None:
+def _job(store: Store, pieces: ByteRanges) -> None:
     """Do the same as the job does: with the rows for the ledger and each tar's completion record."""
     units = [(f"tar-{number}", (number, part)) for number, part in _units(pieces)]
     work = partial(copy_tar, store, "bench", "bench", "exports/job")
-    in_threads(store, "bench", units, work, THREADS, lambda done, of: None)
+    run_in_threads(store, "bench", units, work, THREADS, lambda done, of: None)
 
 
 def _cat(paths: list[Path], target: Path) -> None:
@@ -90,7 +90,7 @@ def _seconds(work: Callable[[], None]) -> tuple[float, float]:
     return passed, sum(after[:4]) - sum(before[:4])
 
 
-def _rounds(store: Store, folder: Path, pieces: Pieces) -> dict[str, list[tuple[float, float]]]:
+def _rounds(store: Store, folder: Path, pieces: ByteRanges) -> dict[str, list[tuple[float, float]]]:
     """Return the seconds of each round; every round writes new files."""
     times: dict[str, list[tuple[float, float]]] = {"export": [], "job": [], "cat": []}
     for _ in range(ROUNDS):
@@ -116,7 +116,7 @@ def measure() -> dict[str, Any]:
         times = _rounds(store, folder, pieces)
         size = sum(path.stat().st_size for path in _tars(folder))
         sources = [folder / shard for shard in pieces.shards]
-        loop, _ = _seconds(partial(_loop, sources, set(texts(pieces.keys).to_pylist()), folder / "loop.tar"))
+        loop, _ = _seconds(partial(_loop, sources, set(uid_strings(pieces.keys).to_pylist()), folder / "loop.tar"))
     export, job, cat = (min(seconds for seconds, _ in times[one]) for one in ("export", "job", "cat"))
     rounds = zip(times["cat"], times["export"], strict=True)
     return {

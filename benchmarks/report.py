@@ -18,8 +18,8 @@ import pyarrow as pa
 from scipy.stats import norm
 
 from benchmarks.processes import ROOT, watched
-from jobs.evaluate.rows import evaluation_rows, marks
-from jobs.workflow.experiment import load
+from jobs.evaluate.rows import evaluation_columns, evaluation_rows
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run, execute
@@ -27,7 +27,7 @@ from pipeline.evaluation.datasets import EvaluationSet
 from pipeline.evaluation.zero_shot import Predictions
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
-from pipeline.mixtures.names import unsized
+from pipeline.mixtures.names import base_name
 
 SEEDS, SIZES, SCALE, ASKED = 14, (40, 80, 160), 100.0, 60
 
@@ -59,14 +59,14 @@ def written(folder: Path) -> Path:
 def drawn(run: Run, training: Job, job: Job, evaluation: EvaluationSet, images: Images) -> dict[str, pa.Table]:
     """Return the rows of an evaluation that was not made: right as often as the mixture, size and set would have it."""
     keys, labels = images
-    mixture, size = unsized(training.local["mixture"]), int(training.local["mixture"].partition("@")[2])
+    mixture, size = base_name(training.local["mixture"]), int(training.local["mixture"].partition("@")[2])
     height = 0.2 * run.experiment.file.training.mixtures.index(mixture) if job.config["set"] != "photo" else 0.0
     rng = np.random.default_rng([*job.name.encode()])
     right = rng.random(len(keys)) < norm.cdf(0.4 * np.log2(size / SIZES[0]) - 0.6 + height)
     logits = rng.normal(0, 0.05, (len(keys), len(evaluation.classes))).astype(np.float32)
     wrong = (labels + rng.integers(1, len(evaluation.classes), len(keys))) % len(evaluation.classes)
     logits[np.arange(len(keys)), np.where(right, labels, wrong)] = 0.4
-    return evaluation_rows(Predictions(keys, labels, logits), SCALE, marks(job), evaluation.chance, {})
+    return evaluation_rows(Predictions(keys, labels, logits), SCALE, evaluation_columns(job), evaluation.chance, {})
 
 
 def plant(run: Run) -> int:
@@ -105,7 +105,7 @@ def measure(folder: Path | None = None) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="cuvee-report-") as scratch:
             return measure(Path(scratch))
     path, told = written(folder), settings(folder)
-    run = execute(load(path, told), "export", Display())
+    run = execute(load_experiment(path, told), "export", Display())
     trainings = plant(run)
     command = [
         sys.executable,

@@ -27,7 +27,7 @@ from benchmarks import (
     trace,
     training,
 )
-from pipeline.core.hardware import multiplies_bf16
+from pipeline.core.hardware import has_bf16
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -51,7 +51,7 @@ ALL: dict[str, Callable[[], dict[str, Any]]] = {
 
 def _made() -> dict[str, Any]:
     """Say when and on what a figure is made."""
-    machine = {"cores": os.cpu_count(), "multiplies_bf16": multiplies_bf16(), "python": platform.python_version()}
+    machine = {"cores": os.cpu_count(), "multiplies_bf16": has_bf16(), "python": platform.python_version()}
     return {"made_at": datetime.now(UTC).isoformat(timespec="seconds"), **machine}
 
 

@@ -32,11 +32,11 @@ import pyarrow.compute as pc
 from benchmarks.processes import watched
 from benchmarks.tables import experiment
 from benchmarks.trace import filled, numbered
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.core.uid_arrays import order, texts
+from pipeline.core.uid_arrays import sort_order, uid_strings
 from pipeline.ledger.data_files import DataFile, write_rows
 from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.ledger.tables import Ledger
@@ -125,16 +125,16 @@ def build(folder: Path, pairs: int, image: int = 0) -> Path:
     if (folder / DONE).exists():
         return path
     path = _experiment(folder)
-    run, started = Run(load(path, []), Display()), datetime.now(UTC)
+    run, started = Run(load_experiment(path, []), Display()), datetime.now(UTC)
     jobs = {job.name.partition("/")[0]: job for job in run.plan.until("score") if job.stage == "score"}
     [ingest] = run.plan.ingests()
     found = np.frombuffer(np.random.default_rng(1).bytes(16 * pairs), "S16").copy()
-    ranked = order(found)
+    ranked = sort_order(found)
     made: dict[Job, list[DataFile]] = {job: [] for job in (ingest, *jobs.values())}
 
     def write(start: int) -> list[tuple[Job, DataFile]]:
         rows = ranked[start : start + SHARD]
-        tables = _tables(run, rows, texts(found[rows]), start // SHARD, image)
+        tables = _tables(run, rows, uid_strings(found[rows]), start // SHARD, image)
         owner = {table: jobs.get(table.removeprefix("signals_"), ingest) for table in tables}
         return [(owner[name], write_rows(run.store, owner[name].id, name, part)) for name, part in tables.items()]
 
@@ -156,7 +156,7 @@ def _cuvee(*arguments: str) -> tuple[float, int, str]:
 def _commands(path: Path, pairs: int) -> Iterator[tuple[str, tuple[str, ...], Callable[[Any], bool]]]:
     """Yield each stage, its command, and what its answer must be."""
     folder, store = path.parent, str(path.parent / "store")
-    named = texts(np.load(folder / "named.npy")).to_pylist()
+    named = uid_strings(np.load(folder / "named.npy")).to_pylist()
     kept = math.ceil(TOP * pairs)
 
     def blended(_: Any) -> bool:

@@ -25,12 +25,12 @@ import pyarrow as pa
 from benchmarks.tables import experiment
 from filters.signals.base import binary_to_embeddings
 from filters.signals.registry import signal_spec
-from jobs.score.stage import Wanted, execute, score_shard
-from jobs.workflow.experiment import load
+from jobs.score.stage import SignalRequest, execute, score_shard
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Plan
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from pipeline.core.hardware import multiplies_bf16
+from pipeline.core.hardware import has_bf16
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.ledger.tables import JobRow, Ledger
@@ -98,7 +98,7 @@ def write_shard(
 
 def ingested(path: Path, samples: dict[str, list[dict[str, Any]]]) -> None:
     """Commit the ingest of each source of an experiment as finished, with these rows of `samples`."""
-    opened, schema, now = load(path, []), TABLES["samples"], datetime.now(UTC)
+    opened, schema, now = load_experiment(path, []), TABLES["samples"], datetime.now(UTC)
     ledger, rows = Ledger(opened.store), []
     for job in Plan(opened).ingests():
         table = pa.Table.from_pylist([dict.fromkeys(schema.names) | row for row in samples[job.name]], schema)
@@ -113,7 +113,7 @@ def _signals() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         rows = write_shard(store, "bench", 0, range(PAIRS), lambda _: "a photo of a house by the sea")
-        wanted = [Wanted(name, signal_spec(name, None), "") for name in ("caption_v1", "image_v1", "pdq_v1")]
+        wanted = [SignalRequest(name, signal_spec(name, None), "") for name in ("caption_v1", "image_v1", "pdq_v1")]
         score_shard(store, rows, wanted[:1])  # the language model is loaded before the clock starts
         started = time.perf_counter()
         with store.open(rows[0]["shard"]) as stream:
@@ -210,13 +210,13 @@ def _clip() -> dict[str, Any]:
                 for name, (count, caption) in sizes.items()
             },
         )
-        run, seconds = Run(load(path, []), Display()), {}
+        run, seconds = Run(load_experiment(path, []), Display()), {}
         bare = _Bare(folder / "model")
         bare.measure(3)
         try:
             for signal in ("clip_v1", "clip_v2"):
                 # where the processor lacks bfloat16, its speed says nothing, and takes half an hour to be measured
-                scored = list(sizes) if signal == "clip_v1" or multiplies_bf16() else ["warm"]
+                scored = list(sizes) if signal == "clip_v1" or has_bf16() else ["warm"]
                 jobs = {job.name.partition("/")[2]: job for job in run.plan.signal(signal)}
                 for name in scored:
                     started = time.perf_counter()

@@ -28,13 +28,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from filters.search.approximate import Approximate, Exact, mapped, opened, plan_index, save, searcher
-from filters.search.exact import Rounded, nearest, widened
-from filters.search.image_alignment import THUMBNAIL
+from filters.search.approximate import (
+    ApproximateSearcher,
+    ExactSearcher,
+    build_searcher,
+    load_searcher,
+    memory_map,
+    plan_index,
+    save_searcher,
+)
+from filters.search.exact import RoundedCorpus, nearest, with_lengths
+from filters.search.image_alignment import THUMBNAIL_SHAPE
 from filters.signals.evaluation_index import EvaluationIndex
-from filters.signals.evaluation_overlap import Nearest, embeddings
-from jobs.score.evaluation_index import Kept
-from jobs.score.evaluation_overlap import searched
+from filters.signals.evaluation_overlap import EvaluationOverlapSignal, unit_embeddings
+from jobs.score.evaluation_index import StoredIndex
+from jobs.score.evaluation_overlap import search_batches
 from pipeline.ledger.data_files import write_rows
 from pipeline.storage.store import Store
 
@@ -145,15 +153,15 @@ def peak() -> int:
     return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
-def exact_part(store: Store, index: Kept, path: str) -> None:
+def exact_part(store: Store, index: StoredIndex, path: str) -> None:
     """Search for one file's pairs as a task of the signal `nearest` does, and write its rows."""
-    signal = Nearest("pdq_v1", "clip_v1", align=False)
+    signal = EvaluationOverlapSignal("pdq_v1", "clip_v1", align=False)
     with store.arrow(path) as stream:
-        batches = list(searched(signal, store, [index], pq.ParquetFile(stream).iter_batches(BATCH)))
+        batches = list(search_batches(signal, store, [index], pq.ParquetFile(stream).iter_batches(BATCH)))
     write_rows(store, "exact", "signals_nearest_v1", pa.Table.from_batches(batches))
 
 
-def _indexed(store: Store, vectors: Halves) -> Kept:
+def _indexed(store: Store, vectors: Halves) -> StoredIndex:
     """Put an index of these embeddings, of images that nobody looks at, into the store."""
     count = len(vectors)
     index = EvaluationIndex(
@@ -163,15 +171,15 @@ def _indexed(store: Store, vectors: Halves) -> Kept:
         quality=np.zeros(count, np.int32),
         guises=np.zeros((0, 32), np.uint8),
         shown=np.zeros(0, np.int64),
-        thumbnails=np.zeros((count, *THUMBNAIL), np.uint8),
+        thumbnails=np.zeros((count, *THUMBNAIL_SHAPE), np.uint8),
         laid=np.zeros(0, np.int64),
-        layouts=Exact.of(np.zeros((0, 128), np.float16)),
-        searcher=Exact.of(vectors),
+        layouts=ExactSearcher.of(np.zeros((0, 128), np.float16)),
+        searcher=ExactSearcher.of(vectors),
     )
     folder = Path(store.path("indexes/bench"))
     index.save(folder)
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
-    return Kept("indexes/bench", tuple(sorted(files.items())))
+    return StoredIndex("indexes/bench", tuple(sorted(files.items())))
 
 
 def _sgemm(queries: Halves, corpus: Halves) -> float:
@@ -199,8 +207,8 @@ def exact() -> dict[str, Any]:
         bare += _sgemm(queries[half:], corpus)
         files = sorted(store.files("tables/signals_nearest_v1"))
         rows = pa.concat_tables(pq.read_table(store.path(path)) for path in files).sort_by("uid")
-    wide, length = widened(queries[:CHECKED])
-    others, lengths = widened(corpus)
+    wide, length = with_lengths(queries[:CHECKED])
+    others, lengths = with_lengths(corpus)
     cosines = ((wide @ others.T) / (length[:, None] * lengths)).astype(np.float32)
     places = np.array([int(key) for key in rows["cosine_key"].to_pylist()])
     flops = 2 * EXACT_QUERIES * EXACT_ROWS * WIDTH
@@ -221,11 +229,11 @@ def exact() -> dict[str, Any]:
 
 def approximate_part(store: Store, path: str) -> None:
     """Search for one file's embeddings in the inverted lists, in batches as a task has them; write what is found."""
-    index, found = opened(Path(store.path("indexes/many")), "embeddings"), []
+    index, found = load_searcher(Path(store.path("indexes/many")), "embeddings"), []
     with store.arrow(path) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(BATCH):
             rows = pa.Table.from_batches([batch])
-            vectors, known = embeddings(rows["image_embedding"], WIDTH)
+            vectors, known = unit_embeddings(rows["image_embedding"], WIDTH)
             places, cosines = index.search(vectors[known], 1)
             found.append(pa.table({"uid": rows["uid"], "place": places[:, 0], "cosine": cosines[:, 0]}))
     write_rows(store, "approximate", "found", pa.concat_tables(found))
@@ -237,12 +245,12 @@ def built(folder: str) -> dict[str, Any]:
     lists = Path(store.path("indexes/many"))
     lists.mkdir(parents=True)
     np.save(lists / "rows.npy", clustered(1, MANY))
-    rows, plan = mapped(lists / "rows.npy"), plan_index(MANY, WIDTH, MEMORY)
+    rows, plan = memory_map(lists / "rows.npy"), plan_index(MANY, WIDTH, MEMORY)
     started = time.perf_counter()
-    index, recall, sample = searcher(rows, plan, RECALL)
+    index, recall, sample = build_searcher(rows, plan, RECALL)
     seconds = time.perf_counter() - started
-    assert isinstance(index, Approximate)
-    save(index, lists, "embeddings")
+    assert isinstance(index, ApproximateSearcher)
+    save_searcher(index, lists, "embeddings")
     (lists / "rows.npy").unlink()
     parameters = {"kind": plan.kind, "cells": len(index.centroids), "probed": index.probed}
     measured = {"recall_of_its_own_rows": round(recall, 4), "measured_on": sample}
@@ -251,11 +259,11 @@ def built(folder: str) -> dict[str, Any]:
 
 def sampled(folder: str) -> dict[str, Any]:
     """Search exactly for a sample of the queries, by the search of exact indexes and by a bare one of FAISS."""
-    vectors = mapped(Path(folder, "indexes/many/embeddings.vectors.npy"))
+    vectors = memory_map(Path(folder, "indexes/many/embeddings.vectors.npy"))
     queries = clustered(2, 1 << 16)[:SAMPLE]  # the first file's first rows
     torch.set_num_threads(WORKERS)
     faiss.omp_set_num_threads(WORKERS)
-    whole = Rounded.of(vectors)
+    whole = RoundedCorpus.of(vectors)
     started = time.perf_counter()
     cosines = nearest(queries, vectors, whole)[1][:, 0]
     exact = time.perf_counter() - started

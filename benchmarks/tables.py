@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from jobs.workflow.experiment import Experiment, load
+from jobs.workflow.experiment import Experiment, load_experiment
 from jobs.workflow.plan import Plan
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES, signal_table
@@ -54,7 +54,7 @@ def experiment(folder: Path, signals: Mapping[str, Any], **changes: Any) -> Path
 
 def finished(path: Path, tables: Tables) -> Experiment:
     """Commit the ingest and every shard signal of an experiment as finished, those that are named with their rows."""
-    opened = load(path, [])
+    opened = load_experiment(path, [])
     ledger, plan, now = Ledger(opened.store), Plan(opened), datetime.now(UTC)
     rows = []
     for job in plan.until("score"):

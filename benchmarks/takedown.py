@@ -26,8 +26,8 @@ from pipeline.ledger.tables import JobRow, Ledger
 from pipeline.provenance.verify import verify
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
-from pipeline.takedown.request import parsed
-from pipeline.takedown.takedown import Code, look, take_down
+from pipeline.takedown.request import parse_request
+from pipeline.takedown.takedown import CodeVersion, plan_takedown, take_down
 
 PAIRS, SHARD, GONE, HOLDING = 1_000_000, 10_000, 100, 4
 
@@ -136,9 +136,9 @@ def measure() -> dict[str, Any]:
         store = Watched(root)
         ledger = Ledger(store)
         started = time.perf_counter()
-        intent, places = look(ledger, parsed("\n".join(gone), "list"), "a benchmark", 31)
+        intent, places = plan_takedown(ledger, parse_request("\n".join(gone), "list"), "a benchmark", 31)
         found = time.perf_counter()
-        take_down(ledger, intent, Code("bench", {}), places)
+        take_down(ledger, intent, CodeVersion("bench", {}), places)
         done = time.perf_counter()
         assert len(intent.uids) == GONE
         holding = sorted(store.read_tars)

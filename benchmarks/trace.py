@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.uid_arrays import Keys, order, texts
+from pipeline.core.uid_arrays import UidKeys, sort_order, uid_strings
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.ledger.tables import JobRow, Ledger
@@ -65,10 +65,10 @@ def filled(schema: pa.Schema, count: int, **columns: Any) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _parts(found: Keys, ranked: Any, size: int) -> Iterator[tuple[Any, pa.Array]]:
+def _parts(found: UidKeys, ranked: Any, size: int) -> Iterator[tuple[Any, pa.Array]]:
     for at in range(0, len(ranked), size):
         rows = ranked[at : at + size]
-        yield rows, texts(found[rows])
+        yield rows, uid_strings(found[rows])
 
 
 SIGNALS = {
@@ -80,7 +80,7 @@ SIGNALS = {
 }
 
 
-def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
+def _tables(found: UidKeys, hashes: UidKeys) -> Iterator[Part]:
     rng = np.random.default_rng(3)
     for rows, uids in _parts(found, np.arange(PAIRS), PART):
         count, file = len(rows), f"part-{rows[0] // (10 * PART):03}.parquet"
@@ -88,7 +88,7 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
         own = {"record_id": pa.array(rows).cast(pa.string()), "line": pa.array(rows), "file": file}
         columns = {"uid": uids, "source": "web", "url": url, "caption": caption, "published": "{}", **own}
         yield "pairs", "ingest", filled(TABLES["pairs"], count, **columns)
-    by_uid = order(found)
+    by_uid = sort_order(found)
     for number, (rows, uids) in enumerate(_parts(found, by_uid, SHARD)):
         count = len(rows)
         mine = {"uid": uids, "source": "web"}
@@ -97,8 +97,8 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
             "ingest",
             filled(TABLES["fetches"], count, **mine, attempt=1, final=True, outcome="stored", status=200),
         )
-        raw = pc.binary_join_element_wise(texts(hashes[rows]), uids, "")
-        jpg = pc.binary_join_element_wise(uids, texts(hashes[rows]), "")
+        raw = pc.binary_join_element_wise(uid_strings(hashes[rows]), uids, "")
+        jpg = pc.binary_join_element_wise(uids, uid_strings(hashes[rows]), "")
         place = {"shard": f"shards/web/{number:08d}.tar", "offset": pa.array(np.arange(count) * 8192), "size": 8192}
         yield "samples", "ingest", filled(TABLES["samples"], count, **mine, raw_sha256=raw, jpg_sha256=jpg, **place)
         noise = [
@@ -117,7 +117,7 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
             told = {"uid": uids, "source": "web", "filter": name, "keep": True}
             yield "decisions", name, filled(TABLES["decisions"], len(rows), **told)
     for name, some in (("all", np.arange(PAIRS)), ("tenth", np.arange(PAIRS // 10))):
-        of = {"uid": texts(found[some]), "mixture": name, "source": "web", "part": "web", "times": 1}
+        of = {"uid": uid_strings(found[some]), "mixture": name, "source": "web", "part": "web", "times": 1}
         yield "mixtures", f"blend {name}", filled(TABLES["mixtures"], len(some), **of, rank=pa.array(some))
         for number, (rows, uids) in enumerate(_parts(found, some, SHARD)):
             place = {"tar": f"{number:08d}.tar", "offset": pa.array(np.arange(len(rows)) * 8192), "size": 8192}
@@ -125,7 +125,7 @@ def _tables(found: Keys, hashes: Keys) -> Iterator[Part]:
             yield "export_members", f"export {name}", members
 
 
-def _made(store: Store) -> tuple[Keys, Keys]:
+def _made(store: Store) -> tuple[UidKeys, UidKeys]:
     """Write the ledger; return the uids, and what the hashes of images begin with."""
     rng = np.random.default_rng(1)
     found, hashes = (np.frombuffer(rng.bytes(16 * PAIRS), "S16").copy() for _ in range(2))
@@ -167,8 +167,8 @@ def measure() -> dict[str, Any]:
         for kind in ("uid", "url", "sha256"):
             seconds = []
             for row in rng.integers(0, PAIRS, 5).tolist():
-                uid = texts(found[row : row + 1])[0].as_py()
-                image = uid + texts(hashes[row : row + 1])[0].as_py()
+                uid = uid_strings(found[row : row + 1])[0].as_py()
+                image = uid + uid_strings(hashes[row : row + 1])[0].as_py()
                 key = {"uid": uid, "url": f"https://img.example/a/{row}.jpg", "sha256": image}[kind]
                 spent, lives = _asked(root, key)
                 assert [life["uid"] for life in lives] == [uid]

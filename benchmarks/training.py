@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.manifest import manifest, sizes
+from pipeline.export.manifest import manifest, sizes_json
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
 from pipeline.training.export_scan import scan_export
-from pipeline.training.launcher import DONE, environment, train
-from pipeline.training.recipe import Recipe, arguments
-from sources.world.pictures import Picture, file_of
+from pipeline.training.launcher import DONE, train, training_environment
+from pipeline.training.recipe import TrainingRecipe, open_clip_arguments
+from sources.world.pictures import Picture, render_file
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 
@@ -34,7 +34,7 @@ PAIRS, TARS, ROUNDS = 2_000, 2, 2
 MODEL = Path(__file__).parents[1] / "experiments/models/resnet_64px"
 
 
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     samples_seen=4_800,
     batch_size=32,
     lr=1e-3,
@@ -56,12 +56,12 @@ def _export(store: Store) -> None:
             writer = ShardWriter(stream)
             for number in range(tar, PAIRS, TARS):
                 kind, style = CLASSES[number % len(CLASSES)], styles[number % len(styles)]
-                jpg = file_of(Picture((3, number), kind, style))[0]
+                jpg = render_file(Picture((3, number), kind, style))[0]
                 writer.append(pair_bytes(f"{number:032x}", jpg, f"a {style} of a {kind}", {"n": number}))
             digest = writer.close()
         tars.append({"tar": name, "pairs": PAIRS // TARS, "bytes": writer.bytes, "sha256": digest})
     store.write("manifest.json", manifest("bench", "bench", {}, tars))
-    store.write("sizes.json", sizes(tars))
+    store.write("sizes.json", sizes_json(tars))
 
 
 BARE = ["-m", "open_clip_train.main"]
@@ -75,11 +75,11 @@ FUSED = [
 
 
 def _bare(how: list[str], export: Path, folder: Path) -> None:
-    argv = arguments(RECIPE, scan_export(export, RECIPE.batch_size), MODEL, folder)
+    argv = open_clip_arguments(RECIPE, scan_export(export, RECIPE.batch_size), MODEL, folder)
     folder.mkdir()
     command = [sys.executable, *how, *argv]
     with (folder / "train.log").open("wb") as log:
-        subprocess.run(command, stdout=log, stderr=log, env=environment(RECIPE.threads), check=True)
+        subprocess.run(command, stdout=log, stderr=log, env=training_environment(RECIPE.threads), check=True)
 
 
 def _launched(export: Path, folder: Path) -> None:

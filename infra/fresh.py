@@ -9,8 +9,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from jobs.workflow.experiment import load
-from pipeline.errors import AnswerNo, CuveeError
+from jobs.workflow.experiment import load_experiment
+from pipeline.errors import CheckFailed, CuveeError
 from pipeline.ledger.tables import Ledger
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not this folder, of which the names are other packages'
@@ -24,13 +24,13 @@ def moment(text: str) -> datetime:
 
 def newest(path: Path, settings: list[str], since: datetime) -> datetime:
     """Return when the experiment's newest report was finished; raise AnswerNo where that was before `since`."""
-    experiment = load(path, settings)
+    experiment = load_experiment(path, settings)
     jobs = Ledger(experiment.store).jobs()
     times = [job.finished for job in jobs if (job.stage, job.name) == ("report", experiment.name)]
     if not times or max(times) < since:
         found = f"the newest is of {max(times):%Y-%m-%d %H:%M:%S} UTC" if times else "none was finished"
         root = experiment.store.root
-        raise AnswerNo(f"{root}: {experiment.name}: expected a report since {since:%Y-%m-%d %H:%M:%S %Z}, {found}")
+        raise CheckFailed(f"{root}: {experiment.name}: expected a report since {since:%Y-%m-%d %H:%M:%S %Z}, {found}")
     return max(times)
 
 

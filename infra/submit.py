@@ -54,8 +54,8 @@ if __name__ == "__main__":
         sys.exit(submit(_arguments()))
     import signal
 
-    from jobs.cli.main import entry
+    from jobs.cli.main import console_script
     from pipeline.core.processes import end_with_parent
 
     end_with_parent(signal.SIGINT)  # spark-submit's Java, which a schedule may kill: it is an interrupt, and resumes
-    entry()
+    console_script()

@@ -13,20 +13,20 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from filters.rules.sql_expressions import compared
-from jobs.spark.frames import frame
+from filters.rules.sql_expressions import comparison
+from jobs.spark.frames import table_frame
 from jobs.spark.tasks import write_frame
-from jobs.workflow.plan import Job, of_stage
+from jobs.workflow.plan import Job, needs_of_stage
 from jobs.workflow.runner import Run
-from pipeline.config.mixture import Mixture
+from pipeline.config.mixture import MixtureConfig
 from pipeline.core.sampling import rank_sql
-from pipeline.core.uid_arrays import keys, texts, unique
+from pipeline.core.uid_arrays import uid_keys, uid_strings, unique_keys
 from pipeline.errors import InputError, StageFailed
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.mixtures.apportionment import Quota, quotas
-from pipeline.mixtures.parts import Condition, Taken, columns_of, filters_of, parts_of
-from pipeline.outcomes import MISMATCH
+from pipeline.mixtures.parts import ColumnCondition, PartSpec, filters_of, parts_of, signal_columns_of
+from pipeline.outcomes import VERDICT_MISMATCH
 from pipeline.storage.uid_files import read_uids
 
 
@@ -39,7 +39,7 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
     task(len(jobs), len(jobs))
 
 
-def times_column(quotas_by_name: dict[str, Quota], column: str = "source") -> str:
+def times_sql(quotas_by_name: dict[str, Quota], column: str = "source") -> str:
     """Return the Spark SQL expression for the copies of a pair, from `column` (part or source) and its rank in it."""
     cases = []
     for name, quota in sorted(quotas_by_name.items()):
@@ -50,21 +50,25 @@ def times_column(quotas_by_name: dict[str, Quota], column: str = "source") -> st
 
 def _stored_pairs(run: Run, job: Job, columns: Sequence[str]) -> DataFrame:
     """Return the given columns of the stored pairs of the mixture's sources."""
-    ingests = [ingest.id for ingest in of_stage(job, "ingest")]
-    return frame(run.spark, run.ledger, "samples", TABLES["samples"], columns, ingests, {"source": job.config["of"]})
+    ingests = [ingest.id for ingest in needs_of_stage(job, "ingest")]
+    return table_frame(
+        run.spark, run.ledger, "samples", TABLES["samples"], columns, ingests, {"source": job.config["of"]}
+    )
 
 
-def _candidates(run: Run, job: Job, mixture: Mixture, parts: Sequence[Taken]) -> DataFrame:
+def _candidates(run: Run, job: Job, mixture: MixtureConfig, parts: Sequence[PartSpec]) -> DataFrame:
     """Return uid and source of the pairs that the mixture's filter keeps, or of all stored pairs without a filter.
 
     Each other filter that a part names adds a boolean column, whether it keeps the pair, and each signal a struct of
     its columns; both are null where there is no row for the pair.
     """
-    decide_jobs = {decide_job.name: decide_job.id for decide_job in of_stage(job, "decide")}
+    decide_jobs = {decide_job.name: decide_job.id for decide_job in needs_of_stage(job, "decide")}
 
     def decision_rows(name: str, columns: Sequence[str], **where: Sequence[Any]) -> DataFrame:
         conditions = {"source": job.config["of"], **where}
-        return frame(run.spark, run.ledger, "decisions", TABLES["decisions"], columns, [decide_jobs[name]], conditions)
+        return table_frame(
+            run.spark, run.ledger, "decisions", TABLES["decisions"], columns, [decide_jobs[name]], conditions
+        )
 
     pair_columns = ["uid", "source"]
     rows = (
@@ -76,24 +80,24 @@ def _candidates(run: Run, job: Job, mixture: Mixture, parts: Sequence[Taken]) ->
         if name != mixture.filter:
             keeps = decision_rows(name, ["uid", "keep"]).withColumnRenamed("keep", f"filter:{name}")
             rows = rows.join(keeps, "uid", "left")
-    for signal, columns in columns_of(parts).items():
+    for signal, columns in signal_columns_of(parts).items():
         table = signal_table(signal)
         jobs = [signal_job.id for signal_job in run.plan.signal(signal)]
-        values = frame(run.spark, run.ledger, table, run.schema(table), ["uid", *columns], jobs)
+        values = table_frame(run.spark, run.ledger, table, run.schema(table), ["uid", *columns], jobs)
         rows = rows.join(values.select("uid", F.struct(*columns).alias(f"signal:{signal}")), "uid", "left")
     return rows
 
 
-def _condition_column(condition: Condition) -> Column:
+def _condition_column(condition: ColumnCondition) -> Column:
     column = f"`signal:{condition.signal}`.{condition.column}"
     if condition.values:
         return F.col(column).isin(list(condition.values))
-    bounds = [compared(column, ">=", condition.least)] if condition.least > -math.inf else []
-    bounds += [compared(column, "<", condition.below)] if condition.below < math.inf else []
+    bounds = [comparison(column, ">=", condition.least)] if condition.least > -math.inf else []
+    bounds += [comparison(column, "<", condition.below)] if condition.below < math.inf else []
     return F.expr(f"not isnan({column}) and {' and '.join(bounds)}")
 
 
-def _takes_column(part: Taken, main: str) -> Column:
+def _takes_column(part: PartSpec, main: str) -> Column:
     """Return whether a part takes a candidate: not if a value is missing. `main` is the filter that keeps them all."""
     conditions = [F.col("source").isin(list(part.sources))]
     if part.filter:
@@ -105,7 +109,7 @@ def _takes_column(part: Taken, main: str) -> Column:
     return reduce(lambda left_condition, right_condition: left_condition & right_condition, conditions)
 
 
-def _keep_listed(run: Run, job: Job, mixture: Mixture, rows: DataFrame) -> tuple[DataFrame, dict[str, int]]:
+def _keep_listed(run: Run, job: Job, mixture: MixtureConfig, rows: DataFrame) -> tuple[DataFrame, dict[str, int]]:
     """Return the rows whose uids are in the mixture's uid file, and counts of the file's uids.
 
     Raises InputError where more of these uids are not stored than the mixture allows.
@@ -113,7 +117,7 @@ def _keep_listed(run: Run, job: Job, mixture: Mixture, rows: DataFrame) -> tuple
     if not mixture.uids:
         return rows, {}
     uid_keys, repeated = read_uids(mixture.uids)
-    listed = run.spark.createDataFrame(pa.table({"uid": texts(uid_keys)}))
+    listed = run.spark.createDataFrame(pa.table({"uid": uid_strings(uid_keys)}))
     stored = _stored_pairs(run, job, ["uid"])
     absent = listed.join(stored, "uid", "left_anti").agg(F.count("*").alias("n"), F.min("uid").alias("first")).first()
     assert absent is not None
@@ -131,10 +135,12 @@ def _keep_listed(run: Run, job: Job, mixture: Mixture, rows: DataFrame) -> tuple
 
 def _split_quarantined(run: Run, job: Job, rows: DataFrame) -> tuple[DataFrame, DataFrame | None]:
     """Return the rows that may be drawn, and the quarantined rows that must not, None where there are none."""
-    finished = [run.ledger.finished(ingest.id) for ingest in of_stage(job, "ingest")]
-    if job.config["mismatched"] or not any(row and row.facts.get("verdicts", {}).get(MISMATCH) for row in finished):
+    finished = [run.ledger.finished(ingest.id) for ingest in needs_of_stage(job, "ingest")]
+    if job.config["mismatched"] or not any(
+        row and row.facts.get("verdicts", {}).get(VERDICT_MISMATCH) for row in finished
+    ):
         return rows, None
-    mismatched = _stored_pairs(run, job, ["uid", "verdict"]).filter(F.col("verdict") == MISMATCH).select("uid")
+    mismatched = _stored_pairs(run, job, ["uid", "verdict"]).filter(F.col("verdict") == VERDICT_MISMATCH).select("uid")
     return rows.join(mismatched, "uid", "left_anti"), rows.join(mismatched, "uid", "left_semi")
 
 
@@ -164,14 +170,14 @@ class _Blended:
 def _blend(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
     with ExitStack() as after:
-        blended = chosen_pairs(run, job, after)
+        blended = mixture_rows(run, job, after)
         record = write_frame(blended.rows, run.store, job.id, "mixtures", TABLES["mixtures"])
     files = record.files[job.id]
     facts = blended.facts | {"by_source": _verified_counts(run, job, files, blended.quotas)}
     run.finish([(job, files, facts)], started, [job.id])
 
 
-def chosen_pairs(run: Run, job: Job, after: ExitStack) -> _Blended:
+def mixture_rows(run: Run, job: Job, after: ExitStack) -> _Blended:
     """Return the pairs of a mixture; `after` releases the cached rows."""
     mixture = run.experiment.file.mixtures[job.name]
     parts = parts_of(job.name, mixture, job.config["of"])
@@ -214,7 +220,7 @@ def _drawn_rows(
     order = f"row_number() over (partition by part order by {rank_sql(run.experiment.file.seed)}, uid) - 1"
     ranked = eligible.withColumn("rank", F.expr(order).cast("bigint"))
     quota_of = {str(index): part_quota for index, part_quota in enumerate(quotas_by_index) if part_quota}
-    times = F.expr(times_column(quota_of, "cast(part as string)")).cast("int")
+    times = F.expr(times_sql(quota_of, "cast(part as string)")).cast("int")
     part_name = F.element_at(F.array(*map(F.lit, names)), F.col("part") + 1)
     return (
         ranked.withColumn("times", times)
@@ -235,7 +241,7 @@ def _verified_counts(run: Run, job: Job, files: Sequence[DataFile], part_quotas:
     }
     if actual != (expected := {name: quota.pairs for name, quota in part_quotas.items()}):
         raise StageFailed(f"mixtures.{job.name}: wrote {actual}, expected {expected}")
-    if (distinct := len(unique(keys(rows["uid"])))) != rows.num_rows:
+    if (distinct := len(unique_keys(uid_keys(rows["uid"])))) != rows.num_rows:
         raise StageFailed(f"mixtures.{job.name}: wrote {rows.num_rows} rows of {distinct} pairs, expected one of each")
     return {
         group["source"]: group["times_sum"]

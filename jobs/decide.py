@@ -16,23 +16,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from filters.rules.base import Rule
-from filters.rules.corpus import MeasuredFirst
-from filters.rules.sql import considered, decided, listed, pool, reason_sql
+from filters.rules.corpus import StatisticsRule
+from filters.rules.sql import among_condition, decision_column, reason_sql, subset_column, view_with_among_columns
 from filters.rules.sql_expressions import KEEP
-from filters.rules.statistics import Measured, measure, measured_first
-from jobs.spark.staging import stage
-from jobs.spark.tasks import frame_name, write_frame
-from jobs.spark.uid_join import More, Side, side_by_side
-from jobs.workflow.plan import Job, of_stage
+from filters.rules.statistics import Statistics, measure, statistics_rules
+from jobs.spark.staging import stage_frame
+from jobs.spark.tasks import view_name, write_frame
+from jobs.spark.uid_join import AddColumns, JoinSide, join_frames_on_uid
+from jobs.workflow.plan import Job, needs_of_stage
 from jobs.workflow.runner import Run
-from pipeline.core.uid_arrays import keys
+from pipeline.core.uid_arrays import uid_keys
 from pipeline.errors import StageFailed
 from pipeline.ledger.schemas import TABLES, signal_table
-from pipeline.storage.object_store import opened
+from pipeline.storage.object_store import open_source
 from pipeline.storage.store import Store
 from pipeline.storage.uid_files import contains, open_subset
 
-PART_ROWS = 250_000
+PARTITION_ROWS = 250_000
 """Pairs per partition; the rows of all signals of these pairs are in memory at once."""
 
 
@@ -47,9 +47,9 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
 def _decide(run: Run, job: Job) -> None:
     started = datetime.now(UTC)
-    rule, stored = run.experiment.rules[job.name], _stored(run)
+    rule, stored = run.experiment.rules[job.name], _count_stored(run)
     with ExitStack() as after:
-        rows = decisions(run, job, rule, stored, after)
+        rows = decision_rows(run, job, rule, stored, after)
         files = write_frame(rows, run.store, job.id, "decisions", TABLES["decisions"]).files[job.id]
     if (decided_pairs := sum(file.rows for file in files)) != stored:
         raise StageFailed(
@@ -58,12 +58,14 @@ def _decide(run: Run, job: Job) -> None:
     run.finish([(job, files, {"rule": rule.text()})], started, [job.id])
 
 
-def decisions(run: Run, job: Job, rule: Rule, stored: int, after: ExitStack) -> DataFrame:
+def decision_rows(run: Run, job: Job, rule: Rule, stored: int, after: ExitStack) -> DataFrame:
     """Return the rows of `decisions` of a rule on the `stored` pairs; `after` releases the cached rows and the view."""
-    rows = _joined_pairs(run, job, rule, max(1, -(-stored // PART_ROWS)))
-    if any(rule_part.among for rule_part in measured_first(rule)):  # the rows are read twice: to measure and to decide
+    rows = _joined_pairs(run, job, rule, max(1, -(-stored // PARTITION_ROWS)))
+    if any(
+        rule_part.among for rule_part in statistics_rules(rule)
+    ):  # the rows are read twice: to measure and to decide
         after.callback(rows.persist().unpersist)
-    view = frame_name()
+    view = view_name()
     rows.createOrReplaceTempView(view)
     after.callback(run.spark.catalog.dropTempView, view)
     reasons = run.spark.sql(reason_sql(rule, view, _measure(run, job, rule, view)))
@@ -71,25 +73,25 @@ def decisions(run: Run, job: Job, rule: Rule, stored: int, after: ExitStack) -> 
     return reasons.select("uid", "source", F.lit(job.name).alias("filter"), keep, "reason")
 
 
-def _stored(run: Run) -> int:
+def _count_stored(run: Run) -> int:
     rows = [run.ledger.finished(job.id) for job in run.plan.ingests()]
     return sum(row.rows.get("samples", 0) for row in rows if row)
 
 
 def _joined_pairs(run: Run, job: Job, rule: Rule, part_count: int) -> DataFrame:
     """Return all stored pairs with the columns that `filters.rules.sql` needs for a rule, in `part_count` parts."""
-    base = Side("samples", ("source",), _files(run, "samples", [ingest.id for ingest in run.plan.ingests()]))
+    base = JoinSide("samples", ("source",), _files(run, "samples", [ingest.id for ingest in run.plan.ingests()]))
     schemas = {"samples": pa.schema([TABLES["samples"].field("source")])}
     sides = []
     for name, columns in sorted(rule.signals().items()):
-        sides.append(Side(name, tuple(sorted(columns)), _signal_files(run, name)))
+        sides.append(JoinSide(name, tuple(sorted(columns)), _signal_files(run, name)))
         schemas[name] = pa.schema([run.schema(signal_table(name)).field(column) for column in sides[-1].columns])
-    decide_jobs = {decide_job.name: decide_job.id for decide_job in of_stage(job, "decide")}
+    decide_jobs = {decide_job.name: decide_job.id for decide_job in needs_of_stage(job, "decide")}
     for name in rule.filters():
-        sides.append(Side(decided(name), ("reason",), _files(run, "decisions", [decide_jobs[name]])))
-        schemas[decided(name)] = pa.schema([TABLES["decisions"].field("reason")])
-    marks = [(pa.field(listed(path), pa.bool_()), _stage_subset(run, job, path)) for path in rule.files()]
-    return side_by_side(run.spark, run.store, base, sides, schemas, part_count, marks)
+        sides.append(JoinSide(decision_column(name), ("reason",), _files(run, "decisions", [decide_jobs[name]])))
+        schemas[decision_column(name)] = pa.schema([TABLES["decisions"].field("reason")])
+    marks = [(pa.field(subset_column(path), pa.bool_()), _stage_subset(run, job, path)) for path in rule.files()]
+    return join_frames_on_uid(run.spark, run.store, base, sides, schemas, part_count, marks)
 
 
 def _files(run: Run, table: str, jobs: Sequence[str]) -> tuple[str, ...]:
@@ -100,17 +102,17 @@ def _signal_files(run: Run, name: str) -> tuple[str, ...]:
     return _files(run, signal_table(name), [job.id for job in run.plan.signal(name)])
 
 
-def _stage_subset(run: Run, job: Job, path: str) -> More:
+def _stage_subset(run: Run, job: Job, path: str) -> AddColumns:
     """Copy a subset file into the store, where tasks can read it; return a function that marks the rows it lists."""
-    folder = f"staging/{job.id}/subset-{listed(path).rpartition(':')[2]}"
-    with opened(path) as source, run.store.create(f"{folder}/uids.npy") as copy:
+    folder = f"staging/{job.id}/subset-{subset_column(path).rpartition(':')[2]}"
+    with open_source(path) as source, run.store.create(f"{folder}/uids.npy") as copy:
         while block := source.read(1 << 24):
             copy.write(block)
-    return partial(_mark_listed, run.store, folder, listed(path))
+    return partial(_mark_listed, run.store, folder, subset_column(path))
 
 
 def _mark_listed(store: Store, folder: str, column: str, rows: pa.Table) -> pa.Table:
-    return rows.append_column(column, pa.array(contains(_subset(store, folder), keys(rows["uid"]))))
+    return rows.append_column(column, pa.array(contains(_subset(store, folder), uid_keys(rows["uid"]))))
 
 
 @cache
@@ -118,14 +120,14 @@ def _subset(store: Store, folder: str) -> Any:
     return open_subset(Path(store.local_folder(folder)) / "uids.npy")
 
 
-def _measure(run: Run, job: Job, rule: Rule, view: str) -> Measured:
+def _measure(run: Run, job: Job, rule: Rule, view: str) -> Statistics:
     """Return the statistics over all pairs that the rule's parts need.
 
     A column is read from its signal's files, which have exactly one row per stored pair, or from a file of the pairs
     that `among` keeps.
     """
     measured: dict[str, Any] = {}
-    for rule_part in measured_first(rule):
+    for rule_part in statistics_rules(rule):
         files = (
             _stage_considered(run, job, rule_part, view, measured)
             if rule_part.among
@@ -135,12 +137,13 @@ def _measure(run: Run, job: Job, rule: Rule, view: str) -> Measured:
     return measured
 
 
-def _stage_considered(run: Run, job: Job, rule_part: MeasuredFirst, view: str, measured: Measured) -> tuple[str, ...]:
+def _stage_considered(
+    run: Run, job: Job, rule_part: StatisticsRule, view: str, measured: Statistics
+) -> tuple[str, ...]:
     [(signal, [column])] = rule_part.own().items()
-    query = (
-        f"select uid, source, {signal}.{column} from {pool(rule_part, view, measured)} where {considered(rule_part)}"
-    )
-    return stage(run.spark.sql(query), run.store, job.id, f"among-{rule_part.name}").files
+    pairs = view_with_among_columns(rule_part, view, measured)
+    query = f"select uid, source, {signal}.{column} from {pairs} where {among_condition(rule_part)}"
+    return stage_frame(run.spark.sql(query), run.store, job.id, f"among-{rule_part.name}").files
 
 
 def _fold(run: Run, files: Sequence[str], columns: Sequence[str], function: Callable[[Any], Any]) -> Sequence[Any]:
@@ -163,7 +166,7 @@ def _read_tables(store: Store, columns: Sequence[str], files: Sequence[str]) -> 
     for path in files:
         with store.arrow(path) as stream:
             batch.append(pq.ParquetFile(stream).read(columns, use_threads=False))
-        if sum(rows.num_rows for rows in batch) >= PART_ROWS:
+        if sum(rows.num_rows for rows in batch) >= PARTITION_ROWS:
             yield pa.concat_tables(batch)
             batch = []
     if batch:

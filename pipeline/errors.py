@@ -26,19 +26,19 @@ class InputError(CuveeError):
     exit_code = 2
 
 
-class AnswerNo(CuveeError):
+class CheckFailed(CuveeError):
     """The question was answered, and the answer is no (a verification found a difference)."""
 
 
-class StageFailed(AnswerNo):
+class StageFailed(CheckFailed):
     """A stage could not finish; a new run resumes after what it had finished."""
 
 
-class SomeFailed(StageFailed):
+class JobsFailed(StageFailed):
     """Some of a stage's jobs failed independently, after all were tried; what needs none of them can continue."""
 
 
-def unknown(what: str, found: str, known: Iterable[str]) -> str:
+def unknown_message(what: str, found: str, known: Iterable[str]) -> str:
     """Return "unknown <what> 'x': expected one of a, b, c", with the closest name first if there is one."""
     names = sorted(known)
     close_matches = get_close_matches(found, names, n=1)

@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 
-NO_HASH, MATCH, SAME, MISMATCH = "", "match", "same_picture", "mismatch"
+VERDICT_NO_HASH, VERDICT_MATCH, VERDICT_SAME_PICTURE, VERDICT_MISMATCH = "", "match", "same_picture", "mismatch"
 
 
-UNREADABLE, TOO_FLAT = "unreadable_hash", "too_flat"
+VERDICT_UNREADABLE_HASH, VERDICT_TOO_FLAT = "unreadable_hash", "too_flat"
 
 
-VERDICTS = (NO_HASH, MATCH, SAME, MISMATCH, UNREADABLE, TOO_FLAT)
+VERDICTS = (
+    VERDICT_NO_HASH,
+    VERDICT_MATCH,
+    VERDICT_SAME_PICTURE,
+    VERDICT_MISMATCH,
+    VERDICT_UNREADABLE_HASH,
+    VERDICT_TOO_FLAT,
+)
 
 
 STORED = "stored"

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from pipeline.core.redaction import holds_secret, redacted, without_secret
-from pipeline.core.uids import clean
+from pipeline.core.redaction import holds_secret, redact, strip_secret
+from pipeline.core.uids import clean_text
 
 MALFORMED = "malformed"
 
@@ -37,14 +37,14 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """A range [start, end) of one published file, in the format's own unit (bytes, bits, row groups)."""
 
     start: int = 0
     end: int | None = None
 
 
-WHOLE = Part()
+WHOLE_FILE = FilePart()
 """A whole file, the only part of a format that cannot be split."""
 
 
@@ -88,14 +88,14 @@ class SourceFormat(Protocol):
     scores: Mapping[str, pa.DataType]
     joins: str
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return the parts of one published file, each of about `size` bytes; [WHOLE] where it cannot be split.
 
         Every row is in exactly one part. Reading the parts in order gives the rows of the whole file.
         """
         ...
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row of a part of one published file, opened for reading bytes."""
         ...
 
@@ -113,17 +113,17 @@ ROW_SCHEMA = pa.schema(
 """A published row as an Arrow row; `published`, `hashes` and `faces` are JSON, the last two "" where empty."""
 
 
-def malformed(line: int, expected: str, found: str) -> PublishedRow:
+def malformed_row(line: int, expected: str, found: str) -> PublishedRow:
     """Return the row in place of one that could not be read; `found` is redacted and cut to 80 characters."""
-    return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {redacted(found)[:80]}")
+    return PublishedRow(line, problem=MALFORMED, detail=f"expected {expected}, found {redact(found)[:80]}")
 
 
-def checked(row: PublishedRow, linked: bool = True) -> PublishedRow:
+def clean_row(row: PublishedRow, linked: bool = True) -> PublishedRow:
     """Return `row` with its text cleaned for joining and with `problem` set, if it has one that every source shares.
 
     A row that is not `linked` gets its URL and caption from another file later, and may lack them.
     """
-    url, caption = clean(row.url).strip(), clean(row.caption).strip()
+    url, caption = clean_text(row.url).strip(), clean_text(row.caption).strip()
     problem, detail = row.problem, row.detail
     if linked and not problem and not url and not row.place:
         problem, detail = MALFORMED, "expected a URL, found none"
@@ -132,18 +132,18 @@ def checked(row: PublishedRow, linked: bool = True) -> PublishedRow:
     elif linked and not problem and not caption:
         problem = EMPTY_CAPTION
     if problem == SECRET_IN_URL:
-        url = without_secret(url)
-    record_id = redacted(clean(row.record_id))  # WIT's is a URL
-    published = {name: redacted(value) if isinstance(value, str) else value for name, value in row.published.items()}
+        url = strip_secret(url)
+    record_id = redact(clean_text(row.record_id))  # WIT's is a URL
+    published = {name: redact(value) if isinstance(value, str) else value for name, value in row.published.items()}
     return replace(
         row,
         record_id=record_id,
         url=url,
         caption=caption,
         problem=problem,
-        detail=clean(detail),
+        detail=clean_text(detail),
         published=published,
-        licence=redacted(clean(row.licence)).strip(),
+        licence=redact(clean_text(row.licence)).strip(),
     )
 
 
@@ -155,7 +155,7 @@ def to_batches(
     `before` is the number of the file's lines before the part; `linked` is as in `checked`.
     """
     iterator = iter(rows)
-    while batch := [checked(row, linked) for row in islice(iterator, size)]:
+    while batch := [clean_row(row, linked) for row in islice(iterator, size)]:
         columns = {
             "source": [source] * len(batch),
             # a row that could not be read has no identity other than its position

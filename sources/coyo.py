@@ -6,9 +6,9 @@ from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow
 from sources.readers import parquet
-from sources.readers.cells import scored, text
+from sources.readers.cells import cell_text, read_scores
 
 CARRIED = ("width", "height", "image_phash", "text_length", "word_count", "num_tokens_bert", "num_tokens_gpt")
 
@@ -30,7 +30,7 @@ SCORES: Mapping[str, pa.DataType] = {
 REQUIRED = ("id", "url", "text")
 
 
-COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, *CARRIED, *SCORES)}, REQUIRED)
+COLUMNS = parquet.ParquetColumns({name: (name,) for name in (*REQUIRED, *CARRIED, *SCORES)}, REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Coyo:
     scores: ClassVar[Mapping[str, pa.DataType]] = SCORES
     joins: ClassVar[str] = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
@@ -62,8 +62,8 @@ def _row(line: int, cells: parquet.Cells) -> PublishedRow:
     published = {name: cells[name] for name in CARRIED if cells.get(name) is not None}
     return PublishedRow(
         line,
-        text(cells["id"]),
-        text(cells["url"]),
-        text(cells["text"]),
-        published=published | scored(cells, SCORES),
+        cell_text(cells["id"]),
+        cell_text(cells["url"]),
+        cell_text(cells["text"]),
+        published=published | read_scores(cells, SCORES),
     )

@@ -6,9 +6,9 @@ from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow
 from sources.readers import parquet
-from sources.readers.cells import face_boxes, image_hashes, scored, text
+from sources.readers.cells import cell_text, face_boxes, image_hashes, read_scores
 
 CARRIED = ("original_width", "original_height")
 
@@ -23,7 +23,7 @@ SCORES: Mapping[str, pa.DataType] = {
 REQUIRED = ("uid", "url", "text", "face_bboxes")
 
 
-COLUMNS = parquet.Columns({name: (name,) for name in (*REQUIRED, "sha256", *CARRIED, *SCORES)}, REQUIRED)
+COLUMNS = parquet.ParquetColumns({name: (name,) for name in (*REQUIRED, "sha256", *CARRIED, *SCORES)}, REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class DataComp:
     scores: ClassVar[Mapping[str, pa.DataType]] = SCORES
     joins: ClassVar[str] = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
@@ -54,10 +54,10 @@ def _row(line: int, cells: parquet.Cells) -> PublishedRow:
     published = {name: cells[name] for name in CARRIED if cells.get(name) is not None}
     return PublishedRow(
         line,
-        text(cells["uid"]),
-        text(cells["url"]),
-        text(cells["text"]),
-        published=published | scored(cells, SCORES),
+        cell_text(cells["uid"]),
+        cell_text(cells["url"]),
+        cell_text(cells["text"]),
+        published=published | read_scores(cells, SCORES),
         hashes=image_hashes({"sha256": cells.get("sha256")}),
         faces=face_boxes(cells["face_bboxes"]),
     )

@@ -9,9 +9,9 @@ from typing import BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow
 from sources.readers import parquet
-from sources.readers.cells import scored, text
+from sources.readers.cells import cell_text, read_scores
 
 CARRIED = ("HEIGHT", "WIDTH", "LANGUAGE", "hash")
 
@@ -31,11 +31,12 @@ SCORES: Mapping[str, pa.DataType] = {
 }
 
 
-OWN = ("SAMPLE_ID", "URL", "LICENSE", *CARRIED, *SCORES)
+COLUMN_NAMES = ("SAMPLE_ID", "URL", "LICENSE", *CARRIED, *SCORES)
 
 
-COLUMNS = parquet.Columns(
-    {name: (name, name.lower()) for name in OWN} | {"TEXT": ("TEXT", "text", "caption")}, required=("URL", "TEXT")
+COLUMNS = parquet.ParquetColumns(
+    {name: (name, name.lower()) for name in COLUMN_NAMES} | {"TEXT": ("TEXT", "text", "caption")},
+    required=("URL", "TEXT"),
 )
 
 
@@ -56,23 +57,23 @@ class Laion:
     scores: ClassVar[Mapping[str, pa.DataType]] = SCORES
     joins: ClassVar[str] = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return parts of consecutive row groups, about `size` compressed bytes each."""
         return parquet.parts(stream, size, COLUMNS)
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row of a part; a file that is not Parquet or lacks a column gives one malformed row."""
         return parquet.read(stream, part, COLUMNS, _row)
 
 
 def _row(line: int, cells: parquet.Cells) -> PublishedRow:
-    licence = text(cells.get("LICENSE")).strip()
+    licence = cell_text(cells.get("LICENSE")).strip()
     published = {name: cells[name] for name in CARRIED if cells.get(name) is not None}
     return PublishedRow(
         line,
-        text(cells.get("SAMPLE_ID")),
-        text(cells["URL"]),
-        text(cells["TEXT"]),
-        published=published | scored(cells, SCORES),
+        cell_text(cells.get("SAMPLE_ID")),
+        cell_text(cells["URL"]),
+        cell_text(cells["TEXT"]),
+        published=published | read_scores(cells, SCORES),
         licence="" if licence == NO_LICENCE else licence,
     )

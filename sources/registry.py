@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, cast
 
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 from pipeline.records import SourceFormat
 
 FORMATS: dict[str, str] = {
@@ -33,13 +33,13 @@ def source_format(name: str, options: Mapping[str, Any] | None = None) -> Source
     A reader is a frozen dataclass: its fields are its options, whose values it checks on construction.
     """
     if name not in FORMATS:
-        raise InputError(unknown("source format", name, FORMATS))
+        raise InputError(unknown_message("source format", name, FORMATS))
     module, _, attribute = FORMATS[name].partition(":")
     reader = getattr(import_module(module), attribute)
     known = [field.name for field in fields(reader)] if is_dataclass(reader) else []
     for key in options or {}:
         if key not in known:
-            raise InputError(f"options.{key}: {unknown(f'option of {name}', key, known)}")
+            raise InputError(f"options.{key}: {unknown_message(f'option of {name}', key, known)}")
     try:
         return cast(SourceFormat, reader(**(options or {})))
     except TypeError as error:  # a field without a default is missing

@@ -5,9 +5,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.readers.json_values import NO_JSON, plain_json
-from sources.readers.lines import decompressed, whole
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
+from sources.readers.json_values import JSON_ERRORS, plain_json
+from sources.readers.lines import decompressed, report_damage
 
 REQUIRED = ("image_urls", "captions")
 
@@ -39,19 +39,19 @@ class Sbu:
     scores: Mapping[str, pa.DataType] = {}
     joins = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return [WHOLE]: the file is one JSON document."""
-        return [WHOLE]
+        return [WHOLE_FILE]
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield a row for every index of the arrays; a file that is not such JSON gives one malformed row."""
-        return whole(self._rows(stream))
+        return report_damage(self._rows(stream))
 
     def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
         try:
             arrays = _arrays(plain_json(decompressed(stream).read()))
-        except (*NO_JSON, TypeError) as error:
-            yield malformed(1, f"JSON with arrays {', '.join(REQUIRED)}", f"{type(error).__name__}: {error}")
+        except (*JSON_ERRORS, TypeError) as error:
+            yield malformed_row(1, f"JSON with arrays {', '.join(REQUIRED)}", f"{type(error).__name__}: {error}")
             return
         lengths = {name: len(array) for name, array in arrays.items()}
         for index in range(max(lengths.values())):
@@ -59,12 +59,12 @@ class Sbu:
                 yield _row(index + 1, {name: array[index] for name, array in arrays.items()})
             else:
                 found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-                yield malformed(index + 1, "arrays of one length", found)
+                yield malformed_row(index + 1, "arrays of one length", found)
 
 
 def _row(number: int, cells: dict[str, Any]) -> PublishedRow:
     url, caption, user = cells["image_urls"], cells["captions"], cells.get("user_ids")
     if not isinstance(url, str) or not isinstance(caption, str | None):
-        return malformed(number, "a URL and a caption", f"{url!r} and {caption!r}")
+        return malformed_row(number, "a URL and a caption", f"{url!r} and {caption!r}")
     published = {"user_id": user} if isinstance(user, str | int) else {}
     return PublishedRow(number, url=url, caption=caption or "", published=published)

@@ -10,11 +10,19 @@ from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 
-from pipeline.errors import InputError, unknown
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
+from pipeline.errors import InputError, unknown_message
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
 from sources.readers import parquet
-from sources.readers.cells import HEX_DIGITS, face_boxes, image_hashes, plain, scored, text
-from sources.readers.lines import DAMAGE, MAX_LINE, decompressed, line_parts, numbered_lines, part_lines, whole
+from sources.readers.cells import HEX_DIGITS, cell_text, face_boxes, image_hashes, plain_value, read_scores
+from sources.readers.lines import (
+    DAMAGE_ERRORS,
+    MAX_LINE_BYTES,
+    decompressed,
+    line_parts,
+    numbered_lines,
+    part_lines,
+    report_damage,
+)
 
 KINDS = ("csv", "tsv", "jsonl", "parquet")
 
@@ -73,30 +81,30 @@ class Table:
         self._check_numbers()
         self._check_known()
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return parts of row groups (Parquet) or lines (TSV, JSONL); [WHOLE] for CSV: cells may contain line ends."""
         if self.kind == "parquet":
             return parquet.parts(stream, size, self._parquet_columns())
         if self.kind == "csv":
-            return [WHOLE]
+            return [WHOLE_FILE]
         if self.kind == "jsonl":
             return line_parts(stream, size)
         try:
             missing = self._missing(self._header(_first_cells(stream)))
-        except DAMAGE as error:
+        except DAMAGE_ERRORS as error:
             if isinstance(error, OSError) and error.errno is not None:  # an error of the disk or network
                 raise
-            return [WHOLE]
+            return [WHOLE_FILE]
         if missing:
-            return [WHOLE]  # so that there is one malformed row, not one for each part
+            return [WHOLE_FILE]  # so that there is one malformed row, not one for each part
         return line_parts(stream, size, header=int(self._has_header_line))
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row of a part; a file that lacks a column gives one malformed row that names it."""
         if self.kind == "parquet":
             return parquet.read(stream, part, self._parquet_columns(), self._row)
         rows = {"csv": self._csv, "tsv": self._tsv, "jsonl": self._jsonl}[self.kind]
-        return whole(rows(stream, part), damage=(*DAMAGE, csv.Error))
+        return report_damage(rows(stream, part), damage=(*DAMAGE_ERRORS, csv.Error))
 
     @cached_property
     def _roles(self) -> dict[str, str]:
@@ -121,8 +129,8 @@ class Table:
             return self.header
         return first if self._has_header_line else [str(number) for number in range(1, len(first) + 1)]
 
-    def _parquet_columns(self) -> parquet.Columns:
-        return parquet.Columns({name: (name,) for name in self._columns_to_read}, tuple(self._columns_to_read))
+    def _parquet_columns(self) -> parquet.ParquetColumns:
+        return parquet.ParquetColumns({name: (name,) for name in self._columns_to_read}, tuple(self._columns_to_read))
 
     def _check_numbers(self) -> None:
         numbers = {role: column for role, column in self.columns.items() if isinstance(column, int)}
@@ -142,15 +150,17 @@ class Table:
         for key, names in (("columns", self._roles.values()), ("scores", self.scores), ("keep", self.keep)):
             for name in names:
                 if self.header is not None and name not in self.header:
-                    raise InputError(f"options.{key}: {unknown('column of options.header', name, self.header)}")
+                    raise InputError(f"options.{key}: {unknown_message('column of options.header', name, self.header)}")
 
     def _missing(self, header: Sequence[str]) -> list[str]:
         return [name for name in self._columns_to_read if header.count(name) != 1]
 
-    def _csv(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
-        csv.field_size_limit(MAX_LINE)
+    def _csv(self, stream: BinaryIO, part: FilePart) -> Iterator[PublishedRow]:
+        csv.field_size_limit(MAX_LINE_BYTES)
         content = io.TextIOWrapper(decompressed(stream), "utf-8-sig", "replace", newline="")
-        lines = iter(partial(content.readline, MAX_LINE), "")  # a longer line becomes several, all of them malformed
+        lines = iter(
+            partial(content.readline, MAX_LINE_BYTES), ""
+        )  # a longer line becomes several, all of them malformed
         reader = csv.reader(lines, strict=True)
         header: Sequence[str] = ()
         while True:
@@ -160,7 +170,7 @@ class Table:
                 return
             except csv.Error as error:
                 # an unclosed quote consumes lines up to the limit; the lines after it are read
-                yield malformed(reader.line_num, "a row of CSV", str(error))
+                yield malformed_row(reader.line_num, "a row of CSV", str(error))
                 continue
             is_header = not header and self._has_header_line
             header = header or self._header(cells)
@@ -170,7 +180,7 @@ class Table:
             if not is_header:
                 yield self._of_cells(reader.line_num, header, cells)
 
-    def _tsv(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+    def _tsv(self, stream: BinaryIO, part: FilePart) -> Iterator[PublishedRow]:
         first = _first_cells(stream)
         if not first:
             return  # an empty file
@@ -185,7 +195,7 @@ class Table:
             elif not self._has_header_line:
                 yield self._of_cells(number, header, first)
 
-    def _jsonl(self, stream: BinaryIO, part: Part) -> Iterator[PublishedRow]:
+    def _jsonl(self, stream: BinaryIO, part: FilePart) -> Iterator[PublishedRow]:
         for number, line in part_lines(stream, part):
             try:
                 # NaN is not JSON
@@ -193,37 +203,37 @@ class Table:
             except (ValueError, RecursionError):
                 cells = None
             if not isinstance(cells, dict):
-                yield malformed(number, "a JSON object", line)
+                yield malformed_row(number, "a JSON object", line)
                 continue
-            cells_to_read = {name: plain(cells.get(name)) for name in self._columns_to_read}
-            yield parquet.built(self._row, number, cells_to_read)
+            cells_to_read = {name: plain_value(cells.get(name)) for name in self._columns_to_read}
+            yield parquet.build_row(self._row, number, cells_to_read)
 
     def _of_cells(self, line: int, header: Sequence[str], cells: Sequence[str]) -> PublishedRow:
         if len(cells) != len(header):
-            return malformed(line, f"{len(header)} columns", f"{len(cells)}: {list(cells[:3])}")
-        return parquet.built(self._row, line, dict(zip(header, cells, strict=True)))
+            return malformed_row(line, f"{len(header)} columns", f"{len(cells)}: {list(cells[:3])}")
+        return parquet.build_row(self._row, line, dict(zip(header, cells, strict=True)))
 
     def _row(self, line: int, cells: parquet.Cells) -> PublishedRow:
         roles = {role: cells.get(column) for role, column in self._roles.items()}
         published = {name: cells[name] for name in self.keep if cells.get(name) not in (None, "")}
         return PublishedRow(
             line,
-            text(roles.get("record_id")),
-            text(roles["url"]),
-            text(roles["caption"]),
-            published=published | scored(cells, self.scores),
-            licence=text(roles.get("licence")).strip(),
+            cell_text(roles.get("record_id")),
+            cell_text(roles["url"]),
+            cell_text(roles["caption"]),
+            published=published | read_scores(cells, self.scores),
+            licence=cell_text(roles.get("licence")).strip(),
             hashes=image_hashes({kind: roles.get(kind) for kind in HEX_DIGITS}),
             faces=face_boxes(roles.get("faces")),
         )
 
 
 def _missing_columns_row(missing: Sequence[str], header: Sequence[str]) -> PublishedRow:
-    return malformed(1, f"columns {', '.join(missing)}, each once", ", ".join(header))
+    return malformed_row(1, f"columns {', '.join(missing)}, each once", ", ".join(header))
 
 
 def _first_cells(stream: BinaryIO) -> list[str]:
-    """Return the cells of a TSV file's first line, [] for an empty file; raise one of `DAMAGE` as `lines` does."""
+    """Return the cells of a TSV file's first line, [] for an empty file; raise `DAMAGE_ERRORS` as `lines` does."""
     line = next((line for _, line in numbered_lines(stream)), None)
     return [] if line is None else line.removeprefix(BOM).split("\t")
 
@@ -246,7 +256,7 @@ def _check_columns(columns: Any) -> None:
         raise InputError(f"options.columns: expected a mapping of {', '.join(ROLES)} to columns, found {columns!r}")
     for role, column in columns.items():
         if role not in ROLES:
-            raise InputError(f"options.columns: {unknown('role', str(role), ROLES)}")
+            raise InputError(f"options.columns: {unknown_message('role', str(role), ROLES)}")
         is_name = isinstance(column, str) and column
         if not is_name and (isinstance(column, bool) or not isinstance(column, int) or column < 1):
             raise InputError(f"options.columns.{role}: expected a column's name or its number from 1, found {column!r}")

@@ -1,9 +1,9 @@
 """Headerless TSV of two columns, URL and caption: Conceptual Captions, Shutterstock and one of the YFCC15M sets."""
 
-from pipeline.records import PublishedRow, malformed
+from pipeline.records import PublishedRow, malformed_row
 from sources.readers.lines import LineFormat
 
-NGUYEN = "Nguyen, Ilharco, Wortsman, Oh, Schmidt: Quality Not Quantity. NeurIPS 2022, arXiv:2208.05516"
+NGUYEN_CITATION = "Nguyen, Ilharco, Wortsman, Oh, Schmidt: Quality Not Quantity. NeurIPS 2022, arXiv:2208.05516"
 
 
 class CC12M(LineFormat):
@@ -18,7 +18,7 @@ class CC12M(LineFormat):
         """Return the pair; a line without exactly one tab is malformed."""
         first, tab, second = line.partition("\t")
         if not tab or "\t" in second:
-            return malformed(number, self.columns, f"{line.count(chr(9)) + 1} columns: {line!r}")
+            return malformed_row(number, self.columns, f"{line.count(chr(9)) + 1} columns: {line!r}")
         return self._row(number, first, second)
 
     def _row(self, number: int, first: str, second: str) -> PublishedRow:
@@ -42,7 +42,7 @@ class Shutterstock(CC12M):
 
     name = "shutterstock"
     pattern = "*.tsv"
-    citation = NGUYEN
+    citation = NGUYEN_CITATION
 
 
 class YfccPairs(CC12M):
@@ -50,4 +50,4 @@ class YfccPairs(CC12M):
 
     name = "yfcc_pairs"
     pattern = "yfcc*.tsv"
-    citation = NGUYEN
+    citation = NGUYEN_CITATION

@@ -11,24 +11,24 @@ import pyarrow as pa
 from warcio.archiveiterator import WARCIterator
 from warcio.exceptions import ArchiveLoadFailed
 
-from pipeline.core.redaction import redacted
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.readers.json_values import NO_JSON, plain_json, within
-from sources.readers.lines import DAMAGE, decompressed, whole
+from pipeline.core.redaction import redact
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
+from sources.readers.json_values import JSON_ERRORS, nested_value, plain_json
+from sources.readers.lines import DAMAGE_ERRORS, decompressed, report_damage
 
-MAX_RECORD = 64 << 20
+MAX_RECORD_BYTES = 64 << 20
 """Largest JSON record that is read, in bytes; the largest of a crawl are a few MB."""
 
 
-MAX_HEADERS = 1 << 20
+MAX_HEADERS_BYTES = 1 << 20
 """Bytes of the file that may be read to find a record's headers."""
 
 
-MAX_URL = 2048
+MAX_URL_CHARS = 2048
 """Longest URL that is passed on, in characters; longer ones are mostly images in `data:` URIs."""
 
 
-HTML = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+HTML_PATH = ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
 
 
 class _Records(WARCIterator):  # type: ignore[misc]
@@ -63,7 +63,7 @@ class _Source:
         if self.budget is not None:
             self.budget -= len(content)
             if self.budget < 0:
-                raise OSError(f"headers of more than {MAX_HEADERS} bytes")
+                raise OSError(f"headers of more than {MAX_HEADERS_BYTES} bytes")
         return content
 
 
@@ -82,14 +82,14 @@ class Wat:
     scores: Mapping[str, pa.DataType] = {}
     joins = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return [WHOLE]: a crawl has tens of thousands of WAT files, which need not be cut."""
-        return [WHOLE]
+        return [WHOLE_FILE]
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every image; an unreadable record gives one malformed row, and a truncated file ends with one."""
         rows = _rows(_Source(stream))
-        return whole(rows, "a whole WAT file", (*DAMAGE, ArchiveLoadFailed))
+        return report_damage(rows, "a whole WAT file", (*DAMAGE_ERRORS, ArchiveLoadFailed))
 
 
 def _rows(source: _Source) -> Iterator[PublishedRow]:
@@ -99,7 +99,9 @@ def _rows(source: _Source) -> Iterator[PublishedRow]:
         record = _next_record(records, source)
         if records.err_count > errors:  # the bytes that warcio skips to find the next record may have contained records
             errors = records.err_count
-            yield malformed(next(numbers), "a record of the length that it states", f"more after record {record_count}")
+            yield malformed_row(
+                next(numbers), "a record of the length that it states", f"more after record {record_count}"
+            )
         if record is None:
             return
         record_count += 1
@@ -109,7 +111,7 @@ def _rows(source: _Source) -> Iterator[PublishedRow]:
 
 
 def _next_record(records: _Records, source: _Source) -> Any:
-    source.budget = MAX_HEADERS
+    source.budget = MAX_HEADERS_BYTES
     record = next(records, None)
     source.budget = None
     return record
@@ -129,31 +131,31 @@ def _record_rows(record: Any) -> Iterator[PublishedRow]:
         for name in ("WARC-Record-ID", "WARC-Refers-To", "WARC-Target-URI")
     )
     kind = f"{record.rec_type} of {record.content_type}"
-    record_name = f"record {redacted(record_id or page)[:100]}"
+    record_name = f"record {redact(record_id or page)[:100]}"
     if record.length is None:
-        yield malformed(1, f"the Content-Length of {record_name}", "none, so that its end is unknown")
+        yield malformed_row(1, f"the Content-Length of {record_name}", "none, so that its end is unknown")
     elif record.rec_type == "warcinfo":
         return
     elif record.rec_type != "metadata" or "json" not in kind:
-        yield malformed(1, f"metadata in JSON in {record_name}", kind)
-    elif record.length > MAX_RECORD:
-        yield malformed(1, f"at most {MAX_RECORD} bytes in {record_name}", str(record.length))
+        yield malformed_row(1, f"metadata in JSON in {record_name}", kind)
+    elif record.length > MAX_RECORD_BYTES:
+        yield malformed_row(1, f"at most {MAX_RECORD_BYTES} bytes in {record_name}", str(record.length))
     elif (
         len(content := record.raw_stream.read(record.length)) == record.length
     ):  # else `_skip_record` raises for the truncation
         try:
-            html = within(plain_json(content), *HTML)
-        except NO_JSON as error:
-            yield malformed(1, f"JSON in {record_name}", f"{type(error).__name__}: {error}")
+            html = nested_value(plain_json(content), *HTML_PATH)
+        except JSON_ERRORS as error:
+            yield malformed_row(1, f"JSON in {record_name}", f"{type(error).__name__}: {error}")
         else:
             yield from _images(html, page, refers_to or record_id or page)
 
 
 def _images(html: Any, page: str, crawled: str) -> Iterator[PublishedRow]:
     """Yield a page's images; `line` is the image's number on the page, from 1."""
-    links = within(html, "Links")
-    images = [link for link in links if within(link, "path") == "IMG@/src"] if isinstance(links, list) else []
-    base_url = within(html, "Head", "Base")
+    links = nested_value(html, "Links")
+    images = [link for link in links if nested_value(link, "path") == "IMG@/src"] if isinstance(links, list) else []
+    base_url = nested_value(html, "Head", "Base")
     base = _resolve(page, base_url) if isinstance(base_url, str) else None
     for number, link in enumerate(images, start=1):
         yield _image_row(number, link, page if base is None else base, page, crawled)
@@ -169,12 +171,14 @@ def _resolve(base: str, url: str) -> str | None:
 def _image_row(number: int, link: dict[str, Any], base: str, page: str, crawled: str) -> PublishedRow:
     url, alt = link.get("url"), link.get("alt")
     if not isinstance(url, str):
-        return malformed(number, "an image with a URL", repr(link))
-    resolved = url if len(url) > MAX_URL else _resolve(base, url)
+        return malformed_row(number, "an image with a URL", repr(link))
+    resolved = url if len(url) > MAX_URL_CHARS else _resolve(base, url)
     if resolved is None:
-        return malformed(number, "a URL that can be resolved", url)
-    if len(resolved) > MAX_URL:
+        return malformed_row(number, "a URL that can be resolved", url)
+    if len(resolved) > MAX_URL_CHARS:
         scheme = resolved.partition(":")[0][:20]
-        return malformed(number, f"a URL of at most {MAX_URL} characters", f"{len(resolved)} of scheme {scheme!r}")
+        return malformed_row(
+            number, f"a URL of at most {MAX_URL_CHARS} characters", f"{len(resolved)} of scheme {scheme!r}"
+        )
     caption = alt if isinstance(alt, str) else ""
     return PublishedRow(number, f"{crawled}#{number}", resolved, caption, published={"page_url": page})

@@ -13,28 +13,28 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.readers.cells import HEX_DIGITS, BadCell, image_hashes, plain, text
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
+from sources.readers.cells import HEX_DIGITS, BadCell, cell_text, image_hashes, plain_value
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
-
-
-TEXTS = ("txt", "json")
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif")
 
 
-MAX_TEXT = 1 << 20
+TEXT_SUFFIXES = ("txt", "json")
+
+
+MAX_TEXT_BYTES = 1 << 20
 """Largest text or JSON member, in bytes."""
 
 
-MAX_IMAGE = 256 << 20
+MAX_IMAGE_BYTES = 256 << 20
 """Largest image, in bytes."""
 
 
-MAX_HEADERS = 1 << 20
+MAX_HEADERS_BYTES = 1 << 20
 """Most bytes that are read for one member's headers (its own, long names, pax records, sparse maps)."""
 
 
-BROKEN = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
+DAMAGE_ERRORS = (tarfile.TarError, ValueError, OverflowError, IndexError, RecursionError)
 """tarfile's exceptions for damaged headers; the last four for unexpected numbers, lengths and chains."""
 
 
@@ -61,11 +61,11 @@ class WebDataset:
     scores: ClassVar[Mapping[str, pa.DataType]] = {}
     joins: ClassVar[str] = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return [WHOLE]: the start of a member is known only from the one before it."""
-        return [WHOLE]
+        return [WHOLE_FILE]
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield a row for each key. A tar that is truncated or damaged ends with one malformed row.
 
         That row also replaces the row of the key in which the damage is, as it is unknown what of it is missing.
@@ -80,8 +80,8 @@ class WebDataset:
                     pair = None
                 pair = pair or _Pair(key)
                 _add_member(pair, info, suffix, stream)
-        except BROKEN as error:
-            yield malformed(line + 1, "a whole tar", " ".join(str(error).split()) or type(error).__name__)
+        except DAMAGE_ERRORS as error:
+            yield malformed_row(line + 1, "a whole tar", " ".join(str(error).split()) or type(error).__name__)
             return
         if pair is not None:
             yield pair.row(line + 1)
@@ -100,17 +100,17 @@ class _Pair:
     def row(self, line: int) -> PublishedRow:
         """Return the key's row, malformed where one of its members is invalid or there is no image."""
         if self.problem is not None:
-            return malformed(line, *self.problem)
+            return malformed_row(line, *self.problem)
         if not self.place:
-            return malformed(line, "an image member", f"{self.key!r} with {', '.join(self.suffixes)}")
+            return malformed_row(line, "an image member", f"{self.key!r} with {', '.join(self.suffixes)}")
         try:
             return self._row(line, _json(self.texts["json"]) if "json" in self.texts else {})
         except BadCell as bad:
-            return malformed(line, bad.expected, bad.found)
+            return malformed_row(line, bad.expected, bad.found)
 
     def _row(self, line: int, meta: dict[str, Any]) -> PublishedRow:
         captions = [self.texts.get("txt", ""), meta.pop("caption", None), meta.pop("text", None)]
-        url, hashes = text(meta.pop("url", None)), image_hashes(meta)
+        url, hashes = cell_text(meta.pop("url", None)), image_hashes(meta)
         published = {
             name: value
             for name, value in meta.items()
@@ -120,7 +120,7 @@ class _Pair:
             line,
             self.key,
             url,
-            next((caption for value in captions if (caption := text(value)).strip()), ""),
+            next((caption for value in captions if (caption := cell_text(value)).strip()), ""),
             published=published,
             hashes=hashes,
             place=self.place,
@@ -129,7 +129,7 @@ class _Pair:
 
 def _json(content: str) -> dict[str, Any]:
     try:
-        meta = plain(json.loads(content.removeprefix("\ufeff")))  # plain: NaN and 1e999 are not JSON
+        meta = plain_value(json.loads(content.removeprefix("\ufeff")))  # plain: NaN and 1e999 are not JSON
     except (ValueError, RecursionError):
         meta = None
     if not isinstance(meta, dict):
@@ -141,16 +141,16 @@ def _add_member(pair: _Pair, info: tarfile.TarInfo, suffix: str, stream: BinaryI
     """Add a member to its key."""
     if len(pair.suffixes) < 8:  # enough for a message; a tar of one key must not fill the memory
         pair.suffixes.append(suffix or "no suffix")
-    limit = MAX_IMAGE if suffix in IMAGES else MAX_TEXT
+    limit = MAX_IMAGE_BYTES if suffix in IMAGE_SUFFIXES else MAX_TEXT_BYTES
     if not info.isreg() or info.issparse():
         pair.problem = "a regular file", f"member {_decoded_name(info)!r}, {_type_name(info)}"
-    elif suffix not in (*IMAGES, *TEXTS):
+    elif suffix not in (*IMAGE_SUFFIXES, *TEXT_SUFFIXES):
         return
     elif info.size > limit:
         pair.problem = f"at most {limit} bytes", f"member {_decoded_name(info)!r} of {info.size}"
-    elif suffix in IMAGES and pair.place:
+    elif suffix in IMAGE_SUFFIXES and pair.place:
         pair.problem = "one image", f"member {_decoded_name(info)!r} too"
-    elif suffix in IMAGES:
+    elif suffix in IMAGE_SUFFIXES:
         pair.place = f"{info.offset_data}:{info.size}"
     elif suffix in pair.texts:
         pair.problem = f"one {suffix} member", f"member {_decoded_name(info)!r} too"
@@ -179,12 +179,12 @@ class _Headers:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.left = MAX_HEADERS
+        self.left = MAX_HEADERS_BYTES
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= self.left:  # a negative length would read all of the file
-            raise tarfile.ReadError(f"headers of more than {MAX_HEADERS} bytes")
+            raise tarfile.ReadError(f"headers of more than {MAX_HEADERS_BYTES} bytes")
         self.left -= size
         return self._stream.read(size)
 
@@ -203,7 +203,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             if max(tar.offset, end) > total:
                 raise tarfile.ReadError(f"truncated in member {_decoded_name(info)!r}")
             yield info
-            previous, headers.left = tar.offset, MAX_HEADERS
+            previous, headers.left = tar.offset, MAX_HEADERS_BYTES
             cast(Any, tar).members.clear()  # otherwise it keeps every header
         _check_end(stream, tar.offset)
 

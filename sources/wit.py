@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.readers.lines import DAMAGE, MAX_LINE, decompressed, whole
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
+from sources.readers.lines import DAMAGE_ERRORS, MAX_LINE_BYTES, decompressed, report_damage
 
 COLUMNS = [
     "language",
@@ -40,7 +40,7 @@ CAPTIONS = (
 """The columns that may contain the caption, in order of preference: reference, alt text, attribution."""
 
 
-KEPT = ("language", "page_url", "page_title", "mime_type", "original_height", "original_width")
+CARRIED = ("language", "page_url", "page_title", "mime_type", "original_height", "original_width")
 
 
 class Wit:
@@ -52,22 +52,22 @@ class Wit:
     scores: Mapping[str, pa.DataType] = {}
     joins = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return [WHOLE]: a position within a gzip file is known only after reading everything before it."""
-        return [WHOLE]
+        return [WHOLE_FILE]
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield every row; `line` is the file's line on which the row ends (a quoted cell may contain line ends)."""
-        return whole(self._rows(stream), damage=(*DAMAGE, csv.Error))
+        return report_damage(self._rows(stream), damage=(*DAMAGE_ERRORS, csv.Error))
 
     def _rows(self, stream: BinaryIO) -> Iterator[PublishedRow]:
-        csv.field_size_limit(MAX_LINE)
+        csv.field_size_limit(MAX_LINE_BYTES)
         text = io.TextIOWrapper(decompressed(stream), "utf-8", "replace", newline="")
-        lines = iter(partial(text.readline, MAX_LINE), "")  # a longer line becomes several, all of them malformed
+        lines = iter(partial(text.readline, MAX_LINE_BYTES), "")  # a longer line becomes several, all of them malformed
         reader = csv.reader(lines, dialect="excel-tab")
         header = next(reader, [])
         if missing := [name for name in COLUMNS if name not in header]:
-            yield malformed(1, f"columns {', '.join(missing)}", ", ".join(header))
+            yield malformed_row(1, f"columns {', '.join(missing)}", ", ".join(header))
             return
         while True:
             try:
@@ -76,12 +76,12 @@ class Wit:
                 return
             except csv.Error as error:
                 # an unclosed quote consumes lines up to the limit; the lines after it are read
-                yield malformed(reader.line_num, "a row of TSV", str(error))
+                yield malformed_row(reader.line_num, "a row of TSV", str(error))
                 continue
             if len(cells) != len(header):
-                yield malformed(reader.line_num, f"{len(header)} columns", f"{len(cells)}: {cells[:3]}")
+                yield malformed_row(reader.line_num, f"{len(header)} columns", f"{len(cells)}: {cells[:3]}")
                 continue
             row = dict(zip(header, cells, strict=True))
             caption = next((row[name].strip() for name in CAPTIONS if row[name].strip()), "")
-            published = {name: row[name] for name in KEPT if row[name]}
+            published = {name: row[name] for name in CARRIED if row[name]}
             yield PublishedRow(reader.line_num, row["page_url"], row["image_url"], caption, published=published)

@@ -2,7 +2,7 @@
 
 from urllib.parse import unquote_plus
 
-from pipeline.records import PublishedRow, malformed
+from pipeline.records import PublishedRow, malformed_row
 from sources.readers.lines import LineFormat
 
 COLUMNS = [
@@ -34,7 +34,7 @@ COLUMNS = [
 ]
 
 
-KEPT = ("hash", "user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
+CARRIED = ("hash", "user_nsid", "date_taken", "page_url", "license", "license_url", "latitude", "longitude")
 """Columns that are passed on. Flickr's photo secrets are left out, although they are part of public URLs.
 
 `hash` identifies the photo in Multimedia Commons' storage; it is not a hash of the fetched bytes.
@@ -62,11 +62,11 @@ class Yfcc(LineFormat):
         """Return the photo; a line without 25 columns is malformed."""
         cells = line.split("\t")
         if len(cells) != len(COLUMNS):
-            return malformed(number, f"{len(COLUMNS)} columns", f"{len(cells)}: {line!r}")
+            return malformed_row(number, f"{len(COLUMNS)} columns", f"{len(cells)}: {line!r}")
         row = dict(zip(COLUMNS, cells, strict=True))
         if row["marker"] != "0":
-            return malformed(number, "a photo (marker 0)", f"marker {row['marker']!r}")
-        published = {key: unquote_plus(row[key]) for key in KEPT if row[key]}
+            return malformed_row(number, "a photo (marker 0)", f"marker {row['marker']!r}")
+        published = {key: unquote_plus(row[key]) for key in CARRIED if row[key]}
         return PublishedRow(
             number,
             row["photo_id"],

@@ -10,10 +10,10 @@ Three different sets have this name, so the name alone does not give the provena
 
 import re
 
-from pipeline.records import PublishedRow, malformed
+from pipeline.records import PublishedRow, malformed_row
 from sources.readers.lines import LineFormat
 
-NUMBER = re.compile(r"[0-9]{1,18}")
+NUMBER_PATTERN = re.compile(r"[0-9]{1,18}")
 
 
 class Yfcc15M(LineFormat):
@@ -31,6 +31,6 @@ class Yfcc15M(LineFormat):
     def row(self, number: int, line: str) -> PublishedRow:
         """Return the photo's id; a line that is not two numbers and a hash is malformed."""
         cells = [cell.strip() for cell in line.split("\t")]
-        if len(cells) != 3 or not all(map(NUMBER.fullmatch, cells[:2])) or not cells[2]:
-            return malformed(number, "line number, photo id, photo hash", repr(line))
+        if len(cells) != 3 or not all(map(NUMBER_PATTERN.fullmatch, cells[:2])) or not cells[2]:
+            return malformed_row(number, "line number, photo id, photo hash", repr(line))
         return PublishedRow(number, cells[1], published={"yfcc_line": int(cells[0]), "yfcc_hash": cells[2]})

@@ -104,10 +104,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.fixture(scope="session")
 def _spark() -> "Iterator[SparkSession]":
-    from jobs.spark.session import start
-    from pipeline.config.experiment import Spark
+    from jobs.spark.session import start_session
+    from pipeline.config.experiment import SparkConfig
 
-    session = start(Spark(conf={"spark.sql.shuffle.partitions": "2"}), "tests")
+    session = start_session(SparkConfig(conf={"spark.sql.shuffle.partitions": "2"}), "tests")
     yield session
     session.stop()
 
@@ -156,10 +156,10 @@ def road() -> "Iterator[Road]":
 @pytest.fixture
 def run(road: "Road") -> "Iterator[Run]":
     """The finished road as its stages see it."""
-    from jobs.workflow.experiment import load
+    from jobs.workflow.experiment import load_experiment
     from jobs.workflow.progress import Display
     from jobs.workflow.runner import Run
 
-    opened = Run(load(road.experiment, []), Display())
+    opened = Run(load_experiment(road.experiment, []), Display())
     yield opened
     opened.close()

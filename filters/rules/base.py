@@ -8,10 +8,10 @@ unknown values. `filters.rules.parser` parses rules of the experiment file, `fil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from filters.rules.predicates import Columns, merged, predicate_columns
+from filters.rules.predicates import SignalColumns, merge_columns, predicate_columns
 
 
-def percent(fraction: float) -> str:
+def format_percent(fraction: float) -> str:
     """Return a fraction as a percentage: "30%", "28.5%"."""
     return f"{fraction * 100:.6g}%"
 
@@ -25,7 +25,7 @@ class Rule:
 
     name: str
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """Return the columns that the rule itself reads, without those of its parts."""
         return {}
 
@@ -59,9 +59,9 @@ class Rule:
         for part in self.inner():
             yield from part.walk()
 
-    def signals(self) -> Columns:
+    def signals(self) -> SignalColumns:
         """Return the columns of each signal that the rule and its parts read."""
-        return merged(rule.own() for rule in self.walk())
+        return merge_columns(rule.own() for rule in self.walk())
 
     def filters(self) -> list[str]:
         """Return the other filters of the experiment file whose decisions the rule and its parts read."""
@@ -81,7 +81,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Decided(Rule):
+class FilterReference(Rule):
     """The decision of another filter of the experiment file, referred to by its name."""
 
     def own_filters(self) -> tuple[str, ...]:
@@ -99,9 +99,9 @@ class DropWhen(Rule):
 
     reasons: Mapping[str, str]
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The columns of all predicates."""
-        return merged(predicate_columns(text, self.name) for text in self.reasons.values())
+        return merge_columns(predicate_columns(text, self.name) for text in self.reasons.values())
 
     def text(self) -> str:
         """The predicates, as written."""
@@ -126,7 +126,7 @@ class Threshold(Rule):
     per_source: Mapping[str, float]
     reason: str  # by default below_threshold, or above_threshold where small values are kept
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The compared column."""
         return {self.by[0]: {self.by[1]}}
 
@@ -164,7 +164,7 @@ class NotInEvaluation(Rule):
     aligned: float | None
     min_quality: int
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The columns of the enabled searches."""
         columns = {"pdq_distance", "pdq_quality"} if self.pdq_distance is not None else set()
         columns |= {name for name in ("cosine", "aligned") if getattr(self, name) is not None}
@@ -183,7 +183,7 @@ class NotInEvaluation(Rule):
 
 
 @dataclass(frozen=True)
-class NearReference(Rule):
+class NearReferenceRule(Rule):
     """Keeps pairs near a reference image (DataComp's image-based filter: Gadre et al. 2023, arXiv 2304.14108, 5.2).
 
     Other pairs are dropped as `not_near_reference`, and as `not_compared` where the signal has no value.
@@ -191,7 +191,7 @@ class NearReference(Rule):
 
     signal: str
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The signal's flag."""
         return {self.signal: {"near_reference"}}
 
@@ -201,7 +201,7 @@ class NearReference(Rule):
 
 
 @dataclass(frozen=True)
-class Concepts(Rule):
+class ConceptsRule(Rule):
     """Keeps captions that mention a concept of the signal's list (DataComp's text-based filter), or one of `any_of`.
 
     `any_of` are line numbers of the list, counted from 0. A caption without a concept, or without a value of the
@@ -211,7 +211,7 @@ class Concepts(Rule):
     signal: str
     any_of: tuple[int, ...] = ()
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The concepts found."""
         return {self.signal: {"concepts"} if self.any_of else {"concept_count"}}
 
@@ -223,8 +223,8 @@ class Concepts(Rule):
 
 @dataclass(frozen=True)
 class RandomFraction(Rule):
-    """Keeps a pair whose hash sample (`pipeline.core.sampling.draw` of seed and uid) is below `fraction`; other pairs
-    are dropped as `not_drawn`.
+    """Keeps a pair whose hash sample (`pipeline.core.sampling.uniform_hash` of seed and uid) is below `fraction`; other
+    pairs are dropped as `not_drawn`.
 
     With the same seed, the sample of a smaller fraction is a subset of that of a larger one.
     """
@@ -234,7 +234,7 @@ class RandomFraction(Rule):
 
     def text(self) -> str:
         """The fraction and the seed."""
-        return f"keep {percent(self.fraction)}, sampled with seed {self.seed}"
+        return f"keep {format_percent(self.fraction)}, sampled with seed {self.seed}"
 
 
 @dataclass(frozen=True)

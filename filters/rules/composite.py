@@ -60,7 +60,7 @@ class Not(Rule):
 
 
 @dataclass(frozen=True)
-class Preset(Rule):
+class PresetRule(Rule):
     """A published preset by its name: the rule that it expands to, and whose reasons it uses."""
 
     preset: str

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from filters.rules.base import Rule, percent
-from filters.rules.predicates import Columns, merged
+from filters.rules.base import Rule, format_percent
+from filters.rules.predicates import SignalColumns, merge_columns
 
 
 @dataclass(frozen=True)
-class Among(Rule):
+class CorpusRule(Rule):
     """A rule that ranks, groups or counts the pairs: all of them, or only those that `among` keeps.
 
     A pair that `among` drops is dropped for the reason of `among`.
@@ -25,12 +25,12 @@ class Among(Rule):
 
 
 @dataclass(frozen=True)
-class MeasuredFirst(Among):
+class StatisticsRule(CorpusRule):
     """A rule that needs a statistic over all pairs before it can decide on one (`filters.rules.statistics`)."""
 
 
 @dataclass(frozen=True)
-class TopFraction(MeasuredFirst):
+class TopFraction(StatisticsRule):
     """Keeps the `fraction` with the largest values, over all sources or within each; ties go to the smaller uid.
 
     Of n pairs with a value, ceil(fraction * n) are kept, with the fraction taken as the decimal that was written; a
@@ -41,7 +41,7 @@ class TopFraction(MeasuredFirst):
     by: tuple[str, str]
     per_source: bool = False
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The ranked column."""
         return {self.by[0]: {self.by[1]}}
 
@@ -52,11 +52,11 @@ class TopFraction(MeasuredFirst):
     def text(self) -> str:
         """The fraction and the column."""
         scope = " of each source" if self.per_source else ""
-        return f"keep the top {percent(self.fraction)}{scope} by {'.'.join(self.by)}{self.among_text()}"
+        return f"keep the top {format_percent(self.fraction)}{scope} by {'.'.join(self.by)}{self.among_text()}"
 
 
 @dataclass(frozen=True)
-class Unique(Among):
+class Unique(CorpusRule):
     """Keeps one pair of each group: the one with the largest `prefer` (the smallest, if `smallest` is set), ties going
     to the smallest uid. A pair without a group is a group of its own; one without a `prefer` value comes last.
     """
@@ -70,9 +70,9 @@ class Unique(Among):
         """`exact_duplicate` for a column `exact_group`."""
         return self.group[1].removesuffix("_group") + "_duplicate"
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The group's and the preferred column."""
-        return merged({signal: {column}} for signal, column in filter(None, (self.group, self.prefer)))
+        return merge_columns({signal: {column}} for signal, column in filter(None, (self.group, self.prefer)))
 
     def numbers(self) -> list[tuple[str, str]]:
         """The preferred column."""
@@ -86,12 +86,12 @@ class Unique(Among):
 
 
 @dataclass(frozen=True)
-class Balanced(MeasuredFirst):
+class Balanced(StatisticsRule):
     """Keeps a pair if, for any of its concepts, a random number is below min(1, t / number of pairs that mention it).
 
     MetaCLIP's balancing (Xu et al. 2023, arXiv 2309.16671, algorithm 1; `metaclip/balancing.py` of its repository). The
-    random number is `pipeline.core.sampling.draw` of seed, uid and concept. Pairs are counted among all stored pairs,
-    or among those that `among` keeps. A caption without a concept is dropped as `no_concept`, other pairs as
+    random number is `pipeline.core.sampling.uniform_hash` of seed, uid and concept. Pairs are counted among all stored
+    pairs, or among those that `among` keeps. A caption without a concept is dropped as `no_concept`, other pairs as
     `balanced_out`.
     """
 
@@ -99,7 +99,7 @@ class Balanced(MeasuredFirst):
     t: int
     seed: int
 
-    def own(self) -> Columns:
+    def own(self) -> SignalColumns:
         """The concepts found."""
         return {self.signal: {"concepts"}}
 

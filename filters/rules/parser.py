@@ -11,20 +11,20 @@ from typing import Any
 from filters.rules import presets
 from filters.rules.base import (
     COMPARISONS,
-    Concepts,
-    Decided,
+    ConceptsRule,
     DropWhen,
-    NearReference,
+    FilterReference,
+    NearReferenceRule,
     NotInEvaluation,
     RandomFraction,
     Rule,
     Subset,
     Threshold,
 )
-from filters.rules.composite import AllOf, AnyOf, Not, Preset
+from filters.rules.composite import AllOf, AnyOf, Not, PresetRule
 from filters.rules.corpus import Balanced, TopFraction, Unique
-from filters.rules.predicates import predicate_columns, signal_column
-from pipeline.errors import InputError, unknown
+from filters.rules.predicates import parse_signal_column, predicate_columns
+from pipeline.errors import InputError, unknown_message
 
 _REASON = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -32,21 +32,21 @@ _REASON = re.compile(r"[a-z][a-z0-9_]*")
 _SIGNAL = re.compile(r"[a-z][a-z0-9_]*_v\d+")
 
 
-LARGEST = 1e300
+MAX_THRESHOLD = 1e300
 """The largest absolute value of a threshold."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class RuleContext:
     """The parts of an experiment that a filter depends on: its seed, and its signals by name."""
 
     seed: int = 0
-    signals: presets.Signals = field(default_factory=dict)
+    signals: presets.PresetSignals = field(default_factory=dict)
 
 
-def _number(value: Any, where: str, low: float = -LARGEST, high: float = LARGEST) -> float:
+def _number(value: Any, where: str, low: float = -MAX_THRESHOLD, high: float = MAX_THRESHOLD) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        bounds = "" if high == LARGEST else f" from {low} to {high}"
+        bounds = "" if high == MAX_THRESHOLD else f" from {low} to {high}"
         raise InputError(f"{where}: expected a number{bounds}, found {value!r}")
     return float(value)
 
@@ -71,7 +71,7 @@ class _RuleConfig:
     name: str
     where: str
     keys: Mapping[str, Any]
-    setting: Setting
+    setting: RuleContext
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         return _number(self.keys.get(key, default), f"{self.where}.{key}", low, high)
@@ -80,7 +80,7 @@ class _RuleConfig:
         return _integer(self.keys.get(key, default), f"{self.where}.{key}", low, high)
 
     def column(self, key: str) -> tuple[str, str]:
-        return signal_column(self.keys.get(key), f"{self.where}.{key}")
+        return parse_signal_column(self.keys.get(key), f"{self.where}.{key}")
 
     def signal(self, key: str) -> str:
         if not isinstance(value := self.keys[key], str) or not _SIGNAL.fullmatch(value):
@@ -95,7 +95,7 @@ class _RuleConfig:
     def part(self, key: str, value: Any, taken: Sequence[str] = ()) -> Rule:
         """Return the filter that is named, or the inline rule under a name that is not in `taken`."""
         if isinstance(value, str):
-            return Decided(value)
+            return FilterReference(value)
         if not isinstance(value, dict):
             raise InputError(f"{self.where}.{key}: expected a filter's name or a rule, found {value!r}")
         kind = next((kind for kind in _KINDS if kind in value), "rule")
@@ -117,9 +117,9 @@ class _RuleConfig:
         return self.part("among", self.keys["among"]) if "among" in self.keys else None
 
 
-def parse_rule(name: str, config: Mapping[str, Any], setting: Setting | None = None) -> Rule:
+def parse_rule(name: str, config: Mapping[str, Any], setting: RuleContext | None = None) -> Rule:
     """Return the rule that a filter of the experiment file describes; raise InputError that names the faulty key."""
-    return _parse(_RuleConfig(name, f"filters.{name}", config, setting or Setting()))
+    return _parse(_RuleConfig(name, f"filters.{name}", config, setting or RuleContext()))
 
 
 def _parse(config: _RuleConfig) -> Rule:
@@ -131,7 +131,7 @@ def _parse(config: _RuleConfig) -> Rule:
     known = [kinds[0], *options]
     for key in config.keys:
         if key not in known:
-            raise InputError(f"{config.where}.{key}: {unknown('key', str(key), known)}")
+            raise InputError(f"{config.where}.{key}: {unknown_message('key', str(key), known)}")
     return parser(config)
 
 
@@ -156,7 +156,7 @@ def _threshold(config: _RuleConfig) -> Rule:
         raise InputError(f"{where}: expected by and one of {', '.join(COMPARISONS)}, found {value!r}")
     for key in value:
         if key not in (known := [*COMPARISONS, "by", "per_source", "reason"]):
-            raise InputError(f"{where}.{key}: {unknown('key', str(key), known)}")
+            raise InputError(f"{where}.{key}: {unknown_message('key', str(key), known)}")
     comparisons = [key for key in COMPARISONS if key in value]
     if len(comparisons) != 1:
         choices = ", ".join(COMPARISONS)
@@ -169,7 +169,7 @@ def _threshold(config: _RuleConfig) -> Rule:
     default = "below_threshold" if comparisons[0] in ("at_least", "above") else "above_threshold"
     reason = _reason(value.get("reason", default), f"{where}.reason")
     return Threshold(
-        config.name, signal_column(value.get("by"), f"{where}.by"), comparisons[0], number, source_values, reason
+        config.name, parse_signal_column(value.get("by"), f"{where}.by"), comparisons[0], number, source_values, reason
     )
 
 
@@ -197,7 +197,7 @@ def _is_null(config: _RuleConfig, key: str) -> bool:
 
 
 def _near_reference(config: _RuleConfig) -> Rule:
-    return NearReference(config.name, config.signal("near_reference"))
+    return NearReferenceRule(config.name, config.signal("near_reference"))
 
 
 def _concepts(config: _RuleConfig) -> Rule:
@@ -205,7 +205,7 @@ def _concepts(config: _RuleConfig) -> Rule:
     if not isinstance(any_of, list) or ("any_of" in config.keys and not any_of):
         raise InputError(f"{where}: expected a list of lines of the concept file, from 0, found {any_of!r}")
     lines = {_integer(line, f"{where}.{place}", 0, 2**31 - 1) for place, line in enumerate(any_of)}
-    return Concepts(config.name, config.signal("concepts"), tuple(sorted(lines)))
+    return ConceptsRule(config.name, config.signal("concepts"), tuple(sorted(lines)))
 
 
 def _balanced(config: _RuleConfig) -> Rule:
@@ -239,9 +239,9 @@ def _preset(config: _RuleConfig) -> Rule:
     name, signals = config.keys["preset"], config.keys.get("signals", {})
     if not isinstance(signals, dict):
         raise InputError(f"{config.where}.signals: expected role: signal, found {signals!r}")
-    preset = presets.preset(name, config.where)
+    preset = presets.find_preset(name, config.where)
     rule = preset.expanded(signals, config.setting.signals, config.where)
-    return Preset(
+    return PresetRule(
         config.name, str(name), preset.source, _parse(_RuleConfig(config.name, config.where, rule, config.setting))
     )
 

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 
-Columns = dict[str, set[str]]
+SignalColumns = dict[str, set[str]]
 """The columns of each signal that a rule reads."""
 
 
@@ -85,13 +85,13 @@ _FUNCTIONS = frozenset(
 )
 
 
-def predicate_columns(text: str, where: str) -> Columns:
+def predicate_columns(text: str, where: str) -> SignalColumns:
     """Return the signal columns in a Spark SQL predicate; raise InputError for anything but columns and functions."""
     without_strings = _STRING.sub("''", text)
     for function in _CALL.findall(without_strings):
         if function.lower() not in _FUNCTIONS | _WORDS:
-            raise InputError(f"{where}: {unknown('function', function, _FUNCTIONS)}")
-    columns: Columns = {}
+            raise InputError(f"{where}: {unknown_message('function', function, _FUNCTIONS)}")
+    columns: SignalColumns = {}
     for signal, column in _COLUMN.findall(without_strings):
         columns.setdefault(signal, set()).add(column)
     remainder = _CALL.sub(" (", _NUMBER.sub(" ", _COLUMN.sub(" ", without_strings)))
@@ -113,16 +113,16 @@ def _balanced(text: str) -> bool:
     return depth == 0
 
 
-def merged(parts: Iterable[Columns]) -> Columns:
+def merge_columns(parts: Iterable[SignalColumns]) -> SignalColumns:
     """Return the union of the columns of all `parts`."""
-    result: Columns = {}
+    result: SignalColumns = {}
     for part in parts:
         for signal, columns in part.items():
             result[signal] = result.get(signal, set()) | columns
     return result
 
 
-def signal_column(text: Any, where: str) -> tuple[str, str]:
+def parse_signal_column(text: Any, where: str) -> tuple[str, str]:
     """Return (signal, column) of "signal.column"; raise InputError for anything else."""
     match = _COLUMN.fullmatch(str(text))
     if not match:

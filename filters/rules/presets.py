@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 
-FIVE_KB = 5_000
+FIVE_KB_BYTES = 5_000
 """The "5 KB" of LAION and COYO, in bytes: neither says whether a KB is 1,000 or 1,024 bytes."""
 
 
-class Signal(Protocol):
+class PresetSignal(Protocol):
     """What a preset needs to know about a signal; `filters.signals.registry.SignalSpec` provides it."""
 
     @property
@@ -28,14 +28,14 @@ class Signal(Protocol):
         ...
 
 
-Signals = Mapping[str, Signal]
+PresetSignals = Mapping[str, PresetSignal]
 
 
 Roles = Mapping[str, str]
 """The name of the signal in each role."""
 
 
-Recipe = Callable[[Roles, Signals], dict[str, Any]]
+PresetRecipe = Callable[[Roles, PresetSignals], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,30 @@ class Preset:
 
     source: str
     roles: Mapping[str, str]
-    recipe: Recipe
+    recipe: PresetRecipe
 
     @property
     def summary(self) -> str:
         """The first line of the recipe's docstring."""
         return (self.recipe.__doc__ or "").partition("\n")[0]
 
-    def expanded(self, names: Mapping[Any, Any], signals: Signals, where: str) -> dict[str, Any]:
+    def expanded(self, names: Mapping[Any, Any], signals: PresetSignals, where: str) -> dict[str, Any]:
         """Return the rule, in the experiment file's form, over the signals that `names` gives by role.
 
         A role without a name gets the only signal of its kind; raises InputError where there is none or more than one.
         """
         for role in names:
             if role not in self.roles:
-                raise InputError(f"{where}.signals.{role}: {unknown('role', str(role), self.roles)}")
+                raise InputError(f"{where}.signals.{role}: {unknown_message('role', str(role), self.roles)}")
         bound = {role: str(names[role]) if role in names else "" for role in self.roles}
         for role, name in bound.items():
             bound[role] = name or _only_signal(role, self.roles[role], signals, where)
             if bound[role] not in signals:
-                raise InputError(f"{where}.signals.{role}: {unknown('signal', bound[role], signals)}")
+                raise InputError(f"{where}.signals.{role}: {unknown_message('signal', bound[role], signals)}")
         return self.recipe(bound, signals)
 
 
-def _only_signal(role: str, kind: str, signals: Signals, where: str) -> str:
+def _only_signal(role: str, kind: str, signals: PresetSignals, where: str) -> str:
     matching = [name for name, signal in signals.items() if signal.kind == kind]
     if len(matching) == 1:
         return matching[0]
@@ -85,7 +85,7 @@ def _caption(role: str, words: int, chars: int) -> dict[str, str]:
     }
 
 
-def datacomp_basic(roles: Roles, signals: Signals) -> dict[str, Any]:
+def datacomp_basic(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """English, more than 2 words and 5 characters, short side of 200 pixels or more, aspect of 3 or less.
 
     DataComp identifies the language by fasttext (lid.176), here it is by py3langid; DataComp's words are separated by
@@ -96,7 +96,7 @@ def datacomp_basic(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"drop_when": _caption(roles["caption"], 2, 5) | sizes}
 
 
-def datacomp_clip_l14_30(roles: Roles, signals: Signals) -> dict[str, Any]:
+def datacomp_clip_l14_30(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """The top 30 % by the similarity of OpenAI's CLIP ViT-L/14.
 
     DataComp keeps every pair whose value is at least that of rank floor(0.3 n), counted from 0; here exactly
@@ -105,7 +105,7 @@ def datacomp_clip_l14_30(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"top_fraction": 0.3, "by": f"{roles['clip']}.similarity"}
 
 
-def datacomp_image_based(roles: Roles, signals: Signals) -> dict[str, Any]:
+def datacomp_image_based(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """English, more than 1 word and 5 characters, and an image in a cluster that holds an image of the reference set.
 
     DataComp clusters the pool by OpenAI's CLIP ViT-L/14 into 100,000 clusters, with ImageNet-1k's training images as
@@ -115,7 +115,7 @@ def datacomp_image_based(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"all": [{"drop_when": _caption(roles["caption"], 1, 5)}, {"near_reference": roles["reference"]}]}
 
 
-def datacomp_1b(roles: Roles, signals: Signals) -> dict[str, Any]:
+def datacomp_1b(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """DataComp-1B: datacomp_image_based and datacomp_clip_l14_30 together, the 30 % being of the whole pool.
 
     The threshold is taken over the scores of the whole pool, not over the pairs that the image-based part keeps.
@@ -123,7 +123,7 @@ def datacomp_1b(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"all": [*datacomp_image_based(roles, signals)["all"], datacomp_clip_l14_30(roles, signals)]}
 
 
-def laion_400m(roles: Roles, signals: Signals) -> dict[str, Any]:
+def laion_400m(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """5 characters and 5 KB or more, and a similarity of 0.3 or more by OpenAI's CLIP ViT-B/32.
 
     Not included: removal of duplicates by URL and caption together (repeated rows are an outcome of ingest here), of
@@ -132,7 +132,7 @@ def laion_400m(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"all": [{"drop_when": _laion_reasons(roles)}, _similarity_threshold(roles, 0.3)]}
 
 
-def laion_2b_en(roles: Roles, signals: Signals) -> dict[str, Any]:
+def laion_2b_en(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """English, 5 characters and 5 KB or more, and a similarity of 0.28 or more by OpenAI's CLIP ViT-B/32.
 
     LAION identifies the language by cld3, here it is by py3langid. Not included: removal of duplicates by URL, and of
@@ -145,7 +145,7 @@ def laion_2b_en(roles: Roles, signals: Signals) -> dict[str, Any]:
 def _laion_reasons(roles: Roles) -> dict[str, str]:
     return {
         "caption_too_short": f"{roles['caption']}.chars < 5",
-        "image_too_few_bytes": f"{roles['image']}.raw_bytes < {FIVE_KB}",
+        "image_too_few_bytes": f"{roles['image']}.raw_bytes < {FIVE_KB_BYTES}",
     }
 
 
@@ -153,7 +153,7 @@ def _similarity_threshold(roles: Roles, least: float) -> dict[str, Any]:
     return {"threshold": {"at_least": least, "by": f"{roles['clip']}.similarity", "reason": "similarity_too_low"}}
 
 
-def coyo_700m(roles: Roles, signals: Signals) -> dict[str, Any]:
+def coyo_700m(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """5 KB and 200 px or more, aspect of 3 or less; English, 3 to 256 words, 6 to 1000 characters, at most 10 times.
 
     COYO identifies the language by cld3, here it is by py3langid; COYO's words are separated by spaces. Not included:
@@ -163,7 +163,7 @@ def coyo_700m(roles: Roles, signals: Signals) -> dict[str, Any]:
     """
     caption, image, repeats = roles["caption"], roles["image"], roles["repeats"]
     reasons = {
-        "image_too_few_bytes": f"{image}.raw_bytes < {FIVE_KB}",
+        "image_too_few_bytes": f"{image}.raw_bytes < {FIVE_KB_BYTES}",
         "image_too_long": f"{image}.aspect > 3",
         "image_too_small": f"{image}.short_side < 200",
         "not_english": f"{caption}.language <> 'en'",
@@ -176,7 +176,7 @@ def coyo_700m(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"drop_when": reasons}
 
 
-def metaclip_400m(roles: Roles, signals: Signals) -> dict[str, Any]:
+def metaclip_400m(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """Of English captions that mention a concept of the list, those that balancing at t = 20,000 keeps.
 
     The list (MetaCLIP's has 500,000 entries of WordNet and Wikipedia) is a setting of the signal. t was chosen for
@@ -187,7 +187,7 @@ def metaclip_400m(roles: Roles, signals: Signals) -> dict[str, Any]:
     return {"balanced": roles["concepts"], "t": 20_000, "among": english}
 
 
-def semdedup(roles: Roles, signals: Signals) -> dict[str, Any]:
+def semdedup(roles: Roles, signals: PresetSignals) -> dict[str, Any]:
     """Drops pairs more similar than 1 - epsilon to an earlier pair of their cluster; the least typical come first.
 
     Epsilon is the parameter that the paper varies; here it is 1 minus the signal's setting `cosine`.
@@ -236,14 +236,14 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def preset(name: Any, where: str) -> Preset:
+def find_preset(name: Any, where: str) -> Preset:
     """Return a preset by its name; raise InputError that lists the presets where there is none of that name."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"{where}.preset: {unknown('preset', str(name), PRESETS)}")
+        raise InputError(f"{where}.preset: {unknown_message('preset', str(name), PRESETS)}")
     return PRESETS[name]
 
 
-def listed() -> str:
+def describe_presets() -> str:
     """Return an entry for each preset: its name, what it keeps, where it is published, and the signals it needs."""
     lines = []
     for name, entry in PRESETS.items():

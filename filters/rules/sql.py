@@ -12,114 +12,115 @@ from functools import singledispatch
 
 from filters.rules.base import (
     COMPARISONS,
-    Concepts,
-    Decided,
+    ConceptsRule,
     DropWhen,
-    NearReference,
+    FilterReference,
+    NearReferenceRule,
     NotInEvaluation,
     RandomFraction,
     Rule,
     Subset,
     Threshold,
 )
-from filters.rules.composite import AllOf, AnyOf, Not, Preset
-from filters.rules.corpus import Among, Balanced, TopFraction, Unique
-from filters.rules.sql_expressions import KEEP, choice, compared, double, quoted, unknown_value
-from filters.rules.statistics import Cut, Measured
-from pipeline.core.sampling import draw_sql
+from filters.rules.composite import AllOf, AnyOf, Not, PresetRule
+from filters.rules.corpus import Balanced, CorpusRule, TopFraction, Unique
+from filters.rules.sql_expressions import KEEP, case_expression, comparison, double_literal, is_unknown, string_literal
+from filters.rules.statistics import FractionCut, Statistics
+from pipeline.core.sampling import uniform_hash_sql
 
 Cases = list[tuple[str, str]]
 """(condition, reason) as SQL expressions: the first condition that is true drops the pair; null is not true."""
 
 
-def decided(name: str) -> str:
+def decision_column(name: str) -> str:
     """Return the view's column with the decision of the filter `name`; no signal can have that column's name."""
     return f"decided:{name}"
 
 
-def listed(path: str) -> str:
+def subset_column(path: str) -> str:
     """Return the view's column that says whether a subset file lists the pair."""
     return f"listed:{hashlib.sha256(path.encode()).hexdigest()[:16]}"
 
 
-def reason_sql(rule: Rule, view: str, measured: Measured) -> str:
+def reason_sql(rule: Rule, view: str, measured: Statistics) -> str:
     """Return the query of (uid, source, reason) of a rule over `view`; `measured` are the rule's statistics."""
-    return f"select uid, source, {reason_column(rule, measured)} as reason from {pool(rule, view, measured)}"
+    pairs = view_with_among_columns(rule, view, measured)
+    return f"select uid, source, {reason_column(rule, measured)} as reason from {pairs}"
 
 
-def pool(rule: Rule, view: str, measured: Measured) -> str:
+def view_with_among_columns(rule: Rule, view: str, measured: Statistics) -> str:
     """Return the view, or a query of it with a column for the reason of each `among` in the rule.
 
     It needs a column, as a window function is allowed neither in a condition nor in another window.
     """
     for part in reversed(list(rule.walk())):
-        if isinstance(part, Among) and part.among:
+        if isinstance(part, CorpusRule) and part.among:
             view = f"(select *, {reason_column(part.among, measured)} as {_among_column(part)} from {view})"
     return view
 
 
-def considered(rule: Among) -> str:
+def among_condition(rule: CorpusRule) -> str:
     """Return the condition, over the rule's `pool`, for the pairs that the rule ranks, counts or groups."""
     return f"{_among_column(rule)} = '{KEEP}'" if rule.among else "true"
 
 
-def _among_column(rule: Among) -> str:
+def _among_column(rule: CorpusRule) -> str:
     return f"`among:{rule.name}`"
 
 
-def _among_cases(rule: Among) -> Cases:
+def _among_cases(rule: CorpusRule) -> Cases:
     return [(f"{_among_column(rule)} <> '{KEEP}'", _among_column(rule))] if rule.among else []
 
 
-def reason_column(rule: Rule, measured: Measured) -> str:
+def reason_column(rule: Rule, measured: Statistics) -> str:
     """Return the SQL expression of a rule's reason."""
-    whens = " ".join(f"when {condition} then {reason}" for condition, reason in cases(rule, measured))
+    whens = " ".join(f"when {condition} then {reason}" for condition, reason in drop_cases(rule, measured))
     return f"case {whens} else '{KEEP}' end"
 
 
 @singledispatch
-def cases(rule: Rule, measured: Measured) -> Cases:
+def drop_cases(rule: Rule, measured: Statistics) -> Cases:
     """Return the cases that drop a pair, in order."""
     raise TypeError(f"no query for {type(rule).__name__}")
 
 
-@cases.register
-def _(rule: Decided, measured: Measured) -> Cases:
-    reason = f"coalesce(`{decided(rule.name)}`.reason, 'not_decided')"
+@drop_cases.register
+def _(rule: FilterReference, measured: Statistics) -> Cases:
+    reason = f"coalesce(`{decision_column(rule.name)}`.reason, 'not_decided')"
     return [(f"{reason} <> '{KEEP}'", reason)]
 
 
-@cases.register
-def _(rule: DropWhen, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: DropWhen, measured: Statistics) -> Cases:
     return [(f"coalesce(({text}), true)", f"'{reason}'") for reason, text in rule.reasons.items()]
 
 
-@cases.register
-def _(rule: TopFraction, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: TopFraction, measured: Statistics) -> Cases:
     value = ".".join(rule.by)
     cuts = {source: _above_cut(value, cut) for source, cut in measured[rule.name].items()}
-    above = choice("source", cuts, "false") if rule.per_source else cuts.get("", "false")
-    return [*_among_cases(rule), (unknown_value(value), "'no_score'"), (f"not {above}", "'below_top_fraction'")]
+    above = case_expression("source", cuts, "false") if rule.per_source else cuts.get("", "false")
+    return [*_among_cases(rule), (is_unknown(value), "'no_score'"), (f"not {above}", "'below_top_fraction'")]
 
 
-def _above_cut(value: str, cut: Cut) -> str:
+def _above_cut(value: str, cut: FractionCut) -> str:
     """Return the condition that a value is above the cut, or equal to it with a uid that is small enough."""
     if cut.value is None:
         return "false"
-    number, tie = double(cut.value), f" and uid <= {quoted(cut.uid)}" if cut.uid is not None else ""
+    number, tie = double_literal(cut.value), f" and uid <= {string_literal(cut.uid)}" if cut.uid is not None else ""
     return f"(cast({value} as double) > {number} or (cast({value} as double) = {number}{tie}))"
 
 
-@cases.register
-def _(rule: Threshold, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: Threshold, measured: Statistics) -> Cases:
     value, operator = ".".join(rule.by), COMPARISONS[rule.comparison]
-    per_source = {source: compared(value, operator, number) for source, number in rule.per_source.items()}
-    kept = choice("source", per_source, compared(value, operator, rule.value))
-    return [(unknown_value(value), "'no_score'"), (f"not ({kept})", f"'{rule.reason}'")]
+    per_source = {source: comparison(value, operator, number) for source, number in rule.per_source.items()}
+    kept = case_expression("source", per_source, comparison(value, operator, rule.value))
+    return [(is_unknown(value), "'no_score'"), (f"not ({kept})", f"'{rule.reason}'")]
 
 
-@cases.register
-def _(rule: Unique, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: Unique, measured: Statistics) -> Cases:
     group = ".".join(rule.group)
     among = f"{_among_column(rule)} <> '{KEEP}', " if rule.among else ""
     direction = "asc" if rule.smallest else "desc"
@@ -129,8 +130,8 @@ def _(rule: Unique, measured: Measured) -> Cases:
     return [*_among_cases(rule), (f"{rank} > 1", f"'{rule.reason}'")]
 
 
-@cases.register
-def _(rule: NotInEvaluation, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: NotInEvaluation, measured: Statistics) -> Cases:
     signal = rule.signal
     drops = [(f"{signal} is null", "'not_compared'")]
     if rule.pdq_distance is not None:
@@ -142,18 +143,18 @@ def _(rule: NotInEvaluation, measured: Measured) -> Cases:
     ):
         if least is not None:
             value = f"{signal}.{column}"
-            drops.append((f"not ({unknown_value(value)}) and {compared(value, '>=', least)}", f"'{reason}'"))
+            drops.append((f"not ({is_unknown(value)}) and {comparison(value, '>=', least)}", f"'{reason}'"))
     return drops
 
 
-@cases.register
-def _(rule: NearReference, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: NearReferenceRule, measured: Statistics) -> Cases:
     near = f"{rule.signal}.near_reference"
     return [(f"{near} is null", "'not_compared'"), (f"not {near}", "'not_near_reference'")]
 
 
-@cases.register
-def _(rule: Concepts, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: ConceptsRule, measured: Statistics) -> Cases:
     if not rule.any_of:
         return [(f"coalesce({rule.signal}.concept_count, 0) < 1", "'no_concept'")]
     mentioned = f"exists({rule.signal}.concepts, one -> one in ({', '.join(map(str, rule.any_of))}))"
@@ -163,14 +164,14 @@ def _(rule: Concepts, measured: Measured) -> Cases:
     ]
 
 
-@cases.register
-def _(rule: Balanced, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: Balanced, measured: Statistics) -> Cases:
     counts: Mapping[int, int] = measured[rule.name]
     # an array by concept, so that a look-up costs the same for any number of concepts; 1 where all pairs are kept
     chances = [rule.t / counts[concept] if concept in counts else 1 for concept in range(max(counts, default=0) + 1)]
     table = f"cast(split('{','.join(map(repr, chances))}', ',') as array<double>)"
     concepts = f"transform({rule.signal}.concepts, one -> struct(one, coalesce(get({table}, one), 1D) as chance))"
-    kept = f"exists({concepts}, it -> it.chance >= 1 or {draw_sql(rule.seed, 'uid', 'it.one')} < it.chance)"
+    kept = f"exists({concepts}, it -> it.chance >= 1 or {uniform_hash_sql(rule.seed, 'uid', 'it.one')} < it.chance)"
     return [
         *_among_cases(rule),
         (_no_concept(rule.signal), "'no_concept'"),
@@ -178,36 +179,41 @@ def _(rule: Balanced, measured: Measured) -> Cases:
     ]
 
 
-@cases.register
-def _(rule: RandomFraction, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: RandomFraction, measured: Statistics) -> Cases:
     # "fraction" makes the sample independent of the order in which mixtures sample, which is a hash of seed and uid
-    return [(f"{draw_sql(rule.seed, 'uid', quoted('fraction'))} >= {double(rule.fraction)}", "'not_drawn'")]
+    return [
+        (
+            f"{uniform_hash_sql(rule.seed, 'uid', string_literal('fraction'))} >= {double_literal(rule.fraction)}",
+            "'not_drawn'",
+        )
+    ]
 
 
-@cases.register
-def _(rule: Subset, measured: Measured) -> Cases:
-    return [(f"not coalesce(`{listed(rule.path)}`, false)", "'not_in_subset'")]
+@drop_cases.register
+def _(rule: Subset, measured: Statistics) -> Cases:
+    return [(f"not coalesce(`{subset_column(rule.path)}`, false)", "'not_in_subset'")]
 
 
-@cases.register
-def _(rule: AllOf, measured: Measured) -> Cases:
-    return [case for part in rule.parts for case in cases(part, measured)]
+@drop_cases.register
+def _(rule: AllOf, measured: Statistics) -> Cases:
+    return [case for part in rule.parts for case in drop_cases(part, measured)]
 
 
-@cases.register
-def _(rule: AnyOf, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: AnyOf, measured: Statistics) -> Cases:
     reasons = [reason_column(part, measured) for part in rule.parts]
     return [(" and ".join(f"{reason} <> '{KEEP}'" for reason in reasons), reasons[0])]
 
 
-@cases.register
-def _(rule: Not, measured: Measured) -> Cases:
+@drop_cases.register
+def _(rule: Not, measured: Statistics) -> Cases:
     return [(f"{reason_column(rule.part, measured)} = '{KEEP}'", f"'{rule.reason}'")]
 
 
-@cases.register
-def _(rule: Preset, measured: Measured) -> Cases:
-    return cases(rule.rule, measured)
+@drop_cases.register
+def _(rule: PresetRule, measured: Statistics) -> Cases:
+    return drop_cases(rule.rule, measured)
 
 
 def _no_concept(signal: str) -> str:

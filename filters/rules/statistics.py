@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.rules.base import Rule
-from filters.rules.corpus import Balanced, MeasuredFirst, TopFraction
+from filters.rules.corpus import Balanced, StatisticsRule, TopFraction
 
 Tables = Iterator[pa.Table]
 
@@ -28,21 +28,21 @@ Fold = Callable[[Sequence[str], Callable[[Tables], Any]], Sequence[Any]]
 """Reads columns of all rows that are considered, a part in each task; returns the function's result for each task."""
 
 
-Measured = Mapping[str, Any]
-"""Statistics by the rule's name: for a TopFraction its `Cut` by source ("" for all), for a Balanced the counts of the
-concepts that more than `t` pairs mention."""
+Statistics = Mapping[str, Any]
+"""Statistics by the rule's name: for a TopFraction its `FractionCut` by source ("" for all), for a Balanced the counts
+of the concepts that more than `t` pairs mention."""
 
 
-BITS = 16
+RADIX_BITS = 16
 """Bits of a value that one round counts."""
 
 
-MOST = 100_000
+MAX_SORTED_UIDS = 100_000
 """The most uids that the driver sorts at once."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class FractionCut:
     """The cut of a fraction: kept are values above `value`, and of the pairs with exactly `value` the uids up to `uid`.
 
     Without a value nothing is kept; without a uid all pairs with exactly `value` are kept.
@@ -52,14 +52,14 @@ class Cut:
     uid: str | None
 
 
-def measured_first(rule: Rule) -> list[MeasuredFirst]:
+def statistics_rules(rule: Rule) -> list[StatisticsRule]:
     """Return the parts of a rule that need statistics, each after those that its `among` contains."""
-    return [part for part in reversed(list(rule.walk())) if isinstance(part, MeasuredFirst)]
+    return [part for part in reversed(list(rule.walk())) if isinstance(part, StatisticsRule)]
 
 
 @singledispatch
-def measure(rule: MeasuredFirst, fold: Fold) -> Any:
-    """Return a rule's entry of `Measured`; `fold` reads uid, source and the rule's own column of its signal."""
+def measure(rule: StatisticsRule, fold: Fold) -> Any:
+    """Return a rule's entry of `Statistics`; `fold` reads uid, source and the rule's own column of its signal."""
     raise TypeError(f"nothing to measure for {type(rule).__name__}")
 
 
@@ -94,10 +94,10 @@ class _Search:
 
 
 @measure.register
-def _top_fraction_cuts(rule: TopFraction, fold: Fold) -> dict[str, Cut]:
+def _top_fraction_cuts(rule: TopFraction, fold: Fold) -> dict[str, FractionCut]:
     column, columns = rule.by[1], [rule.by[1], *(["source"] if rule.per_source else [])]
     searches: dict[str, _Search] = {}
-    for shift in range(64 - BITS, -1, -BITS):
+    for shift in range(64 - RADIX_BITS, -1, -RADIX_BITS):
         keys = {scope: search.key for scope, search in searches.items()}
         counts: dict[str, npt.NDArray[np.int64]] = {}
         for part in fold(columns, partial(_count_bits, column, shift, keys)):
@@ -113,14 +113,14 @@ def _narrow(fraction: float, before: _Search | None, counts: npt.NDArray[np.int6
     cumulative = np.cumsum(counts[::-1])
     index = int(np.searchsorted(cumulative, kept))
     bits = len(counts) - 1 - index
-    key = ((before.key if before else 0) << BITS) + bits
+    key = ((before.key if before else 0) << RADIX_BITS) + bits
     return _Search(key, kept - int(cumulative[index] - counts[bits]), int(counts[bits]))
 
 
-def _cut_of(rule: TopFraction, scope: str, search: _Search, fold: Fold) -> Cut:
+def _cut_of(rule: TopFraction, scope: str, search: _Search, fold: Fold) -> FractionCut:
     if search.left == 0:
-        return Cut(None, None)
-    return Cut(
+        return FractionCut(None, None)
+    return FractionCut(
         _float_of_bits(search.key), None if search.left == search.tied else _uid_at_cut(rule, scope, search, fold)
     )
 
@@ -129,7 +129,7 @@ def _uid_at_cut(rule: TopFraction, scope: str, search: _Search, fold: Fold) -> s
     """Return the `left`-th uid, from 1, of the tied ones in order."""
     columns = ["uid", rule.by[1], *(["source"] if rule.per_source else [])]
     prefix, left, tied = "", search.left, search.tied
-    while tied > MOST:
+    while tied > MAX_SORTED_UIDS:
         prefix_counts: Counter[str] = Counter()
         for part in fold(columns, partial(_count_prefixes, rule.by[1], scope, search.key, prefix)):
             prefix_counts.update(part)
@@ -183,9 +183,9 @@ def _count_bits(
         for scope, mask in _source_masks(table, keys):
             of_scope = keys[mask]
             if keys_found:
-                of_scope = of_scope[of_scope >> np.uint64(shift + BITS) == np.uint64(keys_found[scope])]
-            bits = (of_scope >> np.uint64(shift)) & np.uint64((1 << BITS) - 1)
-            bit_counts = np.bincount(bits.astype(np.int64), minlength=1 << BITS)
+                of_scope = of_scope[of_scope >> np.uint64(shift + RADIX_BITS) == np.uint64(keys_found[scope])]
+            bits = (of_scope >> np.uint64(shift)) & np.uint64((1 << RADIX_BITS) - 1)
+            bit_counts = np.bincount(bits.astype(np.int64), minlength=1 << RADIX_BITS)
             counts[scope] = counts.get(scope, 0) + bit_counts
     return counts
 

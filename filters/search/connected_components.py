@@ -9,14 +9,14 @@ import pyarrow.compute as pc
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-LEAST_WAITING = 1 << 16
+MIN_PENDING_EDGES = 1 << 16
 """Edges that are collected, or an eighth of the rows where that is more, before they are merged together."""
 
 
 Edges = npt.NDArray[np.int64]
 
 
-def groups(size: int, edges: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+def component_labels(size: int, edges: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Return the connected component, (size,) int32, of each of `size` rows under (m, 2) edges."""
     if not len(edges):
         return np.arange(size, dtype=np.int32)
@@ -25,7 +25,7 @@ def groups(size: int, edges: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     return labels
 
 
-def smallest(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def smallest_rows(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return for each row the first row that has its label, (n,) int64."""
     _, first, place = np.unique(labels, return_index=True, return_inverse=True)
     rows: npt.NDArray[np.int64] = first[place]
@@ -50,14 +50,14 @@ class Forest:
         if len(edges):
             self._waiting.append(edges)
             self._count += len(edges)
-            if self._count > max(LEAST_WAITING, len(self.known) // 8):
+            if self._count > max(MIN_PENDING_EDGES, len(self.known) // 8):
                 self._settle()
 
     def _settle(self) -> None:
         if self._waiting:
             roots, places = np.unique(np.concatenate(self._waiting), return_inverse=True)
             parent = np.arange(len(self.known))
-            parent[roots] = roots[smallest(groups(len(roots), places.reshape(-1, 2)))]
+            parent[roots] = roots[smallest_rows(component_labels(len(roots), places.reshape(-1, 2)))]
             self.known = parent[self.known]
             self._waiting, self._count = [], 0
 
@@ -73,7 +73,7 @@ class Forest:
         return np.stack([least[others], others], axis=1)
 
 
-def components(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Table:
+def string_components(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Table:
     """Return (member, group) for each distinct string in edges (left, right): group is its component's least string."""
     ends = pa.chunked_array([*left.chunks, *right.chunks], pa.string()).combine_chunks().dictionary_encode()
     order = pc.sort_indices(ends.dictionary).to_numpy()
@@ -81,5 +81,5 @@ def components(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Table:
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     edges = rank[ends.indices.to_numpy()].reshape(2, -1).T
-    first_rows = smallest(groups(len(order), edges))
+    first_rows = smallest_rows(component_labels(len(order), edges))
     return pa.table({"member": members, "group": members.take(pa.array(first_rows))})

@@ -14,11 +14,11 @@ Vectors = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 
 
-EXACT_ROWS = 1 << 12
+EXACT_BATCH_ROWS = 1 << 12
 """Pairs whose cosines are computed at once; it does not affect results."""
 
 
-def margin(width: int) -> float:
+def float32_margin(width: int) -> float:
     """Return how far apart two float32 products of unit vectors can be and still be in the wrong order.
 
     Each is off by at most width x 2^-24 in any order of summation (Higham 2002, section 3.1), and slightly more for
@@ -27,27 +27,27 @@ def margin(width: int) -> float:
     return (width + 8) * 2.0**-23
 
 
-def exact(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def exact_cosines(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the cosine, (n,) float64, of each row of (n, d) with the same row of the other; no row may be zero.
 
     Each row is summed separately, so a cosine has the same bits in any batch.
     """
     cosines = np.empty(len(left), np.float64)
-    for first in range(0, len(left), EXACT_ROWS):
-        x, y = (side[first : first + EXACT_ROWS].astype(np.float64, order="C") for side in (left, right))
+    for first in range(0, len(left), EXACT_BATCH_ROWS):
+        x, y = (side[first : first + EXACT_BATCH_ROWS].astype(np.float64, order="C") for side in (left, right))
         scale = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-        cosines[first : first + EXACT_ROWS] = (x * y).sum(axis=1) / scale
+        cosines[first : first + EXACT_BATCH_ROWS] = (x * y).sum(axis=1) / scale
     return cosines.clip(-1, 1)
 
 
-def unit(vectors: npt.NDArray[Any]) -> Vectors:
+def unit_vectors(vectors: npt.NDArray[Any]) -> Vectors:
     """Return (n, d) float32 unit vectors of the same directions; no row may be zero."""
     wide = vectors.astype(np.float64, order="C")  # a row is summed in its memory order
     scaled: Vectors = (wide / np.sqrt((wide * wide).sum(axis=1, keepdims=True))).astype(np.float32)
     return scaled
 
 
-def usable(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[npt.NDArray[np.bool_], Halves]:
+def usable_embeddings(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[npt.NDArray[np.bool_], Halves]:
     """Return which embeddings of a column have a direction, (n,) bool, and these, (m, d) little-endian float16.
 
     An embedding that is null, zero, or contains NaN or an infinity has none. Raises StageFailed, prefixed by `where`,
@@ -69,7 +69,7 @@ def usable(column: pa.ChunkedArray | pa.Array, where: str) -> tuple[npt.NDArray[
     return mask, vectors[valid]
 
 
-def nearest(queries: Vectors, corpus: Vectors, count: int) -> npt.NDArray[np.int64]:
+def nearest_unordered(queries: Vectors, corpus: Vectors, count: int) -> npt.NDArray[np.int64]:
     """Return the `count` rows of (m, d) with the largest cosines to each of (n, d), both unit: (n, count), unordered.
 
     Exact, ties to the smaller row: where float32 does not determine them, the query's cosines are recomputed exactly.
@@ -79,9 +79,9 @@ def nearest(queries: Vectors, corpus: Vectors, count: int) -> npt.NDArray[np.int
     scores = queries @ corpus.T
     places = np.argpartition(scores, -count, axis=1)[:, -count:].astype(np.int64)
     least = np.take_along_axis(scores, places, axis=1).min(axis=1)
-    ambiguous = np.flatnonzero((scores >= least[:, None] - margin(queries.shape[1])).sum(axis=1) > count)
+    ambiguous = np.flatnonzero((scores >= least[:, None] - float32_margin(queries.shape[1])).sum(axis=1) > count)
     for row in ambiguous:
-        close = np.flatnonzero(scores[row] >= least[row] - margin(queries.shape[1]))
-        cosines = exact(np.broadcast_to(queries[row], (len(close), queries.shape[1])), corpus[close])
+        close = np.flatnonzero(scores[row] >= least[row] - float32_margin(queries.shape[1]))
+        cosines = exact_cosines(np.broadcast_to(queries[row], (len(close), queries.shape[1])), corpus[close])
         places[row] = close[np.lexsort((close, -cosines))[:count]]
     return places

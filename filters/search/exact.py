@@ -14,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core.hardware import multiplies_bf16
+from pipeline.core.hardware import has_bf16
 
-GROUP = 32
+GROUP_ROWS = 32
 """Rows of the corpus in a group; the first step keeps only the largest score of each group."""
 
 
-BLOCK = 2048
+BLOCK_ROWS = 2048
 """Rows of the corpus in one product; with a batch of 4,096 queries the result is 16 MB."""
 
 
-AT_ONCE = 1 << 22
+MAX_SCORES_AT_ONCE = 1 << 22
 """Scores that the second step computes at once, 32 MB."""
 
 
-NOT_UNIT = 0.01
+UNIT_LENGTH_TOLERANCE = 0.01
 """How far from 1 the length of a unit vector may be; rounding to float16 changes it by at most 2**-11."""
 
 
@@ -41,10 +41,10 @@ Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
-Places = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 
 
-Found = tuple[Places, Singles]
+Neighbours = tuple[RowNumbers, Singles]
 """For each query k row numbers of the corpus, nearest first, ties by the smaller number; and their cosines.
 Where there is no such row, the number is -1 and the cosine NaN."""
 
@@ -65,18 +65,20 @@ _EQUAL = 2.0**-19
 
 
 def are_unit(vectors: Halves) -> npt.NDArray[np.bool_]:
-    """Return for each of (n, d) float16 vectors whether its length is within `NOT_UNIT` of 1; with NaN it is not."""
-    return np.asarray(np.abs(widened(vectors)[1] - 1) <= NOT_UNIT)
+    """Return for each of (n, d) float16 vectors whether its length is within `UNIT_LENGTH_TOLERANCE` of 1; with NaN it
+    is not.
+    """
+    return np.asarray(np.abs(with_lengths(vectors)[1] - 1) <= UNIT_LENGTH_TOLERANCE)
 
 
-def widened(vectors: Halves) -> tuple[Doubles, Doubles]:
+def with_lengths(vectors: Halves) -> tuple[Doubles, Doubles]:
     """Return (n, d) float16 vectors as float64, and their lengths (n,)."""
     wide = vectors.astype(np.float64)
     return wide, np.sqrt(np.einsum("nd,nd->n", wide, wide))
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedCorpus:
     """A corpus, rounded for the first step.
 
     `bits` (n, d) uint16 are bfloat16: unit vectors minus `mean` (d,) float32, as the common part decides nothing and
@@ -88,18 +90,20 @@ class Rounded:
     bounds: Doubles
 
     @classmethod
-    def of(cls, vectors: Halves) -> "Rounded":
+    def of(cls, vectors: Halves) -> "RoundedCorpus":
         """Round (n, d) float16 unit vectors."""
         count, width = vectors.shape
-        starts = range(0, count, BLOCK)
-        mean = sum((_unit(vectors[start : start + BLOCK]).sum(axis=0) for start in starts), np.zeros(width, np.float32))
+        starts = range(0, count, BLOCK_ROWS)
+        mean = sum(
+            (_unit(vectors[start : start + BLOCK_ROWS]).sum(axis=0) for start in starts), np.zeros(width, np.float32)
+        )
         mean = (mean / max(count, 1)).astype(np.float32)
         bits = np.empty((count, width), np.uint16)
         bounds = np.zeros(2)
         for start in starts:
-            centred = _unit(vectors[start : start + BLOCK]) - mean
+            centred = _unit(vectors[start : start + BLOCK_ROWS]) - mean
             rounded = torch.from_numpy(centred).bfloat16()
-            bits[start : start + BLOCK] = rounded.view(torch.int16).numpy().view(np.uint16)
+            bits[start : start + BLOCK_ROWS] = rounded.view(torch.int16).numpy().view(np.uint16)
             moved = centred - rounded.float().numpy()
             norms = [float(np.linalg.norm(part, axis=1).max()) for part in (centred, moved)]
             bounds = np.maximum(bounds, norms)
@@ -124,17 +128,17 @@ def _maxima(bits: npt.NDArray[np.uint16], queries: torch.Tensor) -> npt.NDArray[
     """
     corpus, maxima = (
         torch.from_numpy(bits).view(torch.bfloat16),
-        np.empty((-(-len(bits) // GROUP), len(queries)), np.int16),
+        np.empty((-(-len(bits) // GROUP_ROWS), len(queries)), np.int16),
     )
-    product = _bf16_product if multiplies_bf16() else _fp32_product
-    transposed = queries.T if multiplies_bf16() else queries.T.float().contiguous()
-    for start in range(0, len(bits), BLOCK):
-        scores = product(corpus[start : start + BLOCK], transposed)
-        full_groups, group = len(scores) // GROUP, start // GROUP
-        grouped = scores[: full_groups * GROUP].reshape(full_groups, GROUP, len(queries))
+    product = _bf16_product if has_bf16() else _fp32_product
+    transposed = queries.T if has_bf16() else queries.T.float().contiguous()
+    for start in range(0, len(bits), BLOCK_ROWS):
+        scores = product(corpus[start : start + BLOCK_ROWS], transposed)
+        full_groups, group = len(scores) // GROUP_ROWS, start // GROUP_ROWS
+        grouped = scores[: full_groups * GROUP_ROWS].reshape(full_groups, GROUP_ROWS, len(queries))
         _store_as_bf16(np.max(grouped, axis=1), maxima[group : group + full_groups])
-        if full_groups * GROUP < len(scores):
-            _store_as_bf16(scores[full_groups * GROUP :].max(axis=0), maxima[group + full_groups])
+        if full_groups * GROUP_ROWS < len(scores):
+            _store_as_bf16(scores[full_groups * GROUP_ROWS :].max(axis=0), maxima[group + full_groups])
     return maxima
 
 
@@ -158,7 +162,7 @@ def _store_as_bf16(largest: npt.NDArray[Any], out: npt.NDArray[np.int16]) -> Non
     out[...] = largest
 
 
-def _possible(rounded: Rounded, unit: Doubles, k: int) -> tuple[npt.NDArray[np.bool_], Doubles]:
+def _possible(rounded: RoundedCorpus, unit: Doubles, k: int) -> tuple[npt.NDArray[np.bool_], Doubles]:
     """Return which groups may contain one of the k nearest of each of (q, d) unit queries, (groups, q), and a lower
     bound of the k-th nearest's cosine, (q,).
 
@@ -190,18 +194,18 @@ def _from_bf16(bits: npt.NDArray[np.int16]) -> Doubles:
 
 
 def _query_slices(possible: npt.NDArray[np.bool_]) -> Iterator[slice]:
-    """Yield slices of the queries; each has about `AT_ONCE` scores to compute, and at least one query."""
-    ends = np.cumsum(possible.sum(axis=0, dtype=np.int64) * GROUP) // AT_ONCE
+    """Yield slices of the queries; each has about `MAX_SCORES_AT_ONCE` scores to compute, and at least one query."""
+    ends = np.cumsum(possible.sum(axis=0, dtype=np.int64) * GROUP_ROWS) // MAX_SCORES_AT_ONCE
     starts = np.flatnonzero(np.diff(ends, prepend=-1))
     yield from map(slice, starts, [*starts[1:], possible.shape[1]])
 
 
-def nearest(queries: Halves, corpus: Halves, rounded: Rounded, k: int = 1) -> Found:
+def nearest(queries: Halves, corpus: Halves, rounded: RoundedCorpus, k: int = 1) -> Neighbours:
     """Return the k nearest of (m, d) for each of (n, d) float16 unit vectors, exact; `rounded` is that of the corpus.
 
     A cosine is computed in float64 and rounded to float32; rows are compared by the rounded value.
     """
-    wide, length = widened(queries)
+    wide, length = with_lengths(queries)
     places, cosines = _empty_result(len(queries), k)
     if not len(corpus) or not len(queries):
         return places, cosines
@@ -214,22 +218,22 @@ def nearest(queries: Halves, corpus: Halves, rounded: Rounded, k: int = 1) -> Fo
 
 def _exact_cosines(
     batch: tuple[Doubles, Doubles], corpus: Halves, possible: npt.NDArray[np.bool_], floor: Doubles, k: int
-) -> Found:
+) -> Neighbours:
     """Compute the cosines in the possible groups; return the k best of those that reach the floor."""
     wide, length = batch
     candidates = []
     for group in np.flatnonzero(possible.any(axis=1)):
-        start = int(group) * GROUP
-        rows, lengths = widened(corpus[start : start + GROUP])
+        start = int(group) * GROUP_ROWS
+        rows, lengths = with_lengths(corpus[start : start + GROUP_ROWS])
         members = np.flatnonzero(possible[group])
         cosines = ((wide[members] @ rows.T) / (length[members, None] * lengths)).astype(np.float32)
         query, row = np.nonzero(cosines >= floor[members, None])
         candidates.append((members[query], start + row, cosines[query, row]))
     owner, places, scores = (np.concatenate(column) for column in zip(*candidates, strict=True))
-    return best(len(length), owner, places, scores, k)
+    return top_k(len(length), owner, places, scores, k)
 
 
-def best(count: int, owner: Places, places: Places, scores: Singles, k: int) -> Found:
+def top_k(count: int, owner: RowNumbers, places: RowNumbers, scores: Singles, k: int) -> Neighbours:
     """Return the k best of each of `count` queries from (c,) candidates: each one's query, row number and score."""
     order = np.lexsort((places, -scores, owner))
     owner, places, scores = owner[order], places[order], scores[order]
@@ -241,21 +245,21 @@ def best(count: int, owner: Places, places: Places, scores: Singles, k: int) -> 
     return result, cosines
 
 
-def ranked(queries: Halves, corpus: Halves, candidates: Places, k: int) -> Found:
+def rerank(queries: Halves, corpus: Halves, candidates: RowNumbers, k: int) -> Neighbours:
     """Return the k nearest among candidates, (n, c) row numbers of (m, d), -1 for none; cosines as in `nearest`."""
     places, cosines = _empty_result(len(queries), k)
-    step = max(1, AT_ONCE // max(1, candidates.shape[1] * queries.shape[1]))
+    step = max(1, MAX_SCORES_AT_ONCE // max(1, candidates.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), step):
         chosen = candidates[start : start + step]
         owner, column = np.nonzero(chosen >= 0)
-        wide, length = widened(queries[start : start + step])
-        rows, lengths = widened(corpus[chosen[owner, column]])
+        wide, length = with_lengths(queries[start : start + step])
+        rows, lengths = with_lengths(corpus[chosen[owner, column]])
         dots = np.einsum("nd,nd->n", wide[owner], rows)
         scores = (dots / (length[owner] * lengths)).astype(np.float32)
-        top = best(len(chosen), owner, chosen[owner, column], scores, k)
+        top = top_k(len(chosen), owner, chosen[owner, column], scores, k)
         places[start : start + step], cosines[start : start + step] = top
     return places, cosines
 
 
-def _empty_result(count: int, k: int) -> Found:
+def _empty_result(count: int, k: int) -> Neighbours:
     return np.full((count, k), -1, np.int64), np.full((count, k), np.nan, np.float32)

@@ -9,7 +9,7 @@ The result is not every pair but a forest with the same connected components, at
 enough for groups, and the number of pairs of a cluster of near copies is the square of its size. Values with many rows
 are therefore traversed outward from one row (a row that is reached is not compared again with those reached before):
 the cost of a cluster of near copies is about its size. Only rows that share a band's value and are far apart cost the
-square of their number (1 ns a pair); `Found` counts the comparisons.
+square of their number (1 ns a pair); `NearPairs` counts the comparisons.
 """
 
 from collections.abc import Iterator
@@ -21,30 +21,30 @@ import numpy as np
 import numpy.typing as npt
 
 from filters.search.connected_components import Forest
-from pipeline.images.pdq_search import within, words_of
+from pipeline.images.pdq_search import filter_within, fingerprint_words
 
-BITS = 256
+FINGERPRINT_BITS = 256
 
 
-LEAST_BANDS = 11
+MIN_BANDS = 11
 """With so many bands a value is at most 24 bits wide, so that it and a row number fit one 64-bit word."""
 
 
-MOST_DISTANCE = 47
-"""Above it bands are narrower than 16 bits and most rows share some value: `in_blocks` compares all with all."""
+MAX_BAND_DISTANCE_BITS = 47
+"""Above it bands are narrower than 16 bits and most rows share some value: `join_blocks` compares all with all."""
 
 
 SLICE_ROWS = 1 << 16
 """Rows whose entries are sorted at once, so that they fit a core's cache; it does not affect results."""
 
 
-CROWD = 128
+CROWD_ROWS = 128
 """Rows of one value, in addition to four times the mean, up to which all are compared; larger sets are traversed.
 
 It does not affect components; at about this size both methods cost the same."""
 
 
-WALKS, BLOCK = 16, 256
+MAX_TRAVERSALS, BLOCK_ROWS = 16, 256
 """Traversals of a crowd before the remaining rows count as scattered; rows of a block when all are compared."""
 
 
@@ -61,7 +61,7 @@ Edges = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Found:
+class NearPairs:
     """Edges of a forest, (m, 2) int64 row numbers; pairs compared; the largest number of rows of one value."""
 
     edges: Edges
@@ -75,8 +75,8 @@ def bands(distance: int) -> list[npt.NDArray[np.int64]]:
     A band takes every m-th bit: PDQ's bits are a 16 x 16 grid of frequencies in which neighbours agree more often than
     not. On the 6,957 images of PACS, bands of neighbouring bits give 5.4 times as many pairs to compare as these.
     """
-    count = max(LEAST_BANDS, -(-(distance + 1) // 3))
-    return [np.arange(first, BITS, count) for first in range(count)]
+    count = max(MIN_BANDS, -(-(distance + 1) // 3))
+    return [np.arange(first, FINGERPRINT_BITS, count) for first in range(count)]
 
 
 def band_values(codes: Codes, places: npt.NDArray[np.int64]) -> Rows:
@@ -108,15 +108,15 @@ def _slices(values: Rows, width: int, part: int, parts: int) -> Iterator[npt.NDA
         yield merged
 
 
-def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: int = 0, parts: int = 1) -> Found:
+def join_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: int = 0, parts: int = 1) -> NearPairs:
     """Return a forest of the pairs within `distance` that differ in at most 2 bits of a band.
 
     `codes` are distinct fingerprints, (n, 32) uint8. The band is split into `parts` parts, whose forests together are
     the band's. The forests of all bands have the components of all pairs within the distance.
     """
     faiss.omp_set_num_threads(1)
-    words, forest = words_of(codes), Forest(len(codes))
-    crowd_rows = CROWD + 4 * len(codes) * (len(places) + 1) // (1 << len(places))
+    words, forest = fingerprint_words(codes), Forest(len(codes))
+    crowd_rows = CROWD_ROWS + 4 * len(codes) * (len(places) + 1) // (1 << len(places))
     compared = most = 0
     for entries in _slices(band_values(codes, places), len(places), part, parts):
         values, rows = (entries >> np.uint64(32)).astype(np.uint32), entries.astype(np.uint32)
@@ -132,11 +132,11 @@ def in_band(codes: Codes, places: npt.NDArray[np.int64], distance: int, part: in
         while len(first):
             most = max(most, offset + 1)
             compared += len(first)
-            forest.add(*within(words, words, rows[first], rows[first + offset], distance)[:2])
+            forest.add(*filter_within(words, words, rows[first], rows[first + offset], distance)[:2])
             offset += 1
             first = first[first + offset < len(values)]
             first = first[values[first] == values[first + offset]]
-    return Found(forest.edges(), compared, most)
+    return NearPairs(forest.edges(), compared, most)
 
 
 def _traverse(codes: Codes, crowd: Rows, distance: int, forest: Forest) -> int:
@@ -146,7 +146,7 @@ def _traverse(codes: Codes, crowd: Rows, distance: int, forest: Forest) -> int:
     traversal reaches are scattered, and are all compared with each other.
     """
     compared, remaining = 0, crowd
-    for _ in range(WALKS):
+    for _ in range(MAX_TRAVERSALS):
         reached = forest.known[remaining] == forest.known[remaining[:1]]
         while reached.any() and not reached.all():
             visited, remaining = remaining[reached], remaining[~reached]
@@ -156,13 +156,13 @@ def _traverse(codes: Codes, crowd: Rows, distance: int, forest: Forest) -> int:
             forest.add(visited[places[near, 0]], remaining[near])
             reached = np.isin(forest.known[remaining], forest.known[remaining[near]])
         remaining = remaining[~reached]
-    for start in range(0, len(remaining), BLOCK):
-        compared += _compare(codes, remaining[start : start + BLOCK], remaining[start:], distance, forest)
+    for start in range(0, len(remaining), BLOCK_ROWS):
+        compared += _compare(codes, remaining[start : start + BLOCK_ROWS], remaining[start:], distance, forest)
     return compared
 
 
 def _flat_index(codes: Codes, rows: npt.NDArray[Any]) -> Any:
-    index = faiss.IndexBinaryFlat(BITS)
+    index = faiss.IndexBinaryFlat(FINGERPRINT_BITS)
     index.add(np.ascontiguousarray(codes[rows]))
     return index
 
@@ -179,7 +179,7 @@ def _compare(codes: Codes, few: npt.NDArray[Any], many: npt.NDArray[Any], distan
     return len(few) * len(many)
 
 
-def in_blocks(codes: Codes, first: int, stop: int, distance: int) -> Found:
+def join_blocks(codes: Codes, first: int, stop: int, distance: int) -> NearPairs:
     """Return a forest of the pairs within `distance` with one row in [first, stop) and the other not before that row.
 
     `codes` are fingerprints, (n, 32) uint8. The forests of adjoining blocks have the components of all pairs.
@@ -187,6 +187,6 @@ def in_blocks(codes: Codes, first: int, stop: int, distance: int) -> Found:
     faiss.omp_set_num_threads(1)
     forest, rows = Forest(len(codes)), np.arange(len(codes))
     compared = 0
-    for start in range(first, stop, BLOCK):
-        compared += _compare(codes, rows[start : min(start + BLOCK, stop)], rows[start:], distance, forest)
-    return Found(forest.edges(), compared, 0)
+    for start in range(first, stop, BLOCK_ROWS):
+        compared += _compare(codes, rows[start : min(start + BLOCK_ROWS, stop)], rows[start:], distance, forest)
+    return NearPairs(forest.edges(), compared, 0)

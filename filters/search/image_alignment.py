@@ -24,15 +24,15 @@ RESULT_VERSION = 1
 """Version of OpenCV's results: increased where a new version gives other scores."""
 
 
-SIDE = 64
+THUMBNAIL_SIDE_PX = 64
 """The side of a thumbnail, in px."""
 
 
-THUMBNAIL = (SIDE, SIDE)
+THUMBNAIL_SHAPE = (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX)
 """The shape of a thumbnail, uint8: 4 kB, so that 50,000 evaluation images are 205 MB."""
 
 
-SAME = 0.72
+SAME_PICTURE_SCORE = 0.72
 """The least score at which two images count as the same picture.
 
 Measured by benchmarks/decontamination.py: 1 of 1,200 generated images and 4 of 3,268 images of PACS that are not copies
@@ -44,14 +44,14 @@ EMBEDDING_CANDIDATES = 4
 """Images that each search proposes: embeddings and layouts the nearest over all sets, fingerprints in each set."""
 
 
-PDQ_WITHIN = 90
+MAX_CANDIDATE_DISTANCE_BITS = 90
 """Largest distance, in bits, of a proposed fingerprint: independent ones differ in 128, with a deviation of 8."""
 
 
-Image = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 
-Field = npt.NDArray[np.float32]
+FloatImage = npt.NDArray[np.float32]
 
 
 _COARSE, _PADDED, _SHIFT = 32, 40, 6
@@ -79,36 +79,36 @@ _EDGE = 4
 """Width of a candidate's edge, in px, that is not compared: a frame around a copy changes the contrast there."""
 
 
-def _gaussian(side: int, sigma: float) -> Field:
+def _gaussian(side: int, sigma: float) -> FloatImage:
     """Return the matrix that blurs a column of `side` px; its weights sum to 1 at the edges, too."""
     positions = np.arange(side)
     weights = np.exp(-0.5 * ((positions[:, None] - positions) / sigma) ** 2)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
-def _centres(side: int) -> Field:
+def _centres(side: int) -> FloatImage:
     """Return the centre of each pixel on an axis from -1 to 1."""
     return np.asarray((np.arange(side) + 0.5) / side * 2 - 1, np.float32)
 
 
-def _positions(side: int, scale: float, shift: float) -> Field:
+def _positions(side: int, scale: float, shift: float) -> FloatImage:
     """Return the position in px on another axis of each pixel that is moved to `scale` * x + `shift`."""
     return np.asarray((_AXES[side] * np.float32(scale) + np.float32(shift) + 1) / 2 * side - 0.5, np.float32)
 
 
-def _sampling(positions: Field) -> Field:
+def _sampling(positions: FloatImage) -> FloatImage:
     """Return the matrix (n, n) that samples a column at n positions by linear interpolation, 0 outside."""
     distance = np.abs(positions[:, None] - np.arange(len(positions), dtype=np.float32))
     return np.asarray(np.maximum(0, 1 - distance), np.float32)
 
 
-_AXES = {side: _centres(side) for side in (_COARSE, SIDE)}
+_AXES = {side: _centres(side) for side in (_COARSE, THUMBNAIL_SIDE_PX)}
 
 
 _SMOOTH, _NEAR, _FAR, _AROUND = (
-    _gaussian(SIDE, 0.7),
-    _gaussian(SIDE, 2.0),
-    _gaussian(SIDE, 4.0),
+    _gaussian(THUMBNAIL_SIDE_PX, 0.7),
+    _gaussian(THUMBNAIL_SIDE_PX, 2.0),
+    _gaussian(THUMBNAIL_SIDE_PX, 4.0),
     _gaussian(_COARSE, 2.0),
 )
 
@@ -134,26 +134,28 @@ _PHASE = np.exp(-2j * np.pi * _SHIFT * np.arange(_PADDED) / _PADDED).astype(np.c
 
 _BLOCKS = np.array(
     [
-        [first <= at < first + _BLOCK for at in range(SIDE)]  # one block a row
-        for first in range(0, SIDE - _BLOCK + 1, _STEP)
+        [first <= at < first + _BLOCK for at in range(THUMBNAIL_SIDE_PX)]  # one block a row
+        for first in range(0, THUMBNAIL_SIDE_PX - _BLOCK + 1, _STEP)
     ],
     np.float32,
 )
 
 
-_CELLS = np.exp(-0.5 * (((np.arange(SIDE) + 0.5) / SIDE * 4 - np.arange(4)[:, None] - 0.5) * 2) ** 2).astype(np.float32)
+_CELLS = np.exp(
+    -0.5 * (((np.arange(THUMBNAIL_SIDE_PX) + 0.5) / THUMBNAIL_SIDE_PX * 4 - np.arange(4)[:, None] - 0.5) * 2) ** 2
+).astype(np.float32)
 
 
 _CELLS /= _CELLS.sum(1, keepdims=True)
 
 
-def thumbnail(image: Image) -> Image:
+def thumbnail(image: ImageArray) -> ImageArray:
     """Return the thumbnail that `align` compares, (64, 64) uint8 grey, of an RGB image (height, width, 3) uint8."""
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(grey, (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def query_views(image: Image) -> list[Image]:
+def query_views(image: ImageArray) -> list[ImageArray]:
     """Return additional views of an RGB image to search for: the picture without its flat frame, if it has one.
 
     A frame takes up to a third of the image at each side, and is as flat as JPEG leaves it: 24 grey levels or less.
@@ -169,30 +171,30 @@ def query_views(image: Image) -> list[Image]:
     return [np.ascontiguousarray(inner)] if inner.shape != image.shape else []
 
 
-def index_views(image: Image) -> list[Image]:
+def index_views(image: ImageArray) -> list[ImageArray]:
     """Return the views under which an evaluation set's index holds an RGB image: unchanged and mirrored."""
     return [image, np.ascontiguousarray(image[:, ::-1])]
 
 
-def _contrast(grey: Field, around: Field, floor: float) -> Field:
+def _contrast(grey: FloatImage, around: FloatImage, floor: float) -> FloatImage:
     """Return a grey image normalised for local brightness and contrast; `floor` in grey levels."""
     centred = grey - around @ grey @ around.T
     centred[np.abs(centred) < 0.01] = 0  # the rounding error of a flat image
     return np.asarray(centred / np.sqrt(around @ (centred * centred) @ around.T + floor * floor), np.float32)
 
 
-def _coarse(thumb: Image) -> Field:
+def _coarse(thumb: ImageArray) -> FloatImage:
     """Return the image that the rough search compares, (32, 32)."""
     halved = thumb.reshape(_COARSE, 2, _COARSE, 2).mean((1, 3), dtype=np.float32)
     return _contrast(halved, _AROUND, 6)
 
 
-def _fine(thumb: Image) -> Field:
+def _fine(thumb: ImageArray) -> FloatImage:
     """Return the image that the score compares, (64, 64)."""
     return _contrast(_SMOOTH @ thumb.astype(np.float32) @ _SMOOTH.T, _NEAR, 3)
 
 
-def align(query: Image, candidates: Image) -> npt.NDArray[np.float32]:
+def alignment_scores(query: ImageArray, candidates: ImageArray) -> npt.NDArray[np.float32]:
     """Return how well each of (k, 64, 64) thumbnails shows the picture of the query, (64, 64): (k,) float32, 0 to 1.
 
     1 means the same picture. The score is 0 where the rough search already finds no similarity, and stays below 1 for
@@ -216,16 +218,16 @@ def align(query: Image, candidates: Image) -> npt.NDArray[np.float32]:
     return scores
 
 
-def align_looks(thumbnails: Sequence[Image], candidates: Image) -> npt.NDArray[np.float32]:
+def best_alignment_scores(thumbnails: Sequence[ImageArray], candidates: ImageArray) -> npt.NDArray[np.float32]:
     """Return how well each of (k, 64, 64) thumbnails shows a picture that has several thumbnails: the largest score.
 
     These are the thumbnail of the image itself and those of its `query_views`, as a dark frame around a faint drawing
     outweighs the drawing in the rough search.
     """
-    return np.asarray(np.max([align(query, candidates) for query in thumbnails], axis=0), np.float32)
+    return np.asarray(np.max([alignment_scores(query, candidates) for query in thumbnails], axis=0), np.float32)
 
 
-def _guess(spectra: Field, norms: Field, candidate: Field) -> tuple[float, Field]:
+def _guess(spectra: FloatImage, norms: FloatImage, candidate: FloatImage) -> tuple[float, FloatImage]:
     """Return the largest correlation of (g) scaled queries with a candidate over all shifts, and its transform.
 
     The transform: horizontal scale and shift, vertical scale and shift, from the query's axes to the candidate's
@@ -240,7 +242,7 @@ def _guess(spectra: Field, norms: Field, candidate: Field) -> tuple[float, Field
     return float(correlations[guess, down, across]) / norm, transform
 
 
-def _refine(query: Field, candidate: Field, transform: Field, steps: int) -> Field:
+def _refine(query: FloatImage, candidate: FloatImage, transform: FloatImage, steps: int) -> FloatImage:
     """Return the transform after Gauss-Newton steps, in which large differences have little weight (Geman-McClure)."""
     side = len(query)
     axis = _AXES[side]
@@ -263,18 +265,21 @@ def _refine(query: Field, candidate: Field, transform: Field, steps: int) -> Fie
     return transform
 
 
-def _inside(positions: Field, edge: float) -> Field:
+def _inside(positions: FloatImage, edge: float) -> FloatImage:
     """Return 1 for each position at least `edge` px inside the image, else 0."""
     return np.asarray((positions >= edge - 0.5) & (positions <= len(positions) - 0.5 - edge), np.float32)
 
 
-def _agreement(query: Field, candidate: Field, transform: Field) -> float:
+def _agreement(query: FloatImage, candidate: FloatImage, transform: FloatImage) -> float:
     """Return the share, 0 to 1, of the content of the query and of the candidate below it on which both agree.
 
     Content of the query beyond the candidate's edge counts as disagreement, except flat frames, which have no content.
     An eighth of the height at the top or at the bottom may be ignored: captions are placed there.
     """
-    across, down = _positions(SIDE, transform[0], transform[1]), _positions(SIDE, transform[2], transform[3])
+    across, down = (
+        _positions(THUMBNAIL_SIDE_PX, transform[0], transform[1]),
+        _positions(THUMBNAIL_SIDE_PX, transform[2], transform[3]),
+    )
     aligned = _sampling(down) @ candidate @ _sampling(across).T
     inside = _inside(down, _EDGE)[:, None] * _inside(across, _EDGE)
     outside = 1 - _inside(down, -_EDGE)[:, None] * _inside(across, -_EDGE)
@@ -305,25 +310,25 @@ def _agreement(query: Field, candidate: Field, transform: Field) -> float:
     return best
 
 
-def _block_weights(energy: npt.NDArray[np.floating], share: npt.NDArray[np.floating]) -> Field:
+def _block_weights(energy: npt.NDArray[np.floating], share: npt.NDArray[np.floating]) -> FloatImage:
     """Return the weight of each block: it grows with the block's energy, and is 0 if most of the block is excluded."""
     return np.asarray(np.where(share > 0.5, share * energy / (energy + 0.1), 0), np.float32)
 
 
-def _plausibility(transform: Field) -> float:
+def _plausibility(transform: FloatImage) -> float:
     """Return 1 for the transform of a cut or framed copy, less for one that is both at once, on different sides."""
     size, shift = np.abs(transform[::2]), np.abs(transform[1::2])
     beyond, cut = float(max(0, (size + shift).max() - 1)), float(max(0, (1 - size + shift).max()))
     return max(0.0, 1 - 2 * max(0.0, min(beyond, cut) - 0.04))
 
 
-def layouts(thumbnails: Image) -> Field:
+def edge_layouts(thumbnails: ImageArray) -> FloatImage:
     """Return edge layouts of (n, 64, 64) thumbnails: (n, 128) float32 unit vectors, or 0 for a flat image.
 
     The strength of edges in 8 directions (of either sign) in 4 by 4 overlapping cells: square roots minus their mean.
     """
     histograms = np.zeros((len(thumbnails), _DIRECTIONS, len(_CELLS), len(_CELLS)), np.float32)
-    down, across = np.mgrid[:SIDE, :SIDE]
+    down, across = np.mgrid[:THUMBNAIL_SIDE_PX, :THUMBNAIL_SIDE_PX]
     for thumb, histogram in zip(thumbnails, histograms, strict=True):
         grey = _contrast(_SMOOTH @ thumb.astype(np.float32) @ _SMOOTH.T, _FAR, 6)
         slope_x, slope_y = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
@@ -332,7 +337,7 @@ def layouts(thumbnails: Image) -> Field:
         direction = np.arctan2(slope_y, slope_x) % np.pi * np.float32(_DIRECTIONS / np.pi) - np.float32(0.5)
         lower = np.floor(direction)
         share, bins = direction - lower, lower.astype(np.int64)
-        edges = np.zeros((_DIRECTIONS, SIDE, SIDE), np.float32)
+        edges = np.zeros((_DIRECTIONS, THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), np.float32)
         edges[bins % _DIRECTIONS, down, across] = strength * (1 - share)
         edges[(bins + 1) % _DIRECTIONS, down, across] = strength * share
         histogram[:] = np.sqrt(_CELLS @ edges @ _CELLS.T)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import StageFailed
-from pipeline.images.normalize import decoded
+from pipeline.images.normalize import decode_rgb
 from pipeline.shards.tar_format import StoredPair
 
-Columns = Mapping[str, Any]
+ColumnValues = Mapping[str, Any]
 """Column name to a list or array with one entry for each pair."""
 
 
@@ -48,7 +48,7 @@ class PairBatch:
 
 def _decode(pair: StoredPair) -> npt.NDArray[np.uint8]:
     """Return a pair's image; it was decoded when it was stored, so a failure means that the shard is damaged."""
-    image = decoded(pair.jpg)
+    image = decode_rgb(pair.jpg)
     if image is None:
         raise StageFailed(
             f"pair {pair.uid}, at byte {pair.offset} of its shard: expected the JPEG that was stored, found "
@@ -62,7 +62,7 @@ class ShardSignal(Protocol):
 
     columns: ClassVar[pa.Schema]
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return a value of each column for each pair of the batch, null where there is none."""
         ...
 

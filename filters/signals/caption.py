@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from filters.signals.base import Columns, PairBatch
-from filters.signals.caption_text import normalised
+from filters.signals.base import ColumnValues, PairBatch
+from filters.signals.caption_text import normalise_caption
 
 RESULT_VERSION = 1
 """The version of py3langid's results: raised where a new release gives other results."""
@@ -30,7 +30,7 @@ _FILE = re.compile(r"^\s*[\w\-. ()]*\.(jpe?g|png|gif|webp|tiff?|bmp|heic)\s*$", 
 _CAMERA = re.compile(r"^\s*(img|dsc|dscn|dscf|pict|p|image|photo|screenshot)[\W_]*\d[\d\W_]*$", re.IGNORECASE)
 
 
-BOILERPLATE = (
+BOILERPLATE_PHRASES = (
     *("click for larger", "click here", "click image", "click on image", "click on the image", "click the image"),
     *("click to enlarge", "click to expand", "click to open", "click to view", "click to zoom", "enlarge image"),
     *("full size image", "view full size", "view image", "view larger", "zoom image", "opens in a new"),
@@ -47,7 +47,7 @@ automatic description's opening, an agency's name, an excuse. In lower case; dra
 met on the web, so it is a flag to look at, no published list."""
 
 
-_BOILERPLATE = re.compile(rf"\b(?:{'|'.join(map(re.escape, BOILERPLATE))})(?:s|es)?\b")
+_BOILERPLATE = re.compile(rf"\b(?:{'|'.join(map(re.escape, BOILERPLATE_PHRASES))})(?:s|es)?\b")
 
 
 @cache
@@ -57,7 +57,7 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def language(text: str) -> tuple[str, float]:
+def detect_language(text: str) -> tuple[str, float]:
     """Return (ISO 639-1 code, probability) by py3langid; text without a word is ("und", 0.0)."""
     if not _WORD.search(text):
         return "und", 0.0
@@ -66,12 +66,12 @@ def language(text: str) -> tuple[str, float]:
 
 
 def has_boilerplate(text: str) -> bool:
-    """Tell whether a normalised caption holds a phrase of `BOILERPLATE`, case aside, as whole words."""
+    """Tell whether a normalised caption holds a phrase of `BOILERPLATE_PHRASES`, case aside, as whole words."""
     folded = text.casefold()
-    return any(phrase in folded for phrase in BOILERPLATE) and bool(_BOILERPLATE.search(folded))
+    return any(phrase in folded for phrase in BOILERPLATE_PHRASES) and bool(_BOILERPLATE.search(folded))
 
 
-def ratios(text: str) -> dict[str, float]:
+def character_ratios(text: str) -> dict[str, float]:
     """Return shares of a text's non-space characters: letters, digits, and punctuation (Unicode's P and S).
 
     `upper_ratio` is upper-case letters among those that have a case. Where there is none to divide by, a share is 0.
@@ -115,10 +115,11 @@ class CaptionSignal:
         ]
     )
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns."""
         rows = [
-            _numbers(pair.caption, plain) for pair, plain in zip(batch.pairs, batch.captions(normalised), strict=True)
+            _numbers(pair.caption, plain)
+            for pair, plain in zip(batch.pairs, batch.captions(normalise_caption), strict=True)
         ]
         return {name: [row[name] for row in rows] for name in self.columns.names}
 
@@ -126,9 +127,9 @@ class CaptionSignal:
 def _numbers(text: str, plain: str) -> dict[str, Any]:
     """Return the columns' values for one caption; `plain` is the normalised one."""
     words = _WORD.findall(text)
-    code, probability = language(plain)
+    code, probability = detect_language(plain)
     return {
-        **ratios(text),
+        **character_ratios(text),
         "chars": len(text),
         "words": len(words),
         "unique_word_ratio": len(set(map(str.casefold, words))) / max(len(words), 1),

@@ -9,7 +9,7 @@ from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
-class Repeats:
+class CaptionFrequency:
     """Setting: `caption`, the caption signal whose `normalised` text is compared, case aside.
 
     `caption_pairs` counts the pairs with the same text, the pair itself among them; `caption_sources` the sources these

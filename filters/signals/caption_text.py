@@ -10,7 +10,7 @@ RESULT_VERSION = 1
 _FTFY = ftfy.TextFixerConfig(unescape_html=False, normalization="NFC")
 
 
-def normalised(text: str) -> str:
+def normalise_caption(text: str) -> str:
     """Return a caption as CLIP's tokenizer cleans it, its case kept: the form that is compared and searched.
 
     HTML's entities are unescaped twice, as pages escape what is escaped; then `ftfy.fix_text` undoes wrong decodings,

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.signals.base import Columns, PairBatch, embeddings_to_binary
-from pipeline.errors import InputError, unknown
+from filters.signals.base import ColumnValues, PairBatch, embeddings_to_binary
+from pipeline.errors import InputError, unknown_message
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -18,9 +18,9 @@ PRECISIONS = ("fp32", "bf16")
 class ClipSignal:
     """Settings: the model, how many images or texts it processes at once, and the precision of its products.
 
-    `model` is a reference that `pipeline.models.clip.load` accepts; a worker process loads each model once. `precision`
-    is fp32, or bf16 at about half the cost where the processor supports it: the embeddings of a ViT-B-32 then have a
-    cosine above 0.999 to those of fp32.
+    `model` is a reference that `pipeline.models.clip.load_clip` accepts; a worker process loads each model once.
+    `precision` is fp32, or bf16 at about half the cost where the processor supports it: the embeddings of a ViT-B-32
+    then have a cosine above 0.999 to those of fp32.
 
         clip_b32_v1: {kind: clip, model: b32}
         clip_l14_v1: {kind: clip, model: l14, precision: bf16}
@@ -38,16 +38,16 @@ class ClipSignal:
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise InputError(f"batch_size: expected a whole number of at least 1, found {self.batch_size!r}")
         if self.precision not in PRECISIONS:
-            raise InputError(f"precision: {unknown('precision', str(self.precision), PRECISIONS)}")
+            raise InputError(f"precision: {unknown_message('precision', str(self.precision), PRECISIONS)}")
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns: unit embeddings as float16 binaries, and the cosine of the two, -1 to 1, from float32.
 
         An embedding without a direction (all zero or not finite) is null, and so is its similarity.
         """
-        from pipeline.models.clip import load
+        from pipeline.models.clip import load_clip
 
-        clip = load(self.model, self.precision)
+        clip = load_clip(self.model, self.precision)
         images = clip.embed_images(batch.images, self.batch_size)
         texts = clip.embed_texts([pair.caption for pair in batch.pairs], self.batch_size)
         cosines = (images.astype(np.float64) * texts).sum(axis=1).clip(-1, 1)

@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.search.cosine import Halves, usable
-from pipeline.errors import InputError, unknown
+from filters.search.cosine import Halves, usable_embeddings
+from pipeline.errors import InputError, unknown_message
 
 Doubles = npt.NDArray[np.float64]
 
 
-MAX_BYTES, MAX_HEADER = 256 << 20, 1 << 20
+MAX_WEIGHTS_BYTES, MAX_HEADER_BYTES = 256 << 20, 1 << 20
 """Largest weights file and largest header of one, in bytes. LAION's aesthetic MLP on ViT-L/14 has 3.7 MB."""
 
 
-ROWS = 256
+BATCH_ROWS = 256
 """Rows computed at once, the last batch padded: all products have one shape, so a row's sums do not vary."""
 
 
@@ -73,7 +73,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadsSignal:
     """A score of each embedding of a CLIP signal. For example, LAION's aesthetic predictors on a ViT-L/14:
 
         clip_l14_v1: {kind: clip, model: l14}
@@ -132,7 +132,7 @@ class Heads:
         layers = parse_layout(self.layout)
         linears = [layer for layer in layers if isinstance(layer, Linear)]
         tensors = read_tensors(data, self.file, [name for layer in linears for name in layer.tensors])
-        steps: list[Step] = []
+        steps: list[HeadStep] = []
         width = 0
         for layer in layers:
             if isinstance(layer, str):
@@ -156,7 +156,7 @@ class Heads:
 
         Raises StageFailed, prefixed by `where`, for embeddings of different lengths.
         """
-        usable_rows, vectors = usable(rows[self.column], where)
+        usable_rows, vectors = usable_embeddings(rows[self.column], where)
         scores = np.full((len(usable_rows), len(self.outputs)), np.nan, np.float32)
         if len(vectors):
             scores[usable_rows] = head.apply(vectors, self.normalise)
@@ -168,7 +168,7 @@ class Heads:
         return pa.table(columns)
 
 
-Step = tuple[Doubles, Doubles] | Callable[[Doubles], Doubles]
+HeadStep = tuple[Doubles, Doubles] | Callable[[Doubles], Doubles]
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,14 @@ class Head:
     """A head with its weights: it takes `width` numbers; each step is (weight, bias) or an activation."""
 
     width: int
-    steps: tuple[Step, ...]
+    steps: tuple[HeadStep, ...]
 
     def apply(self, vectors: Halves, normalise: bool) -> npt.NDArray[np.float32]:
         """Return (n, outputs) of (n, width) embeddings, none of them zero; in float64, independent of batching."""
         parts = []
-        for first in range(0, len(vectors), ROWS):
-            batch = vectors[first : first + ROWS].astype(np.float64)
-            x = np.zeros((ROWS, self.width))
+        for first in range(0, len(vectors), BATCH_ROWS):
+            batch = vectors[first : first + BATCH_ROWS].astype(np.float64)
+            x = np.zeros((BATCH_ROWS, self.width))
             x[: len(batch)] = batch / np.sqrt((batch * batch).sum(axis=1, keepdims=True)) if normalise else batch
             with np.errstate(all="ignore"):  # an overflow is not a score
                 for step in self.steps:
@@ -205,7 +205,7 @@ def parse_layout(layout: Any) -> list[Linear | str]:
                 layers.append(Linear(name, True))
             case {"activation": str(name), **rest} if not rest:
                 if name not in ACTIVATIONS:
-                    raise InputError(f"layout[{place}]: {unknown('activation', name, ACTIVATIONS)}")
+                    raise InputError(f"layout[{place}]: {unknown_message('activation', name, ACTIVATIONS)}")
                 if name == "softmax" and place < len(layout) - 1:
                     raise InputError(f"layout[{place}]: expected softmax as the last layer alone")
                 layers.append(name)
@@ -247,7 +247,7 @@ def read_tensors(data: bytes, where: str, names: Sequence[str]) -> dict[str, Dou
     deserialize: Any = safetensors.deserialize
 
     header = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
-    if not 0 < header <= min(MAX_HEADER, len(data) - 8):
+    if not 0 < header <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise InputError(f"{where}: expected a safetensors file, found one of {len(data)} bytes without its header")
     try:
         entries = dict(deserialize(data))
@@ -256,7 +256,7 @@ def read_tensors(data: bytes, where: str, names: Sequence[str]) -> dict[str, Dou
     tensors = {}
     for name in names:
         if name not in entries:
-            raise InputError(f"{where}: {unknown('tensor', name, sorted(entries)[:50])}")
+            raise InputError(f"{where}: {unknown_message('tensor', name, sorted(entries)[:50])}")
         kind, shape, raw = (entries[name][key] for key in ("dtype", "shape", "data"))
         if kind not in _TYPES:
             raise InputError(f"{where}: {name}: expected the type {', '.join(sorted(_TYPES))}, found {kind}")

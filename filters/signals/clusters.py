@@ -1,9 +1,9 @@
 """Clusters of image embeddings: spherical k-means by FAISS, and the nearest centre of each embedding.
 
-The cost of one level grows with rows times clusters, so above `FLAT` clusters two levels are used: first about the
-square root of k coarse cells are found, each gets a share of the k clusters in proportion to its rows, and k-means runs
-within each. An embedding is then compared only with the centres of its `PROBES` nearest cells. How often this misses
-the nearest of all centres is measured, and recorded in the job's facts as `recall`.
+The cost of one level grows with rows times clusters, so above `MAX_ONE_LEVEL_CLUSTERS` clusters two levels are used:
+first about the square root of k coarse cells are found, each gets a share of the k clusters in proportion to its rows,
+and k-means runs within each. An embedding is then compared only with the centres of its `PROBED_CELLS` nearest cells.
+How often this misses the nearest of all centres is measured, and recorded in the job's facts as `recall`.
 """
 
 import io
@@ -15,34 +15,34 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.search.cosine import Halves, Vectors, exact, margin, nearest, unit
+from filters.search.cosine import Halves, Vectors, exact_cosines, float32_margin, nearest_unordered, unit_vectors
 from pipeline.errors import InputError, StageFailed
 
 RESULT_VERSION = 1
 """Version of the results of FAISS's k-means: increased where a new version gives other centres."""
 
 
-FLAT = 256
+MAX_ONE_LEVEL_CLUSTERS = 256
 """Clusters up to which one level is used."""
 
 
-PROBES = 8
+PROBED_CELLS = 8
 """Cells that are searched for the nearest centre: `benchmarks.dedup` measures the loss of recall."""
 
 
-PER_CENTRE = 256
+MAX_SAMPLE_ROWS_PER_CENTRE = 256
 """The most rows of the sample per centre that k-means uses, the default of FAISS's own Clustering."""
 
 
-BATCH = 2048
+BATCH_ROWS = 2048
 """Rows that are assigned at once; it does not affect results."""
 
 
-PARTS = ("centroids", "cells", "starts")
+ARRAY_NAMES = ("centroids", "cells", "starts")
 
 
 @dataclass(frozen=True)
-class Clusters:
+class ClustersSignal:
     """Settings: the CLIP signal; the number of clusters; the iterations of k-means, its largest sample, and its seed.
 
     The sample are the rows with the smallest SHA-256 of seed and uid. DataComp (Gadre et al. 2023, arXiv 2304.14108,
@@ -79,7 +79,7 @@ class Clusters:
     @property
     def training_rows(self) -> int:
         """The most rows that k-means is trained on."""
-        return min(self.sample, PER_CENTRE * self.clusters)
+        return min(self.sample, MAX_SAMPLE_ROWS_PER_CENTRE * self.clusters)
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ class Centres:
 
     def files(self) -> dict[str, bytes]:
         """Return the arrays as `.npy` files, by name."""
-        return {f"{part}.npy": _npy_bytes(getattr(self, part)) for part in PARTS}
+        return {f"{part}.npy": _npy_bytes(getattr(self, part)) for part in ARRAY_NAMES}
 
     @classmethod
     def open(cls, folder: str) -> "Centres":
         """Return the centres from the files of `files`, mapped into memory; nothing is unpickled."""
-        return cls(*(np.load(f"{folder}/{part}.npy", mmap_mode="r", allow_pickle=False) for part in PARTS))
+        return cls(*(np.load(f"{folder}/{part}.npy", mmap_mode="r", allow_pickle=False) for part in ARRAY_NAMES))
 
     def assign(self, vectors: Halves) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return the cluster, (n,) int32, of embeddings (n, d), and their cosine to its centre, (n,) float32.
@@ -112,22 +112,22 @@ class Centres:
                 f"clusters: expected embeddings of {self.centroids.shape[1]} numbers, found {vectors.shape[1]}"
             )
         assigned = np.empty(len(vectors), np.int32)
-        for first in range(0, len(vectors), BATCH):
-            assigned[first : first + BATCH] = self._nearest(unit(vectors[first : first + BATCH]))
-        return assigned, exact(vectors, self.centroids[assigned]).astype(np.float32)
+        for first in range(0, len(vectors), BATCH_ROWS):
+            assigned[first : first + BATCH_ROWS] = self._nearest(unit_vectors(vectors[first : first + BATCH_ROWS]))
+        return assigned, exact_cosines(vectors, self.centroids[assigned]).astype(np.float32)
 
     def _nearest(self, queries: Vectors) -> npt.NDArray[np.int64]:
-        probes = nearest(queries, self.cells, PROBES)
+        probes = nearest_unordered(queries, self.cells, PROBED_CELLS)
         sizes = np.diff(self.starts)
         scores = np.full((*probes.shape, sizes.max()), -2, np.float32)
         for cell in np.unique(probes):
             rows, slots = np.nonzero(probes == cell)
             cell_centres = self.centroids[self.starts[cell] : self.starts[cell + 1]]
             scores[rows, slots, : len(cell_centres)] = queries[rows] @ cell_centres.T
-        close = scores >= scores.max(axis=(1, 2), keepdims=True) - margin(queries.shape[1])
+        close = scores >= scores.max(axis=(1, 2), keepdims=True) - float32_margin(queries.shape[1])
         rows, slots, offsets = np.nonzero(close)
         centres: npt.NDArray[np.int64] = self.starts[probes[rows, slots]] + offsets
-        cosines = exact(queries[rows], self.centroids[centres])
+        cosines = exact_cosines(queries[rows], self.centroids[centres])
         order = np.lexsort((centres, -cosines, rows))
         best: npt.NDArray[np.int64] = centres[order][np.unique(rows[order], return_index=True)[1]]
         return best
@@ -139,8 +139,10 @@ class Centres:
 
 def _nearest_centres(vectors: Halves, centres: Vectors) -> npt.NDArray[np.int64]:
     """Return the nearest of all centres, (n,), for each of (n, d), n >= 1."""
-    starts = range(0, len(vectors), BATCH)
-    return np.concatenate([nearest(unit(vectors[first : first + BATCH]), centres, 1)[:, 0] for first in starts])
+    starts = range(0, len(vectors), BATCH_ROWS)
+    return np.concatenate(
+        [nearest_unordered(unit_vectors(vectors[first : first + BATCH_ROWS]), centres, 1)[:, 0] for first in starts]
+    )
 
 
 def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
@@ -149,15 +151,15 @@ def _npy_bytes(array: npt.NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
-def train(sample: Halves, signal: Clusters) -> Centres:
+def train_centres(sample: Halves, signal: ClustersSignal) -> Centres:
     """Return the centres of a sample, (n, d), n >= clusters, in an order that the sample determines.
 
     FAISS runs on one thread: the sums of k-means then have one order, and the same sample gives the same bits on the
     same kind of processor.
     """
     faiss.omp_set_num_threads(1)
-    count = round(signal.clusters**0.5) if signal.clusters > FLAT else 1
-    cells = _kmeans(sample[: PER_CENTRE * count], count, signal)
+    count = round(signal.clusters**0.5) if signal.clusters > MAX_ONE_LEVEL_CLUSTERS else 1
+    cells = _kmeans(sample[: MAX_SAMPLE_ROWS_PER_CENTRE * count], count, signal)
     cell_of = _nearest_centres(sample, cells)
     nonempty, sizes = np.unique(cell_of, return_counts=True)
     shares = _shares(sizes, signal.clusters)
@@ -181,9 +183,9 @@ def _shares(sizes: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:
     return shares
 
 
-def _kmeans(rows: Halves, count: int, signal: Clusters) -> Vectors:
+def _kmeans(rows: Halves, count: int, signal: ClustersSignal) -> Vectors:
     """Return (count, d) unit centres of (n, d) embeddings, n >= count; the rows themselves where n = count."""
-    units = unit(rows)
+    units = unit_vectors(rows)
     if count == len(units):
         return units
     kmeans = faiss.Kmeans(
@@ -199,4 +201,4 @@ def _kmeans(rows: Halves, count: int, signal: Clusters) -> Vectors:
     centres: npt.NDArray[np.float64] = np.asarray(kmeans.centroids, np.float64)
     invalid = ~np.isfinite(centres).all(axis=1) | ~(centres != 0).any(axis=1)  # the mean of opposite vectors
     centres[invalid] = units[np.flatnonzero(invalid)]
-    return unit(centres)
+    return unit_vectors(centres)

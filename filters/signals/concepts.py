@@ -13,33 +13,33 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from filters.signals.base import Columns, PairBatch
-from filters.signals.caption_text import normalised
+from filters.signals.base import ColumnValues, PairBatch
+from filters.signals.caption_text import normalise_caption
 from pipeline.errors import InputError
-from pipeline.storage.object_store import failures, opened, told
+from pipeline.storage.object_store import error_message, io_errors, open_source
 
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 """Of a list: twice what 500,000 concepts (MetaCLIP's number) of 16 characters take. An automaton has at most a node of
 46 bytes for each character, as measured, so 0.8 GB at the most."""
 
 
-MATCHES = ("words", "anywhere")
+MATCH_MODES = ("words", "anywhere")
 
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-def words_of(text: str) -> str:
+def word_form(text: str) -> str:
     """Return a normalised text's words and signs in lower case, with one space before, between and behind them."""
     return f" {' '.join(_TOKEN.findall(text.casefold()))} "
 
 
-def characters_of(text: str) -> str:
+def character_form(text: str) -> str:
     """Return a normalised text in lower case."""
     return text.casefold()
 
 
-_FORMS = {"words": words_of, "anywhere": characters_of}
+_FORMS = {"words": word_form, "anywhere": character_form}
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ class Concepts:
     def __post_init__(self) -> None:
         if not isinstance(self.file, str) or not self.file:
             raise InputError(f"file: expected a text file with one concept a line, found {self.file!r}")
-        if self.match not in MATCHES:
-            raise InputError(f"match: expected one of {', '.join(MATCHES)}, found {self.match!r}")
+        if self.match not in MATCH_MODES:
+            raise InputError(f"match: expected one of {', '.join(MATCH_MODES)}, found {self.match!r}")
         read_concepts(self.file, self.match)
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns: the numbers of the concepts found, sorted, each once, and how many they are."""
         automaton, form = _automaton(*_with_stamp(self.file), self.match), _FORMS[self.match]
         matches = [
-            sorted({number for _, number in automaton.iter(form(caption))}) for caption in batch.captions(normalised)
+            sorted({number for _, number in automaton.iter(form(caption))})
+            for caption in batch.captions(normalise_caption)
         ]
         return {"concepts": matches, "concept_count": [len(numbers) for numbers in matches]}
 
@@ -83,21 +84,21 @@ def read_concepts(path: str, match: str) -> tuple[str, ...]:
 def _with_stamp(path: str) -> tuple[str, Any]:
     """Return a path with a stamp that changes when its file does."""
     try:
-        file = opened(path)
+        file = open_source(path)
         return path, file.fs.ukey(file.path)
-    except failures(ValueError, ImportError) as error:
-        raise InputError(f"file: {path}: cannot be read: {told(error)}") from None
+    except io_errors(ValueError, ImportError) as error:
+        raise InputError(f"file: {path}: cannot be read: {error_message(error)}") from None
 
 
 @lru_cache(2)
 def _read(path: str, stamp: Any, match: str) -> tuple[str, ...]:
     try:
-        with opened(path) as stream:
-            data = stream.read(MOST_BYTES + 1)
-    except failures() as error:
-        raise InputError(f"file: {path}: cannot be read: {told(error)}") from None
-    if len(data) > MOST_BYTES:
-        raise InputError(f"file: {path}: expected at most {MOST_BYTES} bytes, found more")
+        with open_source(path) as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except io_errors() as error:
+        raise InputError(f"file: {path}: cannot be read: {error_message(error)}") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"file: {path}: expected at most {MAX_BYTES} bytes, found more")
     return tuple(_parse(path, data, match))
 
 
@@ -109,7 +110,7 @@ def _parse(path: str, data: bytes, match: str) -> Iterator[str]:
             text = row.decode()
         except UnicodeDecodeError as error:
             raise InputError(f"file: {path}: line {number}: expected UTF-8: {error.reason}") from None
-        concept = _FORMS[match](normalised(text))
+        concept = _FORMS[match](normalise_caption(text))
         if not concept.strip():
             raise InputError(f"file: {path}: line {number}: expected a concept, found an empty line")
         first = lines.setdefault(concept, number)

@@ -11,27 +11,27 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.search.approximate import Exact, Searcher, mapped, opened, save
-from filters.search.exact import Halves, Places, are_unit
-from filters.search.image_alignment import THUMBNAIL, Image, index_views, layouts, thumbnail
+from filters.search.approximate import ExactSearcher, Searcher, load_searcher, memory_map, save_searcher
+from filters.search.exact import Halves, RowNumbers, are_unit
+from filters.search.image_alignment import THUMBNAIL_SHAPE, ImageArray, edge_layouts, index_views, thumbnail
 from pipeline.errors import StageFailed
-from pipeline.images.pdq import PDQ_BYTES, pdq
+from pipeline.images.pdq import PDQ_BYTES, pdq_fingerprint
 
-Bytes = npt.NDArray[np.uint8]
-
-
-Whole = npt.NDArray[np.int32]
+ByteRows = npt.NDArray[np.uint8]
 
 
-LAYOUT = 128
+Int32Array = npt.NDArray[np.int32]
+
+
+LAYOUT_DIMENSIONS = 128
 """Dimensions of a layout."""
 
 
-ARRAYS = ("pdq", "quality", "guises", "shown", "thumbnails", "laid")
+ARRAY_NAMES = ("pdq", "quality", "guises", "shown", "thumbnails", "laid")
 """The fields that are saved as `.npy` files of the same name."""
 
 
-def nearest_by_pdq(queries: Bytes, corpus: Bytes, k: int = 1) -> tuple[Places, Whole]:
+def nearest_by_pdq(queries: ByteRows, corpus: ByteRows, k: int = 1) -> tuple[RowNumbers, Int32Array]:
     """Return the k nearest of (m, 32) for each of (n, 32) uint8 by Hamming distance, exact, by FAISS.
 
     Row numbers (n, k) int64, nearest first, ties in order, -1 where there is none; distances (n, k) int32, 257 there.
@@ -49,22 +49,22 @@ def nearest_by_pdq(queries: Bytes, corpus: Bytes, k: int = 1) -> tuple[Places, W
 
 
 @dataclass(frozen=True)
-class Looks:
+class ImageDescriptors:
     """Descriptors of an image in an index: PDQ and quality, thumbnail, and the PDQ and layouts of its guises."""
 
     pdq: bytes
     quality: int
-    thumbnail: Image
+    thumbnail: ImageArray
     guises: tuple[bytes, ...]
     layouts: Halves
 
     @classmethod
-    def of(cls, image: Image) -> "Looks":
+    def of(cls, image: ImageArray) -> "ImageDescriptors":
         """Return the descriptors of an RGB image, (height, width, 3) uint8."""
         views = index_views(image)
-        view_layouts = layouts(np.stack([thumbnail(view) for view in views])).astype(np.float16)
-        bits, quality = pdq(image)
-        guises = tuple(bits if view is image else pdq(view)[0] for view in views)
+        view_layouts = edge_layouts(np.stack([thumbnail(view) for view in views])).astype(np.float16)
+        bits, quality = pdq_fingerprint(image)
+        guises = tuple(bits if view is image else pdq_fingerprint(view)[0] for view in views)
         return cls(bits, quality, thumbnail(image), guises, view_layouts)
 
 
@@ -79,20 +79,24 @@ class EvaluationIndex:
 
     name: str
     keys: Sequence[str]
-    pdq: Bytes
-    quality: Whole
-    guises: Bytes
-    shown: Places
-    thumbnails: Image
-    laid: Places
+    pdq: ByteRows
+    quality: Int32Array
+    guises: ByteRows
+    shown: RowNumbers
+    thumbnails: ImageArray
+    laid: RowNumbers
     layouts: Searcher
     searcher: Searcher
 
     @classmethod
-    def of(cls, name: str, keys: Sequence[str], looks: Sequence[Looks], searcher: Searcher) -> "EvaluationIndex":
+    def of(
+        cls, name: str, keys: Sequence[str], looks: Sequence[ImageDescriptors], searcher: Searcher
+    ) -> "EvaluationIndex":
         """Return the index from the descriptors of each image and a searcher of their embeddings."""
         owners = [row for row, image in enumerate(looks) for _ in image.guises]
-        all_layouts = np.concatenate([np.zeros((0, LAYOUT), np.float16), *(image.layouts for image in looks)])
+        all_layouts = np.concatenate(
+            [np.zeros((0, LAYOUT_DIMENSIONS), np.float16), *(image.layouts for image in looks)]
+        )
         usable = are_unit(all_layouts)  # the layout of a flat image is zero
         return cls(
             name=name,
@@ -101,9 +105,9 @@ class EvaluationIndex:
             quality=np.array([image.quality for image in looks], np.int32),
             guises=_byte_rows(bits for image in looks for bits in image.guises),
             shown=np.array(owners, np.int64),
-            thumbnails=np.array([image.thumbnail for image in looks], np.uint8).reshape(-1, *THUMBNAIL),
+            thumbnails=np.array([image.thumbnail for image in looks], np.uint8).reshape(-1, *THUMBNAIL_SHAPE),
             laid=np.array(owners, np.int64)[usable],
-            layouts=Exact.of(all_layouts[usable]),
+            layouts=ExactSearcher.of(all_layouts[usable]),
             searcher=searcher,
         )
 
@@ -113,7 +117,7 @@ class EvaluationIndex:
             "pdq": (count, PDQ_BYTES),
             "quality": (count,),
             "guises": (len(self.shown), PDQ_BYTES),
-            "thumbnails": (count, *THUMBNAIL),
+            "thumbnails": (count, *THUMBNAIL_SHAPE),
         }
         for part, shape in expected.items():
             if getattr(self, part).shape != shape:
@@ -130,9 +134,9 @@ class EvaluationIndex:
     def save(self, folder: Path) -> None:
         """Write the index as files into `folder`: arrays as `.npy`, FAISS's lists in its own format, keys as JSON."""
         folder.mkdir(parents=True, exist_ok=True)
-        save(self.searcher, folder, "embeddings")
-        save(self.layouts, folder, "layouts")
-        for part in ARRAYS:
+        save_searcher(self.searcher, folder, "embeddings")
+        save_searcher(self.layouts, folder, "layouts")
+        for part in ARRAY_NAMES:
             np.save(folder / f"{part}.npy", getattr(self, part), allow_pickle=False)
         (folder / "keys.json").write_text(json.dumps({"name": self.name, "keys": list(self.keys)}), "utf-8")
 
@@ -140,9 +144,11 @@ class EvaluationIndex:
     def open(cls, folder: Path) -> "EvaluationIndex":
         """Return the index that `save` wrote, mapped into memory."""
         identity = json.loads((folder / "keys.json").read_text("utf-8"))
-        arrays = {part: mapped(folder / f"{part}.npy") for part in ARRAYS}
-        return cls(**identity, **arrays, layouts=opened(folder, "layouts"), searcher=opened(folder, "embeddings"))
+        arrays = {part: memory_map(folder / f"{part}.npy") for part in ARRAY_NAMES}
+        return cls(
+            **identity, **arrays, layouts=load_searcher(folder, "layouts"), searcher=load_searcher(folder, "embeddings")
+        )
 
 
-def _byte_rows(fingerprints: Iterable[bytes]) -> Bytes:
+def _byte_rows(fingerprints: Iterable[bytes]) -> ByteRows:
     return np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, PDQ_BYTES)

@@ -14,20 +14,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.search.exact import Found, Places, are_unit, best
+from filters.search.exact import Neighbours, RowNumbers, are_unit, top_k
 from filters.search.image_alignment import (
     EMBEDDING_CANDIDATES,
-    PDQ_WITHIN,
-    THUMBNAIL,
-    Image,
-    align_looks,
-    layouts,
+    MAX_CANDIDATE_DISTANCE_BITS,
+    THUMBNAIL_SHAPE,
+    ImageArray,
+    best_alignment_scores,
+    edge_layouts,
     query_views,
     thumbnail,
 )
 from filters.signals.evaluation_index import EvaluationIndex, nearest_by_pdq
 from pipeline.errors import InputError
-from pipeline.images.pdq import PDQ_BYTES, pdq
+from pipeline.images.pdq import PDQ_BYTES, pdq_fingerprint
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -35,15 +35,15 @@ Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 
 
-Pictures = Callable[[Places], Iterable[Image]]
+ImageReader = Callable[[RowNumbers], Iterable[ImageArray]]
 """Returns the stored images, RGB (height, width, 3) uint8, of rows by their number, in that order."""
 
 
-BySet = tuple[Places, npt.NDArray[Any]]
+BySet = tuple[RowNumbers, npt.NDArray[Any]]
 """For each row and set, (n, sets): the number of the image found, -1 for none, and its distance or score."""
 
 
-Proposed = tuple[Places, Places]
+CandidatePairs = tuple[RowNumbers, RowNumbers]
 """(c,) rows, and images to compare them with, each encoded as one number for the set and the image in it."""
 
 
@@ -70,7 +70,7 @@ _COLUMNS_OF_SEARCH = {
 
 
 @dataclass(frozen=True)
-class Nearest:
+class EvaluationOverlapSignal:
     """Settings: the names of the PDQ and the CLIP signal to search by; whether to `align`, and with how many
     `candidates` of each search; for an approximate index, the least recall and the largest memory, in MiB.
     """
@@ -109,7 +109,7 @@ class Nearest:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
             raise InputError(f"min_recall: expected a number above 0, at most 1, found {share!r}")
 
-    def compute(self, rows: pa.Table, indexes: Sequence[EvaluationIndex], pictures: Pictures) -> pa.Table:
+    def compute(self, rows: pa.Table, indexes: Sequence[EvaluationIndex], pictures: ImageReader) -> pa.Table:
         """Return for each row of (uid, source, pdq, image_embedding) the nearest image over all sets and in each.
 
         `pdq_quality` is that of the evaluation image: below 50 a small distance means little. Ties between sets go to
@@ -118,9 +118,9 @@ class Nearest:
         none of them.
         """
         count = rows.num_rows
-        fingerprints, has_fingerprint = fixed(rows["pdq"], PDQ_BYTES)
+        fingerprints, has_fingerprint = fixed_width_rows(rows["pdq"], PDQ_BYTES)
         width = max((index.searcher.vectors.shape[1] for index in indexes), default=0)
-        vectors, has_embedding = embeddings(rows["image_embedding"], width)
+        vectors, has_embedding = unit_embeddings(rows["image_embedding"], width)
         by_pdq = [
             _to_all_rows(has_fingerprint, nearest_by_pdq(fingerprints[has_fingerprint], index.pdq)) for index in indexes
         ]
@@ -140,17 +140,17 @@ class Nearest:
         )
 
     def _by_fingerprint(
-        self, indexes: Sequence[EvaluationIndex], rows: Places, fingerprints: Bytes
-    ) -> Iterator[Proposed]:
+        self, indexes: Sequence[EvaluationIndex], rows: RowNumbers, fingerprints: Bytes
+    ) -> Iterator[CandidatePairs]:
         """Yield each set's candidates for rows by fingerprint, (n, 32): images with a guise that is near enough."""
         for number, index in enumerate(indexes):
             places, distances = nearest_by_pdq(fingerprints, index.guises, self.candidates)
-            queries, ranks = np.nonzero((places >= 0) & (distances <= PDQ_WITHIN))
+            queries, ranks = np.nonzero((places >= 0) & (distances <= MAX_CANDIDATE_DISTANCE_BITS))
             yield rows[queries], _codes(indexes, number, index.shown[places[queries, ranks]])
 
-    def _by_layout(self, indexes: Sequence[EvaluationIndex], thumbnails: Image) -> Proposed:
+    def _by_layout(self, indexes: Sequence[EvaluationIndex], thumbnails: ImageArray) -> CandidatePairs:
         """Return the candidates of all sets together for thumbnails, (n, 64, 64), by the layouts of their guises."""
-        queries = layouts(thumbnails).astype(np.float16)
+        queries = edge_layouts(thumbnails).astype(np.float16)
         known = are_unit(queries)
         results = []
         for index in indexes:
@@ -159,10 +159,10 @@ class Nearest:
         return _over_sets(indexes, results, self.candidates)
 
     def _aligned(
-        self, count: int, indexes: Sequence[EvaluationIndex], proposed: list[Proposed], pictures: Pictures
+        self, count: int, indexes: Sequence[EvaluationIndex], proposed: list[CandidatePairs], pictures: ImageReader
     ) -> BySet:
         """Return which candidate of each set aligns best with each row's image, and the score."""
-        thumbnails, row_views = np.empty((count, *THUMBNAIL), np.uint8), list[list[Image]]()
+        thumbnails, row_views = np.empty((count, *THUMBNAIL_SHAPE), np.uint8), list[list[ImageArray]]()
         owners, views = list[int](), list[bytes]()
         for row, image in zip(range(count), pictures(np.arange(count)), strict=True):
             row_views.append([thumbnail(image)])
@@ -170,7 +170,7 @@ class Nearest:
             for view in query_views(image):
                 row_views[row].append(thumbnail(view))
                 owners.append(row)
-                views.append(pdq(view)[0])
+                views.append(pdq_fingerprint(view)[0])
         view_fingerprints = np.frombuffer(b"".join(views), np.uint8).reshape(-1, PDQ_BYTES)
         proposed += [
             self._by_layout(indexes, thumbnails),
@@ -183,9 +183,9 @@ class Nearest:
         for views_of_row, first, last in zip(row_views, [0, *ends[:-1]], ends, strict=True):
             row_sets, row_places = sets[first:last], places[first:last]
             candidates = [index.thumbnails[row_places[row_sets == number]] for number, index in enumerate(indexes)]
-            scores[first:last] = align_looks(views_of_row, np.concatenate(candidates))
+            scores[first:last] = best_alignment_scores(views_of_row, np.concatenate(candidates))
         shape = count, len(indexes)
-        best_places, values = best(count * len(indexes), rows * len(indexes) + sets, places, scores, 1)
+        best_places, values = top_k(count * len(indexes), rows * len(indexes) + sets, places, scores, 1)
         return best_places.reshape(shape), values.reshape(shape)
 
 
@@ -193,26 +193,26 @@ def _largest_set(indexes: Sequence[EvaluationIndex]) -> int:
     return max(1, *(len(index.keys) for index in indexes))
 
 
-def _codes(indexes: Sequence[EvaluationIndex], number: int, places: Places) -> Places:
+def _codes(indexes: Sequence[EvaluationIndex], number: int, places: RowNumbers) -> RowNumbers:
     """Return one number for the set and the image in it, ordered by set first."""
     return number * _largest_set(indexes) + places
 
 
-def _over_sets(indexes: Sequence[EvaluationIndex], results: Sequence[Found], k: int) -> Proposed:
+def _over_sets(indexes: Sequence[EvaluationIndex], results: Sequence[Neighbours], k: int) -> CandidatePairs:
     """Return the k images with the largest cosine over all sets, for each row, from the (n, k) of each set."""
-    rows, codes, scores = list[Places](), list[Places](), list[npt.NDArray[np.float32]]()
+    rows, codes, scores = list[RowNumbers](), list[RowNumbers](), list[npt.NDArray[np.float32]]()
     for number, (places, cosines) in enumerate(results):
         result_rows, ranks = np.nonzero(places >= 0)
         rows.append(result_rows)
         codes.append(_codes(indexes, number, places[result_rows, ranks]))
         scores.append(cosines[result_rows, ranks])
     count = len(results[0][0])
-    chosen = best(count, np.concatenate(rows), np.concatenate(codes), np.concatenate(scores), k)[0]
+    chosen = top_k(count, np.concatenate(rows), np.concatenate(codes), np.concatenate(scores), k)[0]
     result_rows, ranks = np.nonzero(chosen >= 0)
     return result_rows, chosen[result_rows, ranks]
 
 
-def _distinct(proposed: Sequence[Proposed]) -> Proposed:
+def _distinct(proposed: Sequence[CandidatePairs]) -> CandidatePairs:
     """Return the distinct candidates, sorted by row, set and image."""
     rows, codes = (np.concatenate(column) for column in zip(*proposed, strict=True))
     order = np.lexsort((codes, rows))
@@ -221,7 +221,7 @@ def _distinct(proposed: Sequence[Proposed]) -> Proposed:
     return rows[is_new], codes[is_new]
 
 
-def _to_all_rows(known: Flags, results: tuple[Places, npt.NDArray[Any]]) -> tuple[Places, npt.NDArray[Any]]:
+def _to_all_rows(known: Flags, results: tuple[RowNumbers, npt.NDArray[Any]]) -> tuple[RowNumbers, npt.NDArray[Any]]:
     """Return the (n, k) results of all rows from the (m, k) of the known rows; image -1 for the others."""
     places = np.full((len(known), results[0].shape[1]), -1, np.int64)
     values = np.zeros(places.shape, results[1].dtype)
@@ -229,7 +229,7 @@ def _to_all_rows(known: Flags, results: tuple[Places, npt.NDArray[Any]]) -> tupl
     return places, values
 
 
-def _side_by_side(count: int, parts: Sequence[tuple[Places, npt.NDArray[Any]]]) -> BySet:
+def _side_by_side(count: int, parts: Sequence[tuple[RowNumbers, npt.NDArray[Any]]]) -> BySet:
     """Return the nearest of each set's (n, k) results side by side, (n, sets)."""
     if not parts:
         return np.zeros((count, 0), np.int64), np.zeros((count, 0), np.float32)
@@ -260,7 +260,7 @@ def _signal_rows(rows: pa.Table, indexes: Sequence[EvaluationIndex], results: di
         indices = pa.array(np.arange(count) * sets + first, pa.int64(), mask=(places < 0).all(axis=1))
         columns[f"{kind}_set"] = columns_per_set["set"].take(indices)
         columns |= {name: columns_per_set[name].take(indices) for name in _COLUMNS_OF_SEARCH[kind]}
-    schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *Nearest.columns])
+    schema = pa.schema([("uid", pa.string()), ("source", pa.string()), *EvaluationOverlapSignal.columns])
     return pa.table([columns[field.name] for field in schema], schema=schema)
 
 
@@ -277,7 +277,7 @@ def _search_columns(kind: str, indexes: Sequence[EvaluationIndex], results: BySe
     return {name: column.cast(PER_SET.field(name).type) for name, column in columns.items()}
 
 
-def fixed(column: pa.ChunkedArray, width: int) -> tuple[Bytes, Flags]:
+def fixed_width_rows(column: pa.ChunkedArray, width: int) -> tuple[Bytes, Flags]:
     """Return binaries as (n, width) uint8, and which of them have `width` bytes; the others are null or damaged."""
     array = column.combine_chunks()
     sizes = pc.fill_null(pc.binary_length(array), -1)
@@ -293,8 +293,8 @@ def fixed(column: pa.ChunkedArray, width: int) -> tuple[Bytes, Flags]:
     return out, known
 
 
-def embeddings(column: pa.ChunkedArray, width: int) -> tuple[npt.NDArray[np.float16], Flags]:
+def unit_embeddings(column: pa.ChunkedArray, width: int) -> tuple[npt.NDArray[np.float16], Flags]:
     """Return embeddings as (n, width) float16, and which of them are unit vectors."""
-    data, known = fixed(column, 2 * width)
+    data, known = fixed_width_rows(column, 2 * width)
     vectors = data.view("<f2").reshape(-1, width) if width else np.zeros((len(data), 0), np.float16)
     return vectors, known & are_unit(vectors)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.signals.base import Columns, PairBatch
-from pipeline.images.pdq import pdq
+from filters.signals.base import ColumnValues, PairBatch
+from pipeline.images.pdq import pdq_fingerprint
 
 
 class PdqSignal:
@@ -16,11 +16,11 @@ class PdqSignal:
 
     columns: ClassVar[pa.Schema] = pa.schema([("pdq", pa.binary()), ("quality", pa.int32())])
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns."""
         stored = [(sample.get("pdq"), sample.get("pdq_quality")) for sample in batch.samples]
         fingerprints = [
-            (bits, quality) if bits is not None else pdq(batch.images[row])
+            (bits, quality) if bits is not None else pdq_fingerprint(batch.images[row])
             for row, (bits, quality) in enumerate(stored)
         ]
         return {"pdq": [bits for bits, _ in fingerprints], "quality": [quality for _, quality in fingerprints]}
@@ -47,7 +47,7 @@ class HashesSignal:
         [("raw_sha256", pa.string()), ("stored_sha256", pa.string()), ("pixels_sha256", pa.string())]
     )
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns."""
         return {
             "raw_sha256": [sample["raw_sha256"] for sample in batch.samples],

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.signals.base import Columns, PairBatch
+from filters.signals.base import ColumnValues, PairBatch
 
 RESULT_VERSION = 1
 """Version of OpenCV's results: increased where a new version gives other numbers."""
@@ -17,19 +17,19 @@ RESULT_VERSION = 1
 Pixels = npt.NDArray[np.uint8]
 
 
-GREY_SPREAD = 8
+MAX_GREY_SPREAD_LEVELS = 8
 """The largest difference between a pixel's channels, of 255 levels, in a grey image. A grey JPEG decodes with 0; an
 image that was scanned or stored in colour differs by rounding of quantised chroma: 10 at most with noise of +-8 in each
 channel at quality 95, 5 with +-4. Of 1,200 photographs, paintings and cartoons (PACS) those that have any colour reach
 11 and more, half of them 84 and more."""
 
 
-BORDER_LEVELS = 8
+MAX_BORDER_LEVELS = 8
 """The most grey levels that a flat border may span: in a JPEG, blocks of 8 pixels at the picture's edge ring by more,
 whole blocks within a border by less, at qualities from 50."""
 
 
-BORDER_SHARE = 0.05
+MIN_BORDER_SHARE = 0.05
 """The least share of a side that is a flat border. Our choice: 3.5 % of PACS's photographs reach it, mostly sky."""
 
 
@@ -60,17 +60,17 @@ def colourfulness(spread: Pixels) -> float:
 
 def is_greyscale(spread: Pixels) -> bool:
     """Return whether the channels differ by at most GREY_SPREAD in every pixel."""
-    return bool(cv2.norm(spread, cv2.NORM_INF) <= GREY_SPREAD)
+    return bool(cv2.norm(spread, cv2.NORM_INF) <= MAX_GREY_SPREAD_LEVELS)
 
 
 def _flat_lines(grey: Pixels) -> int:
     """Return the number of rows from the top that together span at most BORDER_LEVELS."""
     darkest, brightest, _, _ = cv2.minMaxLoc(grey[:1])
-    if brightest - darkest > BORDER_LEVELS:  # as in most images: no further row needs to be read
+    if brightest - darkest > MAX_BORDER_LEVELS:  # as in most images: no further row needs to be read
         return 0
     highest = np.maximum.accumulate(cv2.reduce(grey, 1, cv2.REDUCE_MAX).ravel())
     lowest = np.minimum.accumulate(cv2.reduce(grey, 1, cv2.REDUCE_MIN).ravel())
-    return int(np.count_nonzero(highest - lowest <= BORDER_LEVELS))
+    return int(np.count_nonzero(highest - lowest <= MAX_BORDER_LEVELS))
 
 
 def flat_border(grey: Pixels) -> float:
@@ -114,7 +114,7 @@ class ImageSignal:
         ]
     )
 
-    def compute(self, batch: PairBatch) -> Columns:
+    def compute(self, batch: PairBatch) -> ColumnValues:
         """Return the columns; `short_side` and `aspect` are those of the original, the others of the stored image.
 
         `luminance` is the mean grey level (0 to 255); the others are computed by the functions of the same names.
@@ -146,5 +146,5 @@ def _pixel_columns(image: Pixels) -> dict[str, Any]:
         "colourfulness": colourfulness(spread),
         "greyscale": is_greyscale(spread),
         "flat_border": border,
-        "has_flat_border": border >= BORDER_SHARE,
+        "has_flat_border": border >= MIN_BORDER_SHARE,
     }

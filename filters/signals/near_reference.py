@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from filters.search.cosine import Halves, exact, nearest, unit
+from filters.search.cosine import Halves, exact_cosines, nearest_unordered, unit_vectors
 from filters.signals.clusters import Centres
 from pipeline.errors import InputError
 
-BATCH = 1024
+BATCH_ROWS = 1024
 """Rows that are compared at once; it does not affect results."""
 
 
 @dataclass(frozen=True)
-class Reference:
+class NearReferenceSignal:
     """Settings: the CLIP signal, its clusters, and a folder of reference images in CLIP_benchmark's layout.
 
     `near_reference` says whether the pair's cluster contains a reference image. `reference_key` is the key of the
@@ -71,12 +71,12 @@ class ReferenceImages:
         for cluster in np.unique(clusters[starts < stops]):
             rows = np.flatnonzero(clusters == cluster)
             start, stop = starts[rows[0]], stops[rows[0]]
-            images = unit(self.embeddings[start:stop])
-            for first in range(0, len(rows), BATCH):
-                part = rows[first : first + BATCH]
-                image_of_row[part] = start + nearest(unit(vectors[part]), images, 1)[:, 0]
+            images = unit_vectors(self.embeddings[start:stop])
+            for first in range(0, len(rows), BATCH_ROWS):
+                part = rows[first : first + BATCH_ROWS]
+                image_of_row[part] = start + nearest_unordered(unit_vectors(vectors[part]), images, 1)[:, 0]
         has_image = image_of_row >= 0
-        cosines[has_image] = exact(vectors[has_image], self.embeddings[image_of_row[has_image]])
+        cosines[has_image] = exact_cosines(vectors[has_image], self.embeddings[image_of_row[has_image]])
         return image_of_row, cosines
 
 

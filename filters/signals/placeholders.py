@@ -7,7 +7,7 @@ import pyarrow as pa
 
 
 @dataclass(frozen=True)
-class Placeholders:
+class PlaceholdersSignal:
     """Setting: `urls`, the number of distinct URLs from which the same bytes count as a placeholder.
 
     The default, 10, is our choice: an image that a page shows in a few sizes or languages has fewer URLs, a site's

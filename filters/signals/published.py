@@ -15,7 +15,7 @@ _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSignal:
     """Settings: `numbers` and `texts`, the published columns to include, under their own names; `licence` always is.
 
     A number is a float64, as published: LAION's similarity, for example, is outside [-1, 1] in some rows. A value that

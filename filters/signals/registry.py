@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 
 
 @dataclass(frozen=True)
-class Kind:
+class SignalKind:
     """A kind of signal: where its class is, whether it reads shards or tables, and the settings it takes.
 
     `required` names settings that must be there; `optional` gives the others with their defaults. Of these, `inputs`
@@ -32,55 +32,66 @@ class Kind:
     evaluation: bool = False
 
 
-KINDS: dict[str, Kind] = {
-    "caption": Kind("filters.signals.caption:CaptionSignal", "shard"),
-    "clip": Kind("filters.signals.clip:ClipSignal", "shard", ("model",), (("batch_size", 64), ("precision", "fp32"))),
-    "clusters": Kind(
-        "filters.signals.clusters:Clusters",
+SIGNAL_KINDS: dict[str, SignalKind] = {
+    "caption": SignalKind("filters.signals.caption:CaptionSignal", "shard"),
+    "clip": SignalKind(
+        "filters.signals.clip:ClipSignal", "shard", ("model",), (("batch_size", 64), ("precision", "fp32"))
+    ),
+    "clusters": SignalKind(
+        "filters.signals.clusters:ClustersSignal",
         "corpus",
         ("clip", "clusters"),
         (("iterations", 20), ("sample", 1_000_000), ("seed", 0)),
         inputs=("clip",),
     ),
-    "concepts": Kind("filters.signals.concepts:Concepts", "shard", ("file",), (("match", "words"),), files=("file",)),
-    "duplicates": Kind(
-        "filters.signals.duplicates:Duplicates",
+    "concepts": SignalKind(
+        "filters.signals.concepts:Concepts", "shard", ("file",), (("match", "words"),), files=("file",)
+    ),
+    "duplicates": SignalKind(
+        "filters.signals.duplicates:DuplicatesSignal",
         "corpus",
         ("pdq",),
         (("distance", 31), ("min_quality", 50)),
         inputs=("pdq",),
     ),
-    "hashes": Kind("filters.signals.fingerprints:HashesSignal", "shard"),
-    "heads": Kind(
-        "filters.signals.clip_heads:Heads",
+    "hashes": SignalKind("filters.signals.fingerprints:HashesSignal", "shard"),
+    "heads": SignalKind(
+        "filters.signals.clip_heads:HeadsSignal",
         "corpus",
         ("clip", "file", "layout"),
         (("input", "image"), ("normalise", True), ("output", ["score"])),
         inputs=("clip",),
         files=("file",),
     ),
-    "image": Kind("filters.signals.image:ImageSignal", "shard"),
-    "nearest": Kind(
-        "filters.signals.evaluation_overlap:Nearest",
+    "image": SignalKind("filters.signals.image:ImageSignal", "shard"),
+    "nearest": SignalKind(
+        "filters.signals.evaluation_overlap:EvaluationOverlapSignal",
         "corpus",
         ("pdq", "clip"),
         (("align", True), ("candidates", 4), ("min_recall", 0.95), ("index_mb", 4096)),
         inputs=("pdq", "clip"),
         evaluation=True,
     ),
-    "pdq": Kind("filters.signals.fingerprints:PdqSignal", "shard"),
-    "placeholders": Kind("filters.signals.placeholders:Placeholders", "corpus", (), (("urls", 10),)),
-    "published": Kind("filters.signals.published:Published", "corpus", (), (("numbers", []), ("texts", []))),
-    "reference": Kind(
-        "filters.signals.near_reference:Reference",
+    "pdq": SignalKind("filters.signals.fingerprints:PdqSignal", "shard"),
+    "placeholders": SignalKind("filters.signals.placeholders:PlaceholdersSignal", "corpus", (), (("urls", 10),)),
+    "published": SignalKind(
+        "filters.signals.published:PublishedSignal", "corpus", (), (("numbers", []), ("texts", []))
+    ),
+    "reference": SignalKind(
+        "filters.signals.near_reference:NearReferenceSignal",
         "corpus",
         ("clip", "clusters", "images"),
         inputs=("clip", "clusters"),
         sets=("images",),
     ),
-    "repeats": Kind("filters.signals.caption_frequency:Repeats", "corpus", ("caption",), inputs=("caption",)),
-    "semantic": Kind(
-        "filters.signals.semantic_dedup:Semantic", "corpus", ("clip", "clusters", "cosine"), inputs=("clip", "clusters")
+    "repeats": SignalKind(
+        "filters.signals.caption_frequency:CaptionFrequency", "corpus", ("caption",), inputs=("caption",)
+    ),
+    "semantic": SignalKind(
+        "filters.signals.semantic_dedup:SemanticDedupSignal",
+        "corpus",
+        ("clip", "clusters", "cosine"),
+        inputs=("clip", "clusters"),
     ),
 }
 
@@ -96,11 +107,11 @@ class SignalSpec:
     @property
     def scope(self) -> str:
         """Whether it reads shards ("shard") or other tables ("corpus")."""
-        return KINDS[self.kind].scope
+        return SIGNAL_KINDS[self.kind].scope
 
     def target(self) -> Any:
         """Return its class."""
-        module, _, attribute = KINDS[self.kind].target.partition(":")
+        module, _, attribute = SIGNAL_KINDS[self.kind].target.partition(":")
         return getattr(import_module(module), attribute)
 
     def columns(self) -> pa.Schema:
@@ -114,20 +125,20 @@ class SignalSpec:
 
     def inputs(self) -> dict[str, str]:
         """Return the signals that it reads: name by the kind that it must be of."""
-        return {kind: str(name) for kind in KINDS[self.kind].inputs if (name := self.settings[kind])}
+        return {kind: str(name) for kind in SIGNAL_KINDS[self.kind].inputs if (name := self.settings[kind])}
 
     def files(self) -> list[str]:
         """Return the paths of the files that it reads."""
-        return self._paths(KINDS[self.kind].files)
+        return self._paths(SIGNAL_KINDS[self.kind].files)
 
     def sets(self) -> list[str]:
         """Return the folders, in the layout of evaluation sets, that it reads beside the experiment's own."""
-        return self._paths(KINDS[self.kind].sets)
+        return self._paths(SIGNAL_KINDS[self.kind].sets)
 
     @property
     def evaluation(self) -> bool:
         """Whether it reads the experiment's evaluation sets."""
-        return KINDS[self.kind].evaluation
+        return SIGNAL_KINDS[self.kind].evaluation
 
     def _paths(self, keys: Iterable[str]) -> list[str]:
         return [str(self.settings[key]) for key in keys if self.settings[key]]
@@ -139,13 +150,13 @@ def signal_spec(name: str, given: dict[str, Any] | None) -> SignalSpec:
     kind_name = str(settings.pop("kind", re.sub(r"_v\d+$", "", name)))
     if not re.search(r"_v\d+$", name):
         raise InputError(f"signals.{name}: expected a name that ends in its version, such as {name}_v1")
-    if kind_name not in KINDS:
-        raise InputError(f"signals.{name}: {unknown('kind of signal', kind_name, KINDS)}")
-    kind = KINDS[kind_name]
+    if kind_name not in SIGNAL_KINDS:
+        raise InputError(f"signals.{name}: {unknown_message('kind of signal', kind_name, SIGNAL_KINDS)}")
+    kind = SIGNAL_KINDS[kind_name]
     known_keys = [*kind.required, *(key for key, _ in kind.optional)]
     for key in settings:
         if key not in known_keys:
-            raise InputError(f"signals.{name}.{key}: {unknown('setting', key, [*known_keys, 'kind'])}")
+            raise InputError(f"signals.{name}.{key}: {unknown_message('setting', key, [*known_keys, 'kind'])}")
     for key in kind.required:
         if key not in settings:
             raise InputError(f"signals.{name}: expected the setting '{key}', found none")

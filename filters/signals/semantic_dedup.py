@@ -9,19 +9,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from filters.search.connected_components import Forest
-from filters.search.cosine import Halves, exact, margin, unit
+from filters.search.cosine import Halves, exact_cosines, float32_margin, unit_vectors
 from pipeline.errors import InputError
 
-BLOCK, AHEAD = 256, 4096
+BLOCK_ROWS, BLOCK_COLUMNS = 256, 4096
 """Rows and columns of one product; they do not affect results."""
 
 
-NONE = -1.0
+NO_EARLIER_COSINE = -1.0
 """`max_cosine` of a member without an earlier member: the smallest possible cosine."""
 
 
 @dataclass(frozen=True)
-class Semantic:
+class SemanticDedupSignal:
     """Settings: the CLIP signal, its clusters, and the cosine from which two embeddings are duplicates.
 
     The paper's epsilon is 1 - cosine. Only pairs of the same cluster are compared. Within a cluster the order is the
@@ -47,29 +47,29 @@ class Semantic:
 
 
 @dataclass(frozen=True)
-class Compared:
+class CellComparison:
     """For rows of a cell: the largest cosine to an earlier row, (n,) float32, and a forest of near pairs, (m, 2)."""
 
     most: npt.NDArray[np.float32]
     edges: npt.NDArray[np.int64]
 
 
-def compare(rows: Callable[[int, int], Halves], first: int, stop: int, cosine: float) -> Compared:
+def compare_rows(rows: Callable[[int, int], Halves], first: int, stop: int, cosine: float) -> CellComparison:
     """Compare the rows of a cell in [first, stop) with all earlier rows; `rows(a, b)` returns (b - a, d) embeddings.
 
     A pair is near where its cosine, rounded to float32, is at least `cosine`: so the groups agree with a predicate on
     `max_cosine`. Results have the same bits for any division of a cell.
     """
-    forest, own = Forest(stop), unit(rows(first, stop))
-    most = np.full(stop - first, NONE, np.float64)
-    for ahead in range(0, stop, AHEAD):
-        earlier = unit(rows(ahead, min(ahead + AHEAD, stop)))
-        for start in range(first, stop, BLOCK):
-            end = min(start + BLOCK, stop)
+    forest, own = Forest(stop), unit_vectors(rows(first, stop))
+    most = np.full(stop - first, NO_EARLIER_COSINE, np.float64)
+    for ahead in range(0, stop, BLOCK_COLUMNS):
+        earlier = unit_vectors(rows(ahead, min(ahead + BLOCK_COLUMNS, stop)))
+        for start in range(first, stop, BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, stop)
             if end > ahead:
                 block, best = own[start - first : end - first], most[start - first : end - first]
                 _compare(block, start, earlier[: end - ahead], ahead, cosine, best, forest)
-    return Compared(most.astype(np.float32), forest.edges())
+    return CellComparison(most.astype(np.float32), forest.edges())
 
 
 def _compare(
@@ -77,14 +77,14 @@ def _compare(
 ) -> None:
     """Compare a block of rows from `start` with rows from `ahead`; update `best`, (n,), in place, and add edges."""
     scores = block @ earlier.T
-    tolerance = margin(block.shape[1])
+    tolerance = float32_margin(block.shape[1])
     is_earlier = np.arange(ahead, ahead + len(earlier))[None] < np.arange(start, start + len(block))[:, None]
     scores[~is_earlier] = -2
     largest = np.maximum(scores.max(axis=1), best)
     may_be_best = scores >= largest[:, None] - tolerance
     uncertain = np.abs(scores - cosine) <= tolerance
     rows, columns = np.nonzero(is_earlier & (may_be_best | uncertain))
-    cosines = exact(block[rows], earlier[columns])
+    cosines = exact_cosines(block[rows], earlier[columns])
     np.maximum.at(best, rows, cosines)
     certain_rows, certain_columns = np.nonzero(scores > cosine + tolerance)
     forest.add(certain_rows + start, certain_columns + ahead)
@@ -120,7 +120,7 @@ def group_rows(members: pa.Table, most: npt.NDArray[np.float32], edges: npt.NDAr
     )
 
 
-def alone(members: pa.Table) -> pa.Table:
+def ungrouped_rows(members: pa.Table) -> pa.Table:
     """Return the signal's rows of members (uid, source) whose embedding has no direction."""
     count = members.num_rows
     return pa.table(

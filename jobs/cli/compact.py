@@ -9,53 +9,53 @@ from typing import Any
 from jobs.cli.options import add_wait
 from pipeline.errors import InputError, StageFailed
 
-TEXT = (
+DESCRIPTION = (
     "Join the small files of a store's ledger into fewer large ones, and remove files that were replaced more than "
     "--keep-days ago. No row changes: all queries return the same results afterwards. A compaction that was killed is "
     "finished by the next one. No other job can run on the store in the meantime."
 )
 
 
-DAYS, MOST = 7, 3650
+DEFAULT_KEEP_DAYS, MAX_KEEP_DAYS = 7, 3650
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to those of `cuvee`."""
     parser = commands.add_parser(
-        "compact", help="join the ledger's small files and remove expired versions", description=TEXT
+        "compact", help="join the ledger's small files and remove expired versions", description=DESCRIPTION
     )
     parser.add_argument("store", help="the store's folder, such as build/demo/store")
-    help_text = f"days for which older versions of the tables stay readable (default: {DAYS})"
-    parser.add_argument("--keep-days", default=str(DAYS), metavar="N", help=help_text)
+    help_text = f"days for which older versions of the tables stay readable (default: {DEFAULT_KEEP_DAYS})"
+    parser.add_argument("--keep-days", default=str(DEFAULT_KEEP_DAYS), metavar="N", help=help_text)
     parser.add_argument("--dry-run", action="store_true", help="print what would be done and change nothing")
     add_wait(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def answer(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Compact, or print what would be done; return the exit code."""
-    from jobs.workflow.exclusive import alone
-    from pipeline.ledger.compaction import compact, finish, keep_for, planned
-    from pipeline.ledger.journal import half_compacted, how_to_finish, unfinished
+    from jobs.workflow.exclusive import exclusive_access
+    from pipeline.ledger.compaction import compact, finish_compactions, plan_compaction, remove_replaced
+    from pipeline.ledger.journal import unfinished_compactions, unfinished_takedowns, unfinished_takedowns_message
     from pipeline.ledger.tables import Ledger
     from pipeline.storage.store import Store
 
     keep_days = arguments.keep_days
-    if not (keep_days.isascii() and keep_days.isdigit() and int(keep_days) <= MOST):
-        raise InputError(f"--keep-days: found {keep_days!r}, expected a number of days from 0 to {MOST}")
+    if not (keep_days.isascii() and keep_days.isdigit() and int(keep_days) <= MAX_KEEP_DAYS):
+        raise InputError(f"--keep-days: found {keep_days!r}, expected a number of days from 0 to {MAX_KEEP_DAYS}")
     ledger = Ledger(Store(arguments.store))
     if ledger.open("jobs") is None:
         raise InputError(f"{arguments.store}: no store; expected a folder in which a job has finished (tables/jobs)")
-    with nullcontext() if arguments.dry_run else alone(ledger.store, arguments.wait):
-        if takedowns := unfinished(ledger.store):
-            raise StageFailed(how_to_finish(ledger.store, takedowns))
-        unfinished_count = len(half_compacted(ledger.store))
+    with nullcontext() if arguments.dry_run else exclusive_access(ledger.store, arguments.wait):
+        if takedowns := unfinished_takedowns(ledger.store):
+            raise StageFailed(unfinished_takedowns_message(ledger.store, takedowns))
+        unfinished_count = len(unfinished_compactions(ledger.store))
         if not arguments.dry_run:
-            finish(ledger)
-        plans = planned(ledger)
+            finish_compactions(ledger)
+        plans = plan_compaction(ledger)
         if not arguments.dry_run:
             compact(ledger, plans)
-        removed = keep_for(ledger, int(keep_days), arguments.dry_run)
+        removed = remove_replaced(ledger, int(keep_days), arguments.dry_run)
     result = {
         "dry_run": arguments.dry_run,
         "unfinished": unfinished_count,

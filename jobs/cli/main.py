@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from filters.rules.presets import listed
+from filters.rules.presets import describe_presets
 from jobs.cli import compact, plan, replay, schema, takedown
 from jobs.cli.extras import install_hint
 from jobs.cli.options import add_wait
@@ -32,7 +32,7 @@ SIGTERM: the same command resumes
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     main_parser = argparse.ArgumentParser(
         prog="cuvee",
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         subparser.set_defaults(until=stage)
         _add_experiment(subparser)
         if stage == "decide":
-            subparser.epilog = f"presets, as in filters: {{best: {{preset: datacomp_1b}}}}:\n\n{listed()}"
+            subparser.epilog = f"presets, as in filters: {{best: {{preset: datacomp_1b}}}}:\n\n{describe_presets()}"
             subparser.formatter_class = argparse.RawDescriptionHelpFormatter
         if stage == "ingest":
             subparser.add_argument(
@@ -106,24 +106,24 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
 
 def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command in ("funnel", "trace", "subset", "verify"):
-        from jobs.cli.queries import answer
+        from jobs.cli.queries import run_command
 
-        return answer(arguments)
+        return run_command(arguments)
     if arguments.command == "takedown":
-        return takedown.answer(arguments)
+        return takedown.run_command(arguments)
     if arguments.command == "replay":
-        return replay.answer(arguments)
+        return replay.run_command(arguments)
     if arguments.command == "compact":
-        return compact.answer(arguments)
+        return compact.run_command(arguments)
     if arguments.command == "plan":
-        return plan.answer(arguments)
+        return plan.run_command(arguments)
     if arguments.command == "schema":
         return schema.answer(arguments)
-    from jobs.workflow.experiment import load
+    from jobs.workflow.experiment import load_experiment
     from jobs.workflow.progress import Display
     from jobs.workflow.runner import execute
 
-    experiment = load(arguments.experiment, arguments.set)
+    experiment = load_experiment(arguments.experiment, arguments.set)
     run = execute(experiment, arguments.until, Display(), getattr(arguments, "retry_failed", False), arguments.wait)
     if arguments.until == "report":
         from jobs.report.stage import report_path
@@ -135,7 +135,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return its exit code. Errors for the user are one line."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         return _dispatch(arguments)
     except CuveeError as error:
@@ -161,11 +161,11 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def entry() -> None:
+def console_script() -> None:
     """Run the console script. SIGTERM, by which schedulers end a command, has the effect of Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(main())
 
 
 if __name__ == "__main__":
-    entry()
+    console_script()

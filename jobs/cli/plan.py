@@ -14,8 +14,8 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from jobs.workflow.experiment import Experiment
-    from pipeline.config.evaluation import Evaluation
-    from pipeline.operations.cost_model import Cluster, Cost, Scope
+    from pipeline.config.evaluation import EvaluationConfig
+    from pipeline.operations.cost_model import Cluster, CostScope, StageCost
 
 
 def shipped_rates() -> Traversable:
@@ -24,10 +24,10 @@ def shipped_rates() -> Traversable:
     return packed if packed.is_file() else Path(__file__).parents[2] / "benchmarks" / "results.json"
 
 
-PAIRS = "1e6,1e9,1e10"
+DEFAULT_PAIRS = "1e6,1e9,1e10"
 
 
-TEXT = (
+DESCRIPTION = (
     "Estimate the cost of N pairs for each stage of an experiment, from rates measured on a machine (make bench, make "
     "scale) and scaled to the number of pairs. Nothing is run, and no store is read."
 )
@@ -35,9 +35,13 @@ TEXT = (
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to those of `cuvee`."""
-    parser = commands.add_parser("plan", help="estimate the cost of N pairs from measured rates", description=TEXT)
+    parser = commands.add_parser(
+        "plan", help="estimate the cost of N pairs from measured rates", description=DESCRIPTION
+    )
     parser.add_argument("experiment", type=Path, help="the experiment file, such as experiments/demo.yaml")
-    parser.add_argument("--pairs", default=PAIRS, metavar="N,N,…", help=f"published rows (default: {PAIRS})")
+    parser.add_argument(
+        "--pairs", default=DEFAULT_PAIRS, metavar="N,N,…", help=f"published rows (default: {DEFAULT_PAIRS})"
+    )
     parser.add_argument(
         "--rates", type=Path, metavar="FILE", help="figures as in benchmarks/results.json (default: the shipped ones)"
     )
@@ -72,10 +76,10 @@ def _parse_number(name: str, text: str, least: float, most: float = 1e15, whole:
     return value
 
 
-def answer(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Print the plan; return the exit code."""
-    from jobs.workflow.experiment import load
-    from pipeline.operations.cost_model import Cluster, Costs
+    from jobs.workflow.experiment import load_experiment
+    from pipeline.operations.cost_model import Cluster, CostModel
 
     sizes = [int(_parse_number("pairs", text.strip(), 1, whole=True)) for text in arguments.pairs.split(",")]
     cluster = Cluster(
@@ -95,8 +99,8 @@ def answer(arguments: argparse.Namespace) -> int:
     }
     rates = arguments.rates or shipped_rates()
     figures = read_rates(rates)
-    scope = scope_of(load(arguments.experiment, arguments.set), shares)
-    costs = Costs(figures, scope, cluster, gpu_rate)
+    scope = scope_of(load_experiment(arguments.experiment, arguments.set), shares)
+    costs = CostModel(figures, scope, cluster, gpu_rate)
     costs_by_size = {size: costs.of(size) for size in sizes}
     plan = {
         "assumptions": assumptions(scope, cluster),
@@ -120,9 +124,9 @@ def read_rates(path: Traversable) -> dict[str, Any]:
     return figures
 
 
-def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "Scope":
+def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "CostScope":
     """Return the work that an experiment needs for each pair."""
-    from pipeline.operations.cost_model import Scope
+    from pipeline.operations.cost_model import CostScope
 
     file, signals = experiment.file, experiment.signals.values()
     over_shards = [signal.kind for signal in signals if signal.scope == "shard"]
@@ -132,7 +136,7 @@ def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "Scope":
     samples_seen += (
         sum(model.trained.samples_seen for model in file.models.values() if model.trained) if samples_seen else 0
     )
-    return Scope(
+    return CostScope(
         stored=shares["stored"],
         drawn=mixtures,
         fetched_bytes=shares["fetched"],
@@ -151,16 +155,18 @@ def scope_of(experiment: "Experiment", shares: Mapping[str, float]) -> "Scope":
     )
 
 
-def _count_evaluations(section: "Evaluation") -> int:
+def _count_evaluations(section: "EvaluationConfig") -> int:
     """Return the number of sets that a model is evaluated on, synthetic shifts included."""
-    from pipeline.evaluation.corruptions import KINDS
+    from pipeline.evaluation.corruptions import CORRUPTION_KINDS
 
     synthetic = section.synthetic
-    corrupted_sets = len(synthetic.of) * len(synthetic.kinds or KINDS) * len(synthetic.severities) if synthetic else 0
+    corrupted_sets = (
+        len(synthetic.of) * len(synthetic.kinds or CORRUPTION_KINDS) * len(synthetic.severities) if synthetic else 0
+    )
     return len(section.sets) + corrupted_sets + 2 * len(section.probe) + len(section.retrieval)
 
 
-def assumptions(scope: "Scope", cluster: "Cluster") -> list[str]:
+def assumptions(scope: "CostScope", cluster: "Cluster") -> list[str]:
     """Return the assumptions of the plan, a sentence each."""
     from pipeline.operations.cost_model import MEASURED_FILTERS
 
@@ -183,7 +189,7 @@ def assumptions(scope: "Scope", cluster: "Cluster") -> list[str]:
 COLUMNS = ("core-hours", "GPU-hours", "storage", "requests", "download", "egress", "wall", "binds")
 
 
-def _format_text(plan: Mapping[str, Any], costs_by_size: Mapping[int, "list[Cost]"]) -> str:
+def _format_text(plan: Mapping[str, Any], costs_by_size: Mapping[int, "list[StageCost]"]) -> str:
     lines = [f"rates: {plan['rates']}", "assumptions:", *(f"  - {line}" for line in plan["assumptions"])]
     for pairs, costs in costs_by_size.items():
         lines += ["", f"{pairs:,} pairs", f"  {'stage':<20}" + "".join(f"{name:>13}" for name in COLUMNS)]

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.cli.options import add_wait
 from pipeline.errors import InputError
 
-TEXT = (
+DESCRIPTION = (
     "Remove pairs and their copies from the tables, shards, exports and reports of a store. The models that saw them "
     "are named, and every later ingest refuses them. A takedown that was killed is finished by the next one; without "
     "--list, nothing else is done. No other job can run on the store in the meantime; files that a killed job has "
@@ -18,7 +18,7 @@ TEXT = (
 )
 
 
-LIST = (
+LIST_HELP = (
     "one entry a line: a uid, a URL, domain:example.org, the SHA-256 of an image as fetched or as stored, or pdq:<64 "
     "hex digits>, optionally followed by /distance; # begins a comment"
 )
@@ -27,10 +27,10 @@ LIST = (
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to those of `cuvee`."""
     parser = commands.add_parser(
-        "takedown", help="permanently remove pairs and their copies from a store", description=TEXT
+        "takedown", help="permanently remove pairs and their copies from a store", description=DESCRIPTION
     )
     parser.add_argument("store", help="the store's folder, such as build/demo/store")
-    parser.add_argument("--list", type=Path, metavar="FILE", help=LIST)
+    parser.add_argument("--list", type=Path, metavar="FILE", help=LIST_HELP)
     parser.add_argument(
         "--reason", metavar="TEXT", help="the reason; it is stored with the tombstones, so it must name no person"
     )
@@ -41,21 +41,21 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
-def answer(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Take down, or print what would be done; return the exit code."""
-    from jobs.workflow.exclusive import alone
-    from pipeline.images.pdq import SAME_PICTURE
-    from pipeline.ledger.journal import how_to_finish, refuse_half_compacted, unfinished
+    from jobs.workflow.exclusive import exclusive_access
+    from pipeline.images.pdq import SAME_PICTURE_BITS
+    from pipeline.ledger.journal import check_none_half_compacted, unfinished_takedowns, unfinished_takedowns_message
     from pipeline.ledger.tables import Ledger
     from pipeline.storage.store import Store
     from pipeline.takedown.request import read_list
-    from pipeline.takedown.takedown import finish_all, look, take_down
+    from pipeline.takedown.takedown import finish_all, plan_takedown, take_down
 
     ledger = Ledger(Store(arguments.store))
     if ledger.open("jobs") is None:
         raise InputError(f"{arguments.store}: no store; expected a folder in which a job has finished (tables/jobs)")
-    unfinished_ids = unfinished(ledger.store)
-    distance = SAME_PICTURE if arguments.pdq_distance is None else arguments.pdq_distance
+    unfinished_ids = unfinished_takedowns(ledger.store)
+    distance = SAME_PICTURE_BITS if arguments.pdq_distance is None else arguments.pdq_distance
     request = read_list(arguments.list, distance) if arguments.list else None
     reason = (arguments.reason or "").strip()
     if request is None and not unfinished_ids:
@@ -69,13 +69,13 @@ def answer(arguments: argparse.Namespace) -> int:
         "takedown": None,
     }
     if arguments.dry_run and unfinished_ids:
-        sys.stderr.write(f"cuvee: {how_to_finish(ledger.store, unfinished_ids)}\n")
-    with nullcontext() if arguments.dry_run else alone(ledger.store, arguments.wait):
+        sys.stderr.write(f"cuvee: {unfinished_takedowns_message(ledger.store, unfinished_ids)}\n")
+    with nullcontext() if arguments.dry_run else exclusive_access(ledger.store, arguments.wait):
         if not arguments.dry_run:
-            refuse_half_compacted(ledger.store)
+            check_none_half_compacted(ledger.store)
             result["finished"] = [_intent_summary(intent) for intent in finish_all(ledger, _code())]
         if request is not None:
-            intent, impact = look(ledger, request, reason, distance)
+            intent, impact = plan_takedown(ledger, request, reason, distance)
             result["takedown"] = _intent_summary(intent)
             if not arguments.dry_run and (intent.uids or intent.tombstones):
                 take_down(ledger, intent, _code(), impact)
@@ -84,11 +84,11 @@ def answer(arguments: argparse.Namespace) -> int:
 
 
 def _code() -> Any:
-    from jobs.workflow.stages import code
-    from jobs.workflow.versions import versions
-    from pipeline.takedown.takedown import Code
+    from jobs.workflow.stages import code_of
+    from jobs.workflow.versions import recorded_versions
+    from pipeline.takedown.takedown import CodeVersion
 
-    return Code(code("takedown"), versions())
+    return CodeVersion(code_of("takedown"), recorded_versions())
 
 
 def _intent_summary(intent: Any) -> dict[str, Any]:
@@ -114,8 +114,10 @@ def _lines(takedown: dict[str, Any]) -> list[str]:
     ways = ", ".join(f"{count} {how}" for how, count in takedown["found"].items() if count)
     lines = [f"  {len(takedown['pairs'])} pairs{': ' if ways else ''}{ways}"]
     lines += [f"    line {line}: {count} pairs" for line, count in takedown["lines"].items()]
-    lines += [f"    {uid}  {why['how']}{_line_suffix(why)}" for uid, why in list(takedown["pairs"].items())[:SHOWN]]
-    if (omitted := len(takedown["pairs"]) - SHOWN) > 0:
+    lines += [
+        f"    {uid}  {why['how']}{_line_suffix(why)}" for uid, why in list(takedown["pairs"].items())[:MAX_LISTED_PAIRS]
+    ]
+    if (omitted := len(takedown["pairs"]) - MAX_LISTED_PAIRS) > 0:
         lines.append(f"    … and {omitted} more; --json names all")
     lines += [f"  table {table}: {count} rows" for table, count in takedown["tables"].items()]
     lines += [f"  shard {shard}" for shard in takedown["shards"]]
@@ -137,5 +139,5 @@ def _line_suffix(why: dict[str, Any]) -> str:
     return f" in line {why['line']}" if why["line"] else ""
 
 
-SHOWN = 20
+MAX_LISTED_PAIRS = 20
 """Maximum number of pairs that are listed on a terminal."""

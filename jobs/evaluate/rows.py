@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.workflow.plan import Job
-from pipeline.evaluation.corruptions import Shift
-from pipeline.evaluation.metrics import measures, subsampled
-from pipeline.evaluation.predictions import keep
+from pipeline.evaluation.corruptions import Corruption
+from pipeline.evaluation.metrics import accuracy_among, all_metrics
+from pipeline.evaluation.predictions import encode_logits
 from pipeline.evaluation.zero_shot import Predictions
 from pipeline.ledger.schemas import TABLES
 from pipeline.robustness.intervals import clopper_pearson
@@ -29,17 +29,17 @@ def evaluation_rows(
     on the images of `photo` whose class `sketch` has.
     """
     n = len(predictions.keys)
-    stored = keep(predictions.logits, predictions.labels, scale)
+    stored = encode_logits(predictions.logits, predictions.labels, scale)
     images = {
         **{key: [about[key]] * n for key in ("training", "mixture", "evaluation_set")},
         "key": predictions.keys,
         **stored.columns(),
     }
-    metrics = measures(stored.judged()) | {"chance": chance, "scale": scale, "classes_of": ""}
+    metrics = all_metrics(stored.judged()) | {"chance": chance, "scale": scale, "classes_of": ""}
     rows = [dict(about) | _accuracy(predictions.correct, n) | metrics]
     for name, classes in subsets.items():
         # from the full logits, as the stored form of many classes may leave single images undetermined
-        subset_accuracy = subsampled(predictions.logits, predictions.labels, np.array(classes))
+        subset_accuracy = accuracy_among(predictions.logits, predictions.labels, np.array(classes))
         subset_columns = {"evaluation_set": f"{about['evaluation_set']}@{name}", "classes_of": name}
         rows.append(
             dict(about)
@@ -57,7 +57,7 @@ def _accuracy(correct: int, n: int) -> dict[str, Any]:
     return {"n": n, "correct": correct, "top1": correct / n, "low": low, "high": high}
 
 
-def marks(job: Job) -> dict[str, Any]:
+def evaluation_columns(job: Job) -> dict[str, Any]:
     """Return the columns of `evaluations` that identify what a job evaluates, and which model."""
     about = {key: job.local[key] for key in ("training", "mixture")}
     if "probe" in job.config:
@@ -68,7 +68,7 @@ def marks(job: Job) -> dict[str, Any]:
         corruption, severity = job.config.get("corruption", ""), job.config.get("severity", 0)
         images_of = name
     return about | {
-        "evaluation_set": f"{images_of}+{Shift(corruption, severity).name}" if corruption else images_of,
+        "evaluation_set": f"{images_of}+{Corruption(corruption, severity).name}" if corruption else images_of,
         "task": task,
         "kind": "synthetic" if corruption else "natural",
         "images_of": images_of,

@@ -3,22 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.workflow.experiment import signals_behind
-from jobs.workflow.plan import Job, of_stage
+from jobs.workflow.experiment import signals_of_filter
+from jobs.workflow.plan import Job, needs_of_stage
 from jobs.workflow.runner import Run
-from pipeline.export.dataset_facts import About, AboutPart, AboutSignal, AboutSource
+from pipeline.export.dataset_facts import DatasetFacts, PartFacts, SignalFacts, SourceFacts
 from pipeline.ledger.schemas import signal_table
-from pipeline.mixtures.parts import columns_of, filters_of, parts_of
-from pipeline.provenance.funnel import funnel
+from pipeline.mixtures.parts import filters_of, parts_of, signal_columns_of
+from pipeline.provenance.funnel import source_funnels
 from sources.registry import source_format
 
-Counts = Mapping[str, tuple[int, int]]
+PartCounts = Mapping[str, tuple[int, int]]
 """The number of pairs with and without copies, by part."""
 
 
-def about(run: Run, job: Job, parts: Counts, pairs_of: Mapping[str, int], factors: dict[str, float]) -> About:
+def collect_dataset_facts(
+    run: Run, job: Job, parts: PartCounts, pairs_of: Mapping[str, int], factors: dict[str, float]
+) -> DatasetFacts:
     """Return the facts of an export; `pairs_of` has the number of pairs of each source, without copies."""
-    file, blend = run.experiment.file, of_stage(job, "blend")[0]
+    file, blend = run.experiment.file, needs_of_stage(job, "blend")[0]
     mixture = file.mixtures[job.name]
     return {
         "title": file.title,
@@ -41,17 +43,17 @@ def about(run: Run, job: Job, parts: Counts, pairs_of: Mapping[str, int], factor
 
 def _inputs(run: Run, job: Job, blend: Job) -> dict[str, Any]:
     """Return the jobs that an export is derived from, and the versions of the tables that they wrote."""
-    tables = {"pairs", "fetches", "samples", "mixtures", *(["decisions"] if of_stage(blend, "decide") else [])}
+    tables = {"pairs", "fetches", "samples", "mixtures", *(["decisions"] if needs_of_stage(blend, "decide") else [])}
     tables |= {signal_table(signal["name"]) for signal in _signals(run, job.name)}
     return {
         "blend": blend.id,
-        "decide": {decide_job.name: decide_job.id for decide_job in of_stage(blend, "decide")},
-        "ingest": [ingest.id for ingest in of_stage(job, "ingest")],
+        "decide": {decide_job.name: decide_job.id for decide_job in needs_of_stage(blend, "decide")},
+        "ingest": [ingest.id for ingest in needs_of_stage(job, "ingest")],
         "tables": {name: run.ledger.version(name) for name in sorted(tables)},
     }
 
 
-def _source(run: Run, name: str, pairs: int) -> AboutSource:
+def _source(run: Run, name: str, pairs: int) -> SourceFacts:
     source = run.experiment.file.sources[name]
     return {
         "format": source.format,
@@ -63,7 +65,7 @@ def _source(run: Run, name: str, pairs: int) -> AboutSource:
     }
 
 
-def _parts(run: Run, mixture: str, counts: Counts) -> list[AboutPart]:
+def _parts(run: Run, mixture: str, counts: PartCounts) -> list[PartFacts]:
     mixture_config = run.experiment.file.mixtures[mixture]
     parts = parts_of(mixture, mixture_config, run.experiment.mixture_sources(mixture))
     return [
@@ -88,11 +90,11 @@ def _filters(run: Run, mixture: str) -> list[str]:
     return filters
 
 
-def _signals(run: Run, mixture: str) -> list[AboutSignal]:
+def _signals(run: Run, mixture: str) -> list[SignalFacts]:
     mixture_config = run.experiment.file.mixtures[mixture]
-    names = {signal for name in filters_of(mixture_config) for signal in signals_behind(run.experiment, name)}
-    names.update(columns_of(parts_of(mixture, mixture_config, run.experiment.mixture_sources(mixture))))
-    signals: list[AboutSignal] = []
+    names = {signal for name in filters_of(mixture_config) for signal in signals_of_filter(run.experiment, name)}
+    names.update(signal_columns_of(parts_of(mixture, mixture_config, run.experiment.mixture_sources(mixture))))
+    signals: list[SignalFacts] = []
     for name in sorted(names):
         spec = run.experiment.signals[name]
         model = str(spec.settings.get("model", ""))
@@ -105,8 +107,8 @@ def _signals(run: Run, mixture: str) -> list[AboutSignal]:
 def _funnel(run: Run, job: Job, blend: Job) -> list[dict[str, Any]]:
     """Return the funnels of the mixture's sources, through its filters to the mixture."""
     chosen = {
-        "ingest": {ingest.name: ingest.id for ingest in of_stage(job, "ingest")},
-        "decide": {decide_job.name: decide_job.id for decide_job in of_stage(blend, "decide")},
+        "ingest": {ingest.name: ingest.id for ingest in needs_of_stage(job, "ingest")},
+        "decide": {decide_job.name: decide_job.id for decide_job in needs_of_stage(blend, "decide")},
         "blend": {blend.name: blend.id},
     }
-    return [source_funnel.plain() for source_funnel in funnel(run.ledger, chosen)]
+    return [source_funnel.plain() for source_funnel in source_funnels(run.ledger, chosen)]

@@ -23,16 +23,16 @@ from jobs.workflow.runner import Run
 from pipeline.core.uids import uid_sql
 from pipeline.errors import InputError
 from pipeline.fetch.urls import host_of
-from pipeline.ingest.host_partitions import bucket_sql, lanes, shard_sql
-from pipeline.ingest.tombstones import Tombstones, blanked
+from pipeline.ingest.host_partitions import bucket_sql, partition_hosts, shard_sql
+from pipeline.ingest.tombstones import Tombstones, blank_refused
 from pipeline.ledger.schemas import TABLES
-from pipeline.ledger.work_units import Output, run_unit
-from pipeline.records import MALFORMED, REPEATED_ROW, ROW_SCHEMA, Part, to_batches
-from pipeline.storage.object_store import opened
+from pipeline.ledger.work_units import UnitOutput, run_unit
+from pipeline.records import MALFORMED, REPEATED_ROW, ROW_SCHEMA, FilePart, to_batches
+from pipeline.storage.object_store import open_source
 from pipeline.storage.store import Store
 from sources.registry import source_format
 
-FEW_HOSTS = 8
+MAX_NAMED_HOSTS = 8
 """A shard of at most so many hosts names them in its record."""
 
 
@@ -47,7 +47,7 @@ _PART_ROW_SCHEMA = ROW_SCHEMA.append(pa.field("part", pa.int32()))
 
 
 @dataclass(frozen=True)
-class Place:
+class SourcePart:
     """A part of a published file: the file's path and its name, and the part's start and stop in it."""
 
     path: str
@@ -57,7 +57,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRows:
     """The content of a source's files before any row is written: the rows as `_PART_ROW_SCHEMA`, the number of lines
     of its file before each part, and counts.
     """
@@ -78,13 +78,15 @@ class Published:
         self.read.unpersist()
 
 
-def find_parts(kind: str, options: dict[str, Any], size: int, files: Iterable[tuple[str, str]]) -> list[Place]:
+def find_parts(kind: str, options: dict[str, Any], size: int, files: Iterable[tuple[str, str]]) -> list[SourcePart]:
     """Return the parts of files, given as (path, name)."""
     reader = source_format(kind, options)
-    parts: list[Place] = []
+    parts: list[SourcePart] = []
     for path, file in files:
-        with opened(path) as stream:
-            parts += [Place(path, file, file_part.start, file_part.end) for file_part in reader.parts(stream, size)]
+        with open_source(path) as stream:
+            parts += [
+                SourcePart(path, file, file_part.start, file_part.end) for file_part in reader.parts(stream, size)
+            ]
     return parts
 
 
@@ -93,14 +95,14 @@ def read_parts(source: str, kind: str, options: dict[str, Any], batches: Iterato
     reader = source_format(kind, options)
     for batch in batches:
         for place in batch.to_pylist():
-            with opened(place["path"]) as stream:
-                rows = reader.read(stream, Part(place["start"], place["stop"]))
+            with open_source(place["path"]) as stream:
+                rows = reader.read(stream, FilePart(place["start"], place["stop"]))
                 for read in to_batches(rows, source, place["file"], linked=not reader.joins):
                     part = pa.array([place["part"]] * read.num_rows, pa.int32())
                     yield pa.RecordBatch.from_arrays([*read.columns, part], schema=_PART_ROW_SCHEMA)
 
 
-def published(run: Run, job: Job) -> Published:
+def read_published(run: Run, job: Job) -> PublishedRows:
     """Read a source's files; raise InputError where there is nothing to fetch, or too many rows are malformed."""
     kind, options = job.config["about"]["format"], job.config["about"]["options"]
     parts = _find_all_parts(run, kind, options, job.local["paths"])
@@ -121,7 +123,7 @@ def published(run: Run, job: Job) -> Published:
                 first = f"{piece.file} line {lines[piece.file] + count['first']['line']}: {count['first']['detail']}"
             lines[piece.file] += count["lines"]
     total, malformed_rows = (sum(count[name] for count in by_part.values()) for name in ("rows", "malformed"))
-    result = Published(rows, tuple(before), total, malformed_rows, first)
+    result = PublishedRows(rows, tuple(before), total, malformed_rows, first)
     try:
         _check_rows(run, job, result)
     except InputError:
@@ -130,7 +132,7 @@ def published(run: Run, job: Job) -> Published:
     return result
 
 
-def _check_rows(run: Run, job: Job, published: Published) -> None:
+def _check_rows(run: Run, job: Job, published: PublishedRows) -> None:
     paths = list(job.local["paths"])
     files = ", ".join(paths[:3]) + (" …" if len(paths) > 3 else "")
     if published.rows == 0:
@@ -144,7 +146,7 @@ def _check_rows(run: Run, job: Job, published: Published) -> None:
         raise InputError(f"sources.{job.name}: expected {limit}, found {published.summary}")
 
 
-def _find_all_parts(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[Place]:
+def _find_all_parts(run: Run, kind: str, options: dict[str, Any], paths: dict[str, str]) -> list[SourcePart]:
     """Return the parts of files (path to published name), sorted by name and start."""
     work = partial(find_parts, kind, options, run.experiment.file.ingest.part_bytes)
     files = list(paths.items())
@@ -152,7 +154,7 @@ def _find_all_parts(run: Run, kind: str, options: dict[str, Any], paths: dict[st
     return sorted(parts, key=lambda place: (place.file, place.start))
 
 
-def _read_rows(run: Run, source: str, kind: str, options: dict[str, Any], parts: Sequence[Place]) -> DataFrame:
+def _read_rows(run: Run, source: str, kind: str, options: dict[str, Any], parts: Sequence[SourcePart]) -> DataFrame:
     """Return the rows of file parts as `_PART_ROW_SCHEMA`, one Spark partition for each part."""
     rows = [(part, *vars(file_part).values()) for part, file_part in enumerate(parts)]
     frame = run.spark.createDataFrame(run.spark.sparkContext.parallelize(rows, max(1, len(rows))), _ddl(_PART_SCHEMA))
@@ -164,18 +166,18 @@ def _ddl(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {kinds[field.type]}" for field in schema)
 
 
-def _rows_with_uids(run: Run, job: Job, published: Published) -> DataFrame:
+def _rows_with_uids(run: Run, job: Job, published: PublishedRows) -> DataFrame:
     """Return a source's published rows with their uids."""
     source_config = job.config["about"]
-    rows = placed_lines(run.spark, published.read, published.before)
+    rows = with_file_lines(run.spark, published.read, published.before)
     if kind := source_format(source_config["format"], source_config["options"]).joins:
         parts = _find_all_parts(run, kind, {}, job.local["joined"])
         others = _read_rows(run, job.name, kind, {}, parts).select(*ROW_SCHEMA.names)
-        rows = joined(rows, others, kind)
+        rows = join_list(rows, others, kind)
     return rows.withColumn("uid", F.expr(uid_sql("source", "record_id", "url", "caption")))
 
 
-def placed_lines(spark: SparkSession, read: DataFrame, before: Sequence[int]) -> DataFrame:
+def with_file_lines(spark: SparkSession, read: DataFrame, before: Sequence[int]) -> DataFrame:
     """Return rows as `ROW_SCHEMA`, with lines counted from the file's start; `before` has the lines before each part.
 
     A row that could not be read is identified by its place alone.
@@ -187,7 +189,7 @@ def placed_lines(spark: SparkSession, read: DataFrame, before: Sequence[int]) ->
     return rows.withColumn("record_id", record_id).select(*ROW_SCHEMA.names)
 
 
-def joined(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
+def join_list(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
     """Return the rows of a list, joined on the record id with `others`, rows of format `kind`.
 
     A record without such a row is malformed; of one with several, the first by file and line counts.
@@ -209,7 +211,7 @@ def joined(rows: DataFrame, others: DataFrame, kind: str) -> DataFrame:
     return combined.withColumns(columns).select(*ROW_SCHEMA.names)
 
 
-def write_pairs(run: Run, job: Job, published: Published, tombstones: Tombstones) -> None:
+def write_pairs(run: Run, job: Job, published: PublishedRows, tombstones: Tombstones) -> None:
     """Write a source's published rows as `pairs`, one unit for each shard that is not written yet.
 
     Rows that the tombstones name are written blanked.
@@ -220,7 +222,7 @@ def write_pairs(run: Run, job: Job, published: Published, tombstones: Tombstones
     try:
         rows = rows.withColumn("bucket", F.expr(bucket_sql("url", "uid")))
         counts = {row["bucket"]: row["count"] for row in rows.groupBy("bucket").count().collect()}
-        partitions = lanes(counts, job.config["fetch"]["pairs_per_shard"])
+        partitions = partition_hosts(counts, job.config["fetch"]["pairs_per_shard"])
         bucket_rows = [
             (bucket, partition.number, partition.first, partition.shards)
             for partition in partitions
@@ -244,10 +246,10 @@ def _write_shard(store: Store, job: str, licence: str, tombstones: Tombstones, n
     """Write one shard's published rows; called by Spark with the rows of one shard."""
     lane = rows["lane"][0].as_py()
 
-    def work() -> Output:
-        pairs = blanked(shard_rows(rows, licence), tombstones)
+    def work() -> UnitOutput:
+        pairs = blank_refused(shard_rows(rows, licence), tombstones)
         hosts = {host_of(url) for url in pairs["url"].to_pylist()}
-        return Output({job: {"pairs": pairs}}, {"lane": lane, "hosts": sorted(hosts)[: FEW_HOSTS + 1]})
+        return UnitOutput({job: {"pairs": pairs}}, {"lane": lane, "hosts": sorted(hosts)[: MAX_NAMED_HOSTS + 1]})
 
     return pa.table({"unit": [run_unit(store, job, f"pairs-{number:08d}", work).unit]})
 

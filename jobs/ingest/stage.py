@@ -20,33 +20,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.ingest.read_sources import FEW_HOSTS, Published, published, write_pairs
-from jobs.spark.tasks import Unit, Work, run_lanes
-from jobs.workflow.demo_web import served
+from jobs.ingest.read_sources import MAX_NAMED_HOSTS, PublishedRows, read_published, write_pairs
+from jobs.spark.tasks import Unit, Work, run_partitions
+from jobs.workflow.demo_web import serve
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
-from pipeline.config.ingest import Ingest, PerHost
+from pipeline.config.ingest import HostLimitConfig, IngestConfig
 from pipeline.errors import StageFailed
 from pipeline.fetch.addresses import AddressRules
-from pipeline.fetch.client import WebRules
-from pipeline.fetch.opt_out import Permissions
+from pipeline.fetch.client import FetchRules
+from pipeline.fetch.opt_out import OptOutRules
 from pipeline.fetch.rate_limit import HostLimit, HostLimits
 from pipeline.images.normalize import ImageRules
-from pipeline.ingest.shard_fetcher import Lane, LaneRules, unaccounted, without_fetch
+from pipeline.ingest.shard_fetcher import HostPartitionFetcher, PartitionRules, count_mismatch, unfetched_rows
 from pipeline.ingest.tombstones import Tombstones
-from pipeline.ingest.tombstones import read as read_tombstones
-from pipeline.ledger.work_units import Output, Record, finished_units
-from pipeline.provenance.funnel import failed_for_now
+from pipeline.ingest.tombstones import read_tombstones as read_tombstones
+from pipeline.ledger.work_units import UnitOutput, UnitRecord, finished_units
+from pipeline.provenance.funnel import transient_failures
 from pipeline.shards.tar_format import ShardWriter
-from pipeline.storage.object_store import opened
+from pipeline.storage.object_store import open_source
 from pipeline.storage.store import Store
 
-AT_ONCE = 3
+CONCURRENT_SOURCES = 3
 """Sources that are ingested in parallel, so that the last shard of one does not leave cores idle."""
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardToFetch:
     """A shard to fetch: its number, the files of `pairs` that hold its rows, its host partition.
 
     `again` maps the uids to retry to the number of earlier attempts; None fetches every row.
@@ -59,13 +59,13 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Fetching:
+class FetchWork:
     """What a task needs to fetch a job's shards; picklable. `files` maps a published file's name to its path."""
 
     store: Store
     job: str
     folder: str
-    rules: LaneRules
+    rules: PartitionRules
     files: Mapping[str, str]
     tombstones: Tombstones
 
@@ -76,18 +76,18 @@ class Fetching:
 
         def local(file: str, offset: int, size: int) -> bytes:
             if file not in streams:
-                streams[file] = opened(self.files[file]).open()
+                streams[file] = open_source(self.files[file]).open()
             streams[file].seek(offset)
             return bytes(streams[file].read(size))
 
         try:
-            with Lane(self.rules, local, self.tombstones) as fetcher:
+            with HostPartitionFetcher(self.rules, local, self.tombstones) as fetcher:
                 yield partial(self._fetch, fetcher)
         finally:
             for stream in streams.values():
                 stream.close()
 
-    def _fetch(self, lane: Lane, shard: Shard) -> Output:
+    def _fetch(self, lane: HostPartitionFetcher, shard: ShardToFetch) -> UnitOutput:
         started = time.time()
         pairs = pa.concat_tables([self._pairs(path) for path in shard.pairs])
         if shard.again is not None:
@@ -104,15 +104,15 @@ class Fetching:
             tables = lane.fetch(rows, writer)
             sha256 = writer.close()
         path = f"{self.folder}/{shard.number:08d}-{sha256[:12]}.tar"
-        fetches = pa.concat_tables([without_fetch(pairs.filter(pc.invert(fresh)).to_pylist()), tables["fetches"]])
+        fetches = pa.concat_tables([unfetched_rows(pairs.filter(pc.invert(fresh)).to_pylist()), tables["fetches"]])
         samples = _with_shard(tables["samples"], path)
-        if fault := unaccounted(pairs, fetches, samples):
+        if fault := count_mismatch(pairs, fetches, samples):
             raise StageFailed(f"{path}: the counts do not add up: {fault}")
         facts = {"shard": path, "sha256": sha256, "bytes": writer.bytes, "pairs": samples.num_rows}
         facts |= {"lane": shard.lane, "rows": list(shard.pairs), "published": pairs.num_rows}
         facts |= {"started": round(started, 3), "seconds": round(time.time() - started, 3)}
         verdicts = Counter(samples["verdict"].to_pylist())
-        return Output({self.job: {"fetches": fetches, "samples": samples}}, facts | {"verdicts": dict(verdicts)})
+        return UnitOutput({self.job: {"fetches": fetches, "samples": samples}}, facts | {"verdicts": dict(verdicts)})
 
     def _pairs(self, path: str) -> pa.Table:
         with self.store.arrow(path) as stream:
@@ -124,7 +124,7 @@ def _with_shard(samples: pa.Table, shard: str) -> pa.Table:
     return samples.set_column(samples.schema.get_field_index("shard"), "shard", column)
 
 
-def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules:
+def fetch_rules(given: IngestConfig, hosts: Mapping[str, str], tasks: int) -> PartitionRules:
     """Return a task's rules from the experiment file and the hosts that are mapped to an address.
 
     `tasks` sources are ingested in parallel: a host may be in each of them, so each takes its share of the limit.
@@ -132,8 +132,8 @@ def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules
     limits = HostLimits(
         _host_limit(given.per_host), {name: _host_limit(limit) for name, limit in given.host_limits.items()}
     )
-    web = WebRules(
-        permissions=Permissions(
+    web = FetchRules(
+        permissions=OptOutRules(
             given.user_agent,
             frozenset(value.lower() for value in given.refuse),
             given.tdm_reservation,
@@ -153,23 +153,23 @@ def lane_rules(given: Ingest, hosts: Mapping[str, str], tasks: int) -> LaneRules
     )
     resize = given.resize
     image = ImageRules(resize.mode, resize.size, resize.quality, resize.min_side, given.max_pixels)
-    return LaneRules(web, image, given.shard_seconds)
+    return PartitionRules(web, image, given.shard_seconds)
 
 
-def _host_limit(setting: PerHost) -> HostLimit:
+def _host_limit(setting: HostLimitConfig) -> HostLimit:
     return HostLimit(setting.at_once, setting.per_second)
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
-    """Ingest sources, `AT_ONCE` at a time; all that are new are read and counted before any is written."""
-    sources = {job.id: published(run, job) for job in jobs if not job.config.get("retry")}
+    """Ingest sources, `CONCURRENT_SOURCES` at a time; all that are new are read and counted before any is written."""
+    sources = {job.id: read_published(run, job) for job in jobs if not job.config.get("retry")}
     for job in jobs:
         if job.id in sources and (summary := sources[job.id].summary):
             run.display.say(f"  {job.name}: {summary}")
     tombstones = read_tombstones(run.ledger)
-    side_by_side = min(AT_ONCE, len(jobs))
-    with served(run.experiment.file.web) as hosts, ThreadPoolExecutor(side_by_side) as pool:
-        rules = lane_rules(run.experiment.file.ingest, hosts, side_by_side)
+    side_by_side = min(CONCURRENT_SOURCES, len(jobs))
+    with serve(run.experiment.file.web) as hosts, ThreadPoolExecutor(side_by_side) as pool:
+        rules = fetch_rules(run.experiment.file.ingest, hosts, side_by_side)
         futures = []
         for job in jobs:
             if job.id in sources:
@@ -180,7 +180,7 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
             future.result()
 
 
-def _ingest(run: Run, job: Job, source: Published, rules: LaneRules, tombstones: Tombstones) -> None:
+def _ingest(run: Run, job: Job, source: PublishedRows, rules: PartitionRules, tombstones: Tombstones) -> None:
     started = datetime.now(UTC)
     records = _pair_records(run, job)
     if sum(record.files[job.id][0].rows for record in records) != source.rows:
@@ -193,7 +193,7 @@ def _ingest(run: Run, job: Job, source: Published, rules: LaneRules, tombstones:
         number = int(record.unit.removeprefix("pairs-"))
         # a partition of its own where none of its hosts has a limit that would have to hold across tasks
         partition = -1 - number if is_unlimited(record.facts["hosts"]) else record.facts["lane"]
-        shards.append(Shard(number, (f"tables/pairs/{record.files[job.id][0].path}",), partition))
+        shards.append(ShardToFetch(number, (f"tables/pairs/{record.files[job.id][0].path}",), partition))
     fetched = _fetch(run, job, shards, rules, tombstones)
     partition_of = {int(record.unit.removeprefix("pairs-")): record.facts["lane"] for record in records}
     _finish(run, job, started, records, fetched, source.rows, partition_of)
@@ -201,31 +201,33 @@ def _ingest(run: Run, job: Job, source: Published, rules: LaneRules, tombstones:
 
 def _unlimited_test(limits: HostLimits) -> Any:
     def free(hosts: Sequence[str]) -> bool:
-        if len(hosts) > FEW_HOSTS:
+        if len(hosts) > MAX_NAMED_HOSTS:
             return not limits.default.limited and not any(limit.limited for limit in limits.named.values())
         return not any(limits.of(host).limited for host in hosts)
 
     return free
 
 
-def _fetch(run: Run, job: Job, shards: Sequence[Shard], rules: LaneRules, tombstones: Tombstones) -> dict[str, Record]:
+def _fetch(
+    run: Run, job: Job, shards: Sequence[ShardToFetch], rules: PartitionRules, tombstones: Tombstones
+) -> dict[str, UnitRecord]:
     lanes: dict[int, list[Unit]] = {}
     for shard in shards:
         lanes.setdefault(shard.lane, []).append((f"fetch-{shard.number:08d}", shard))
     ordered = sorted(lanes.values(), key=len, reverse=True)  # the longest first, as it bounds the total time
     folder = f"shards/{job.config['source']}/{job.short}"
     names = {name: path for path, name in job.local["paths"].items()}
-    fetching = Fetching(run.store, job.id, folder, rules, names, tombstones)
+    fetching = FetchWork(run.store, job.id, folder, rules, names, tombstones)
     task = run.task(f"fetching {job.name}", "shards")
-    return run_lanes(run.spark, run.store, job.id, ordered, fetching.open, task, alone=True)
+    return run_partitions(run.spark, run.store, job.id, ordered, fetching.open, task, alone=True)
 
 
 def _finish(
     run: Run,
     job: Job,
     started: datetime,
-    pairs: Sequence[Record],
-    fetched: Mapping[str, Record],
+    pairs: Sequence[UnitRecord],
+    fetched: Mapping[str, UnitRecord],
     published: int,
     lane_of: Mapping[int, int],
 ) -> None:
@@ -242,21 +244,21 @@ def _finish(
     run.finish([(job, files, {"shards": shards, "verdicts": dict(verdicts)})], started, [job.id])
 
 
-def _pair_records(run: Run, job: Job) -> list[Record]:
+def _pair_records(run: Run, job: Job) -> list[UnitRecord]:
     finished = finished_units(run.store, job.id).items()
     return [record for name, record in sorted(finished) if name.startswith("pairs-")]
 
 
-def _retry(run: Run, job: Job, rules: LaneRules, tombstones: Tombstones) -> None:
+def _retry(run: Run, job: Job, rules: PartitionRules, tombstones: Tombstones) -> None:
     """Fetch again what failed for transient reasons: a host partition's rows together, in new shards."""
     started = datetime.now(UTC)
-    failed = failed_for_now(run.ledger, [needed.id for needed in job.needs])
-    shards = retried_shards(run, job, failed)
+    failed = transient_failures(run.ledger, [needed.id for needed in job.needs])
+    shards = retry_shards(run, job, failed)
     fetched = _fetch(run, job, shards, rules, tombstones)
     _finish(run, job, started, [], fetched, len(failed), {shard.number: shard.lane for shard in shards})
 
 
-def retried_shards(run: Run, job: Job, failed: Mapping[str, int]) -> list[Shard]:
+def retry_shards(run: Run, job: Job, failed: Mapping[str, int]) -> list[ShardToFetch]:
     """Return the shards of a retry: the rows of each host partition that `failed` maps to their number of attempts."""
     base = run.ledger.finished(job.needs[0].id)
     assert base is not None
@@ -270,9 +272,9 @@ def retried_shards(run: Run, job: Job, failed: Mapping[str, int]) -> list[Shard]
                 paths.append(path)
                 again |= failed_rows
     size = run.experiment.file.ingest.pairs_per_shard
-    shards: list[Shard] = []
+    shards: list[ShardToFetch] = []
     for lane, (paths, again) in sorted(by_lane.items()):
         ordered = sorted(again.items())
         for start in range(0, len(ordered), size):
-            shards.append(Shard(len(shards), tuple(paths), lane, dict(ordered[start : start + size])))
+            shards.append(ShardToFetch(len(shards), tuple(paths), lane, dict(ordered[start : start + size])))
     return shards

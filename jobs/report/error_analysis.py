@@ -7,22 +7,39 @@ import pyarrow.compute as pc
 
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
-from pipeline.analysis.error_analysis import Seen, calibration, class_drops, examples_each, wrong_images
+from pipeline.analysis.error_analysis import (
+    SetPredictions,
+    calibration,
+    class_drops,
+    examples_per_model,
+    misclassified_positions,
+)
 from pipeline.analysis.results import Calibration, ClassDrops, Mistake, Mistakes
 from pipeline.errors import StageFailed
 from pipeline.evaluation.datasets import EvaluationSet
-from pipeline.evaluation.predictions import read_kept
-from pipeline.images.normalize import Refused
-from pipeline.images.thumbnails import thumbnail
-from pipeline.mixtures.names import sized, unsized
+from pipeline.evaluation.predictions import decode_logits
+from pipeline.images.normalize import RefusedImage
+from pipeline.images.thumbnails import thumbnail_url
+from pipeline.mixtures.names import base_name, sized_name
 
-KEPT = ["training", "evaluation_set", "key", "label", "logits", "classes", "first", "rest", "rest_squares", "scale"]
+PREDICTION_COLUMNS = [
+    "training",
+    "evaluation_set",
+    "key",
+    "label",
+    "logits",
+    "classes",
+    "first",
+    "rest",
+    "rest_squares",
+    "scale",
+]
 
 
-SCORES = ["ece", "nll", "brier"]
+SCORE_COLUMNS = ["ece", "nll", "brier"]
 
 
-class Closeup(TypedDict):
+class ErrorAnalysis(TypedDict):
     """The report's error analysis of one model of each mixture."""
 
     calibration: list[Calibration]
@@ -30,27 +47,27 @@ class Closeup(TypedDict):
     mistakes: list[Mistakes]
 
 
-def representatives(run: Run) -> list[Job]:
+def representative_trainings(run: Run) -> list[Job]:
     """Return a training for each mixture, in the order of the experiment file: its largest size with the first seed."""
     training = run.experiment.file.training
     largest = max(training.sizes, default=None)
-    names = [sized(name, largest) if largest else name for name in training.mixtures]
+    names = [sized_name(name, largest) if largest else name for name in training.mixtures]
     first_seed = {job.local["mixture"]: job for job in reversed(run.plan.grid())}
     return [first_seed[name] for name in names]
 
 
-def closeup(run: Run) -> Closeup:
+def analyse_errors(run: Run) -> ErrorAnalysis:
     """Return the error analysis of the mixtures' models on the reference and the natural shifts, all of them evaluated.
 
     Raises StageFailed where an image that was evaluated is no longer in its set.
     """
-    trainings = representatives(run)
+    trainings = representative_trainings(run)
     sets = run.experiment.evaluation_sets()
     reference = run.experiment.file.evaluation.reference
     names = [reference, *(name for name in sets if name != reference)]
     jobs = {name: [_evaluated_on(run, training, name) for training in trainings] for name in names}
     ids = [job.id for set_jobs in jobs.values() for job in set_jobs]
-    rows = run.ledger.read("evaluations", ["classes_of", *SCORES], ids).to_pylist()
+    rows = run.ledger.read("evaluations", ["classes_of", *SCORE_COLUMNS], ids).to_pylist()
     scores = {row["job"]: row for row in rows if not row["classes_of"]}
     predictions = {name: _predictions(run, trainings, jobs[name]) for name in names}
     shifts = names[1:]
@@ -79,27 +96,32 @@ def _evaluated_on(run: Run, training: Job, name: str) -> Job:
     return next(job for job in uncorrupted if job.config["set"] == name)
 
 
-def _predictions(run: Run, trainings: Sequence[Job], jobs: Sequence[Job]) -> list[Seen]:
+def _predictions(run: Run, trainings: Sequence[Job], jobs: Sequence[Job]) -> list[SetPredictions]:
     """Return each training's predictions on a set; the table is read once for all of them."""
-    rows = run.ledger.read("predictions", KEPT, [job.id for job in jobs])
+    rows = run.ledger.read("predictions", PREDICTION_COLUMNS, [job.id for job in jobs])
     predictions = []
     for training, job in zip(trainings, jobs, strict=True):
         # sorted by key, so that no sum depends on the order of the table's rows
         job_rows = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
-        mixture = unsized(training.local["mixture"])
-        predictions.append(Seen(mixture, training.name, job_rows["key"].to_pylist(), read_kept(job_rows).judged()))
+        mixture = base_name(training.local["mixture"])
+        predictions.append(
+            SetPredictions(mixture, training.name, job_rows["key"].to_pylist(), decode_logits(job_rows).judged())
+        )
     return predictions
 
 
-def _mistakes(shifts: Sequence[EvaluationSet], predictions: Mapping[str, Sequence[Seen]]) -> list[Mistakes]:
+def _mistakes(shifts: Sequence[EvaluationSet], predictions: Mapping[str, Sequence[SetPredictions]]) -> list[Mistakes]:
     """Return each model's mistakes on each shift; where the limit is reached, only the first mixtures have images."""
     count = len(predictions[shifts[0].name]) if shifts else 0
-    counts = iter(examples_each(count * len(shifts)))
+    counts = iter(examples_per_model(count * len(shifts)))
     counts_by_model = [[next(counts) for _ in shifts] for _ in range(count)]
     mistakes: list[Mistakes] = []
     for number, shift in enumerate(shifts):
         models = predictions[shift.name]
-        chosen = [wrong_images(model, limits[number]) for model, limits in zip(models, counts_by_model, strict=True)]
+        chosen = [
+            misclassified_positions(model, limits[number])
+            for model, limits in zip(models, counts_by_model, strict=True)
+        ]
         keys = {model.keys[at] for model, positions in zip(models, chosen, strict=True) for at in positions}
         thumbnails = _thumbnails(shift, keys)
         mistakes += [
@@ -116,19 +138,19 @@ def _mistakes(shifts: Sequence[EvaluationSet], predictions: Mapping[str, Sequenc
     return mistakes
 
 
-def _mistake(shift: EvaluationSet, predictions: Seen, position: int, image: str | Refused) -> Mistake:
+def _mistake(shift: EvaluationSet, predictions: SetPredictions, position: int, image: str | RefusedImage) -> Mistake:
     return {
         "key": predictions.keys[position],
         "label": shift.classes[predictions.images.labels[position]],
         "predicted": shift.classes[predictions.images.predicted[position]],
-        "thumbnail": None if isinstance(image, Refused) else image,
-        "refused": f"{image.outcome}: {image.detail}" if isinstance(image, Refused) else "",
+        "thumbnail": None if isinstance(image, RefusedImage) else image,
+        "refused": f"{image.outcome}: {image.detail}" if isinstance(image, RefusedImage) else "",
     }
 
 
-def _thumbnails(shift: EvaluationSet, keys: Collection[str]) -> dict[str, str | Refused]:
+def _thumbnails(shift: EvaluationSet, keys: Collection[str]) -> dict[str, str | RefusedImage]:
     """Return thumbnails of a set's images by key; an image that ingest would refuse is refused here too."""
-    thumbnails: dict[str, str | Refused] = {}
+    thumbnails: dict[str, str | RefusedImage] = {}
     images = shift.images()
     while len(thumbnails) < len(keys):
         if (image := next(images, None)) is None:
@@ -137,5 +159,5 @@ def _thumbnails(shift: EvaluationSet, keys: Collection[str]) -> dict[str, str | 
                 f"evaluation set {shift.name}: expected the image {missing[0]!r}, which was evaluated, found none"
             )
         if image.key in keys and image.key not in thumbnails:
-            thumbnails[image.key] = thumbnail(image.data)
+            thumbnails[image.key] = thumbnail_url(image.data)
     return thumbnails

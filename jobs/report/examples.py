@@ -12,16 +12,16 @@ from filters.rules.sql_expressions import KEEP
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import StageFailed
-from pipeline.images.normalize import Refused
-from pipeline.images.thumbnails import thumbnail
+from pipeline.images.normalize import RefusedImage
+from pipeline.images.thumbnails import thumbnail_url
 from pipeline.ledger.schemas import signal_table
-from pipeline.report.schema import Example, Resemblance
-from pipeline.shards.tar_format import BLOCK
+from pipeline.report.schema import Example, SimilarImage
+from pipeline.shards.tar_format import TAR_BLOCK_BYTES
 
-Rows = dict[str, dict[str, Any]]
+RowsByUid = dict[str, dict[str, Any]]
 
 
-def choose(decisions: pa.Table, count: int) -> list[dict[str, Any]]:
+def choose_decisions(decisions: pa.Table, count: int) -> list[dict[str, Any]]:
     """Return about `count` decisions: a third kept, the others spread evenly over the reasons, the first uids of each.
 
     Uids are hashes, so the first ones are a random sample.
@@ -50,9 +50,9 @@ def _first_of_each(count: int) -> Callable[[pa.Table], pa.Table]:
 def _stored_thumbnail(run: Run, sample: dict[str, Any]) -> str:
     """Return a stored pair's thumbnail; raise StageFailed where its shard has no image at the recorded offset."""
     with run.store.open(sample["shard"]) as stream:
-        stream.seek(sample["offset"] + BLOCK)
-        image = thumbnail(stream.read(sample["jpg_bytes"]))
-    if isinstance(image, Refused):
+        stream.seek(sample["offset"] + TAR_BLOCK_BYTES)
+        image = thumbnail_url(stream.read(sample["jpg_bytes"]))
+    if isinstance(image, RefusedImage):
         problem = f"expected an image at {sample['offset']}, found {image.outcome}"
         raise StageFailed(f"{run.store.uri(sample['shard'])}: {sample['uid']}: {problem}; see cuvee verify")
     return image
@@ -70,9 +70,9 @@ def _rows(
     return dicts
 
 
-def _signals(run: Run, uids: Sequence[str]) -> dict[str, Rows]:
+def _signals(run: Run, uids: Sequence[str]) -> dict[str, RowsByUid]:
     """Return the rows of the chosen pairs by signal and uid."""
-    rows_by_signal = dict[str, Rows]()
+    rows_by_signal = dict[str, RowsByUid]()
     for name, spec in run.experiment.signals.items():
         columns = ["uid", *(field.name for field in spec.target().columns if str(field.type) != "binary")]
         rows = _rows(run, signal_table(name), columns, run.plan.signal(name), uids)
@@ -80,7 +80,7 @@ def _signals(run: Run, uids: Sequence[str]) -> dict[str, Rows]:
     return rows_by_signal
 
 
-SHOWN = {
+SHOWN_COLUMNS = {
     "clip": ("similarity",),
     "caption": ("words",),
     "image": ("short_side", "aspect"),
@@ -90,10 +90,10 @@ SHOWN = {
 """The columns of each kind of signal that are shown with an example."""
 
 
-def _scores(run: Run, signals: dict[str, Rows], uid: str) -> dict[str, float | str | None]:
+def _scores(run: Run, signals: dict[str, RowsByUid], uid: str) -> dict[str, float | str | None]:
     scores: dict[str, float | str | None] = {}
     for name, rows in signals.items():
-        for column in SHOWN.get(run.experiment.signals[name].kind, ()):
+        for column in SHOWN_COLUMNS.get(run.experiment.signals[name].kind, ()):
             short_name = re.sub(r"_v\d+$", "", name)  # the cards are narrow
             scores[f"{name if f'{short_name}.{column}' in scores else short_name}.{column}"] = rows.get(uid, {}).get(
                 column
@@ -108,17 +108,17 @@ def _evaluation_images(run: Run, keys: set[tuple[str, str]]) -> dict[tuple[str, 
         if any(name == set_name for set_name, _ in keys):
             for image in evaluation_set.images():
                 if (name, image.key) in keys:
-                    result = thumbnail(image.data)
-                    thumbnails[name, image.key] = None if isinstance(result, Refused) else result
+                    result = thumbnail_url(image.data)
+                    thumbnails[name, image.key] = None if isinstance(result, RefusedImage) else result
     return thumbnails
 
 
-def _nearest(signals: dict[str, Rows], run: Run, uid: str) -> dict[str, Any]:
+def _nearest(signals: dict[str, RowsByUid], run: Run, uid: str) -> dict[str, Any]:
     rows = [by_uid.get(uid, {}) for name, by_uid in signals.items() if run.experiment.signals[name].kind == "nearest"]
     return rows[0] if rows else {}
 
 
-def _group(signals: dict[str, Rows], run: Run, row: dict[str, Any]) -> str:
+def _group(signals: dict[str, RowsByUid], run: Run, row: dict[str, Any]) -> str:
     """Return the uid that identifies the group of a duplicate, or ""."""
     column = {"exact_duplicate": "exact_group", "near_duplicate": "near_group"}.get(row["reason"], "")
     for name, by_uid in signals.items():
@@ -130,7 +130,7 @@ def _group(signals: dict[str, Rows], run: Run, row: dict[str, Any]) -> str:
 def examples(run: Run, filter_name: str, count: int) -> list[Example]:
     """Return the examples of one filter's decisions: the dropped ones first, sorted by reason."""
     job, columns = run.plan.decide(filter_name).id, ["uid", "source", "keep", "reason"]
-    chosen = choose(run.ledger.read("decisions", columns, [job], keep=_first_of_each(count)), count)
+    chosen = choose_decisions(run.ledger.read("decisions", columns, [job], keep=_first_of_each(count)), count)
     uids = [row["uid"] for row in chosen]
     signals = _signals(run, uids)
     kept_uids = _kept_of_groups(run, {_group(signals, run, row) for row in chosen} - {""})
@@ -146,7 +146,7 @@ def examples(run: Run, filter_name: str, count: int) -> list[Example]:
     result: list[Example] = []
     for row in chosen:
         uid = row["uid"]
-        resemblance: Resemblance | None = None
+        resemblance: SimilarImage | None = None
         if near.get(uid):
             set_and_key = (near[uid]["pdq_set"], near[uid]["pdq_key"])
             resemblance = {

@@ -11,85 +11,92 @@ from numpy.typing import NDArray
 
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
-from pipeline.analysis.ranking import compare
-from pipeline.analysis.results import Dilution, Filtered, Ladder, Standing, Trend
-from pipeline.analysis.trends import Answered, Recipe, Shift, diluted, ladder, trend
-from pipeline.config.mixture import Mixture
+from pipeline.analysis.ranking import rank_mixtures
+from pipeline.analysis.results import DilutionResult, FilterEffect, RankingRow, SizeAccuracy, Trend
+from pipeline.analysis.trends import (
+    MixtureShares,
+    ModelAnswers,
+    ShiftedSet,
+    accuracy_by_size,
+    analyse_dilution,
+    analyse_shift,
+)
+from pipeline.config.mixture import MixtureConfig
 from pipeline.errors import StageFailed
-from pipeline.evaluation.predictions import read_kept
-from pipeline.mixtures.names import sized, unsized
+from pipeline.evaluation.predictions import decode_logits
+from pipeline.mixtures.names import base_name, sized_name
 
-PLAIN = ["training", "key", "label", "predicted"]
-
-
-KEPT = [*PLAIN, "evaluation_set", "logits", "classes", "first", "rest", "rest_squares", "scale"]
+PREDICTION_COLUMNS = ["training", "key", "label", "predicted"]
 
 
-class Findings(TypedDict):
+LOGIT_COLUMNS = [*PREDICTION_COLUMNS, "evaluation_set", "logits", "classes", "first", "rest", "rest_squares", "scale"]
+
+
+class RobustnessResults(TypedDict):
     """The report's results on robustness, other than the accuracies and the fitted lines."""
 
     trends: list[Trend]
-    ladder: list[Ladder]
-    dilution: list[Dilution]
-    standings: list[Standing]
-    filtered: list[Filtered]
+    ladder: list[SizeAccuracy]
+    dilution: list[DilutionResult]
+    standings: list[RankingRow]
+    filtered: list[FilterEffect]
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluatedSet:
     """An evaluation set, original or corrupted, with the jobs that evaluated models on it: those of the grid in its
     order, then those of the external models.
     """
 
-    shift: Shift
+    shift: ShiftedSet
     jobs: tuple[Job, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class GridPredictions:
     """The correct predictions of the finished grid: `trained` are its models, `beside` the external ones.
 
     `keys` and `labels` (images,) of each set are in the order of the models' masks and logits.
     """
 
-    shifts: list[Shift]
-    trained: list[Answered]
-    beside: list[Answered]
+    shifts: list[ShiftedSet]
+    trained: list[ModelAnswers]
+    beside: list[ModelAnswers]
     keys: dict[str, pa.ChunkedArray]
     labels: dict[str, NDArray[np.integer[Any]]]
 
 
-def findings(run: Run, grid: Grid) -> Findings:
+def analyse_grid(run: Run, grid: GridPredictions) -> RobustnessResults:
     """Return the results of the finished grid."""
     reference, baseline = run.experiment.file.evaluation.reference, run.experiment.file.report.baseline
-    recipes = list(recipes_of(run))
+    recipes = list(mixture_shares(run))
     chance = run.experiment.evaluation_sets()[reference].chance
     dilutions = (
-        diluted(grid.trained, reference, shift, recipe, grid.labels, chance)
+        analyse_dilution(grid.trained, reference, shift, recipe, grid.labels, chance)
         for shift in grid.shifts
         for recipe in recipes
     )
-    reference_shift = Shift(reference, "reference", same_images=True)
-    filters = list(filters_of(run))
+    reference_shift = ShiftedSet(reference, "reference", same_images=True)
+    filters = list(filtered_mixtures(run))
     compared = [
-        (shift, *compare(grid.trained, reference, shift, baseline, filters))
+        (shift, *rank_mixtures(grid.trained, reference, shift, baseline, filters))
         for shift in (reference_shift, *grid.shifts)
     ]
     return {
-        "trends": [trend([*grid.trained, *grid.beside], reference, shift, baseline) for shift in grid.shifts],
-        "ladder": [row for name in grid.labels for row in ladder(grid.trained, name)],
+        "trends": [analyse_shift([*grid.trained, *grid.beside], reference, shift, baseline) for shift in grid.shifts],
+        "ladder": [row for name in grid.labels for row in accuracy_by_size(grid.trained, name)],
         "dilution": [dilution for dilution in dilutions if dilution is not None],
         "standings": [row for _, rows, _ in compared for row in rows],
         "filtered": [row for shift, _, rows in compared if shift is not reference_shift for row in rows],
     }
 
 
-def answered(run: Run) -> Grid:
+def read_grid(run: Run) -> GridPredictions:
     """Return all models' correct predictions, from `predictions`; raise StageFailed where their images differ.
 
     Logits are read only where outputs are to be mixed.
     """
-    grid, with_logits = run.plan.grid(), any(True for _ in recipes_of(run))
+    grid, with_logits = run.plan.grid(), any(True for _ in mixture_shares(run))
     evaluated = {evaluated_set.shift.name: evaluated_set for evaluated_set in _evaluated_sets(run, grid)}
     keys: dict[str, pa.ChunkedArray] = {}
     labels: dict[str, NDArray[np.integer[Any]]] = {}
@@ -98,9 +105,9 @@ def answered(run: Run) -> Grid:
     for name, evaluated_set in evaluated.items():
         keys[name], labels[name], masks[name], logits[name] = _read_predictions(run, evaluated_set, with_logits)
     trained = [
-        Answered(
+        ModelAnswers(
             name=training.name,
-            mixture=unsized(training.local["mixture"]),
+            mixture=base_name(training.local["mixture"]),
             size=_size(run, training.local["mixture"]),
             seed=training.config["seed"],
             right={name: masks[name][number] for name in evaluated},
@@ -109,14 +116,16 @@ def answered(run: Run) -> Grid:
         for number, training in enumerate(grid)
     ]
     beside = [
-        Answered(label, label, 0, 0, {name: masks[name][number] for name in evaluated}, trained=False)
-        for number, label in enumerate(map(beside_label, run.experiment.file.evaluation.models), len(grid))
+        ModelAnswers(label, label, 0, 0, {name: masks[name][number] for name in evaluated}, trained=False)
+        for number, label in enumerate(map(external_label, run.experiment.file.evaluation.models), len(grid))
     ]
     reference = run.experiment.file.evaluation.reference
-    return Grid([item.shift for name, item in evaluated.items() if name != reference], trained, beside, keys, labels)
+    return GridPredictions(
+        [item.shift for name, item in evaluated.items() if name != reference], trained, beside, keys, labels
+    )
 
 
-def _evaluated_sets(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
+def _evaluated_sets(run: Run, grid: Sequence[Job]) -> Iterator[EvaluatedSet]:
     reference = run.experiment.file.evaluation.reference
     external = (run.plan.evaluate_model(name) for name in run.experiment.file.evaluation.models)
     for jobs in zip(*(run.plan.evaluate(training) for training in grid), *external, strict=True):
@@ -125,21 +134,23 @@ def _evaluated_sets(run: Run, grid: Sequence[Job]) -> Iterator[Asked]:
             continue  # probes and retrieval are other tasks, not shifts of classification
         corrupted = "corruption" in config
         same_images = corrupted and config["set"] == reference
-        yield Asked(Shift(name, "synthetic" if corrupted else "natural", same_images), jobs)
+        yield EvaluatedSet(ShiftedSet(name, "synthetic" if corrupted else "natural", same_images), jobs)
 
 
-def beside_label(name: str) -> str:
+def external_label(name: str) -> str:
     """Return the label of an external model among the mixtures, none of which can have such a name."""
     return f"model:{name}"
 
 
 def _read_predictions(
-    run: Run, evaluated: Asked, with_logits: bool
+    run: Run, evaluated: EvaluatedSet, with_logits: bool
 ) -> tuple[pa.ChunkedArray, NDArray[np.integer[Any]], list[NDArray[np.bool_]], list[NDArray[np.float32] | None]]:
     """Return a set's sorted keys and its labels, and for each model the mask of correct predictions and the logits
     (images, classes), None where the logits of not all classes are kept.
     """
-    rows = run.ledger.read("predictions", KEPT if with_logits else PLAIN, [job.id for job in evaluated.jobs])
+    rows = run.ledger.read(
+        "predictions", LOGIT_COLUMNS if with_logits else PREDICTION_COLUMNS, [job.id for job in evaluated.jobs]
+    )
     masks, logits, first = list[NDArray[np.bool_]](), list[NDArray[np.float32] | None](), None
     for job in evaluated.jobs:
         job_rows = rows.filter(pc.equal(rows["job"], job.id)).sort_by("key")
@@ -155,7 +166,7 @@ def _read_predictions(
 
 
 def _logits(rows: pa.Table) -> NDArray[np.float32] | None:
-    kept = read_kept(rows)
+    kept = decode_logits(rows)
     if kept.classes is not None:
         return None
     logits: NDArray[np.float32] = np.float32(kept.scale) * (kept.first[:, None] + kept.offsets.astype(np.float32))
@@ -168,7 +179,7 @@ def _size(run: Run, mixture: str) -> int:
     return sum(row.facts["by_source"].values()) if row else 0
 
 
-def recipes_of(run: Run) -> Iterator[Recipe]:
+def mixture_shares(run: Run) -> Iterator[MixtureShares]:
     """Yield the trained mixtures of two or more sources, each of which was also trained on alone with the same filter.
 
     The shares are those of the blended pairs in the largest size.
@@ -183,7 +194,7 @@ def recipes_of(run: Run) -> Iterator[Recipe]:
     for name in file.training.mixtures:
         mixture, sources = file.mixtures[name], run.experiment.mixture_sources(name)
         components = [single_source.get((source, mixture.filter), "") for source in sources]
-        row = run.ledger.finished(run.plan.blend(sized(name, largest) if largest else name).id)
+        row = run.ledger.finished(run.plan.blend(sized_name(name, largest) if largest else name).id)
         if len(sources) > 1 and all(components) and _is_plain(mixture) and row:
             by_source = row.facts["by_source"]
             total = sum(by_source.values())
@@ -191,10 +202,10 @@ def recipes_of(run: Run) -> Iterator[Recipe]:
                 component: by_source.get(source, 0) / total
                 for component, source in zip(components, sources, strict=True)
             }
-            yield Recipe(name, shares)
+            yield MixtureShares(name, shares)
 
 
-def filters_of(run: Run) -> Iterator[tuple[str, str]]:
+def filtered_mixtures(run: Run) -> Iterator[tuple[str, str]]:
     """Yield each trained mixture with the one that differs only in its filter: an unfiltered one, or else the first."""
     file = run.experiment.file
     by_definition: dict[str, list[str]] = {}
@@ -205,6 +216,6 @@ def filters_of(run: Run) -> Iterator[tuple[str, str]]:
         yield from ((name, plain) for name in names if name != plain)
 
 
-def _is_plain(mixture: Mixture) -> bool:
+def _is_plain(mixture: MixtureConfig) -> bool:
     """Tell whether a mixture takes all that its filter keeps of its sources, in shares by source or unweighted."""
     return not (mixture.by or mixture.parts or mixture.uids)

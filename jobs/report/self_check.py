@@ -13,10 +13,10 @@ from jobs.workflow.runner import Run
 from pipeline.ledger.schemas import signal_table
 from pipeline.ledger.tables import Ledger
 from pipeline.outcomes import TAKEN_DOWN
-from pipeline.provenance.funnel import settled
+from pipeline.provenance.funnel import final_attempts
 from pipeline.report.schema import SelfCheck
 
-OUTCOMES = {
+EXPECTED_OUTCOMES = {
     "http_404": {"http_404"},
     "html": {"not_an_image"},
     "truncated": {"truncated_image"},
@@ -35,7 +35,7 @@ def truth_path(folder: str) -> Path:
     return Path(folder) / "truth.parquet"
 
 
-def outcomes(run: Run) -> pd.DataFrame:
+def outcomes_with_truth(run: Run) -> pd.DataFrame:
     """Return every published row with its ground truth and outcome: uid, source, url, behaviour, plant, …, outcome."""
     web = run.experiment.file.web
     assert web is not None
@@ -43,7 +43,7 @@ def outcomes(run: Run) -> pd.DataFrame:
     pairs = run.ledger.read("pairs", ["uid", "source", "url", "problem"], ingests).to_pandas().drop(columns="job")
     pairs = pairs[pairs["problem"] != TAKEN_DOWN]  # they have no field left to match them by
     columns = ["uid", "attempt", "outcome", "final"]
-    final = settled([run.ledger.read("fetches", columns, [job]) for job in ingests])
+    final = final_attempts([run.ledger.read("fetches", columns, [job]) for job in ingests])
     final = final.filter(pc.greater(final["attempt"], 0)).select(["uid", "outcome"]).to_pandas()
     rows = pairs.merge(final, on="uid", how="left")
     rows["outcome"] = rows["outcome"].where(rows["problem"] == "", rows["problem"])
@@ -54,7 +54,7 @@ def outcomes(run: Run) -> pd.DataFrame:
     return joined
 
 
-def decided(ledger: Ledger, job: str) -> pd.DataFrame:
+def read_decisions(ledger: Ledger, job: str) -> pd.DataFrame:
     """Return uid, keep and reason of one filter's decisions."""
     rows: pd.DataFrame = ledger.read("decisions", ["uid", "keep", "reason"], [job]).to_pandas().drop(columns="job")
     return rows
@@ -91,17 +91,21 @@ def self_check(run: Run) -> list[SelfCheck]:
     web = run.experiment.file.web
     if web is None or not truth_path(web.folder).exists():
         return []
-    rows = outcomes(run)
+    rows = outcomes_with_truth(run)
     checks = [_outcomes_as_planted(rows)]
     stored = rows[rows["outcome"] == "stored"]
     for name, rule in run.experiment.rules.items():
         kind = type(rule).__name__
         if kind == "NotInEvaluation":
-            checks += _contamination(stored.merge(decided(run.ledger, run.plan.decide(name).id), on="uid"))
+            checks += _contamination(stored.merge(read_decisions(run.ledger, run.plan.decide(name).id), on="uid"))
         if kind == "Unique" and getattr(rule, "reason", "") == "exact_duplicate":
-            checks.append(_exact_duplicates(stored.merge(decided(run.ledger, run.plan.decide(name).id), on="uid")))
+            checks.append(
+                _exact_duplicates(stored.merge(read_decisions(run.ledger, run.plan.decide(name).id), on="uid"))
+            )
         if kind == "Unique" and getattr(rule, "reason", "") == "near_duplicate":
-            checks.append(_near_duplicates(stored.merge(decided(run.ledger, run.plan.decide(name).id), on="uid")))
+            checks.append(
+                _near_duplicates(stored.merge(read_decisions(run.ledger, run.plan.decide(name).id), on="uid"))
+            )
     for name, spec in run.experiment.signals.items():
         if spec.kind == "clip" and (stored["caption_kind"] == "wrong").any():
             checks.append(_caption_scores(run, name, stored))
@@ -111,7 +115,7 @@ def self_check(run: Run) -> list[SelfCheck]:
 def _outcomes_as_planted(rows: pd.DataFrame) -> SelfCheck:
     fetched = rows[rows["problem"] == ""]
     matching = sum(
-        outcome in OUTCOMES[behaviour]
+        outcome in EXPECTED_OUTCOMES[behaviour]
         for outcome, behaviour in zip(fetched["outcome"], fetched["behaviour"], strict=True)
     )
     what = "rows whose outcome is the one that the web planted (dead links, opt-outs, broken and oversized images)"

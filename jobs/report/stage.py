@@ -9,21 +9,28 @@ from typing import Any, cast
 import pyarrow.compute as pc
 
 from jobs.report.contamination import contamination
-from jobs.report.error_analysis import closeup
+from jobs.report.error_analysis import analyse_errors
 from jobs.report.examples import examples
-from jobs.report.robustness import answered, beside_label, findings
+from jobs.report.robustness import analyse_grid, external_label, read_grid
 from jobs.report.self_check import self_check
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from jobs.workflow.stages import STAGES
-from pipeline.analysis.results import Cost, Robustness, RobustnessPoint, Tuned
+from pipeline.analysis.results import Robustness, RobustnessPoint, TrainingCost, TuningResult
 from pipeline.errors import StageFailed
-from pipeline.mixtures.names import unsized
-from pipeline.provenance.funnel import faults, funnel
-from pipeline.report.page import render
-from pipeline.report.schema import Evaluation, FilterRule, Mixture, Provenance, Report, SourceFunnel
-from pipeline.report.summary import answer
-from pipeline.robustness.axes import PROBIT, place
+from pipeline.mixtures.names import base_name
+from pipeline.provenance.funnel import inconsistencies, source_funnels
+from pipeline.report.page import render_page
+from pipeline.report.schema import (
+    EvaluationResults,
+    FilterRule,
+    MixtureSummary,
+    Provenance,
+    ReportData,
+    SourceFunnelData,
+)
+from pipeline.report.summary import summary_sentences
+from pipeline.robustness.axes import PROBIT, to_axis
 from pipeline.robustness.lines import fit_line
 
 
@@ -36,8 +43,8 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Write the report."""
     for job in jobs:
         started = datetime.now(UTC)
-        report = collect(run, started)
-        page, data = render(report).encode(), (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
+        report = collect_report(run, started)
+        page, data = render_page(report).encode(), (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode()
         page_path = report_path(run)
         json_path = page_path.replace("index.html", "report.json")
         run.store.write(page_path, page)
@@ -46,7 +53,7 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         run.finish([(job, [], {"files": digests})], started)
 
 
-def collect(run: Run, made_at: datetime) -> Report:
+def collect_report(run: Run, made_at: datetime) -> ReportData:
     """Return the report's numbers; raise StageFailed where the funnel does not add up."""
     file = run.experiment.file
     main_filter = file.report.filter
@@ -55,21 +62,21 @@ def collect(run: Run, made_at: datetime) -> Report:
         "decide": {main_filter: run.plan.decide(main_filter).id},
         "blend": dict[str, str](),
     }
-    funnels = funnel(run.ledger, jobs)
-    if problems := faults(funnels):
+    funnels = source_funnels(run.ledger, jobs)
+    if problems := inconsistencies(funnels):
         raise StageFailed(f"{run.store.root}: the counts do not add up: {'; '.join(problems)}")
     evaluation = _evaluation(run)
-    grid = answered(run)
-    checks, robustness = self_check(run), findings(run, grid)
+    grid = read_grid(run)
+    checks, robustness = self_check(run), analyse_grid(run, grid)
     return {
         "experiment": run.experiment.name,
         "title": file.title,
         "made_at": made_at.isoformat(timespec="seconds"),
         "question": file.question,
-        "answer": answer(
+        "answer": summary_sentences(
             evaluation, robustness["standings"], robustness["filtered"], robustness["dilution"], file.report.baseline
         ),
-        "funnel": cast("list[SourceFunnel]", [source.plain() for source in funnels]),
+        "funnel": cast("list[SourceFunnelData]", [source.plain() for source in funnels]),
         "filters": _filters(run),
         "examples": examples(run, main_filter, file.report.examples),
         "mixtures": [_mixture(run, name) for name in file.mixtures],
@@ -77,9 +84,9 @@ def collect(run: Run, made_at: datetime) -> Report:
         "robustness": _robustness(evaluation, _baseline(run)),
         **robustness,
         "contamination": contamination(run, grid),
-        "tuning": tuned(run),
+        "tuning": tuning_results(run),
         "cost": _cost(run),
-        **closeup(run),
+        **analyse_errors(run),
         "self_check": checks,
         "provenance": _provenance(run),
     }
@@ -98,7 +105,7 @@ def _label(run: Run, mixture: str, seed: int) -> str:
     return mixture if len(run.experiment.file.training.seeds) == 1 else f"{mixture} (seed {seed})"
 
 
-def _mixture(run: Run, name: str) -> Mixture:
+def _mixture(run: Run, name: str) -> MixtureSummary:
     rows = run.ledger.read("mixtures", ["source", "times"], [run.plan.blend(name).id])
     times = rows.group_by("source").aggregate([("times", "sum")]).to_pylist()
     by_source = {row["source"]: row["times_sum"] for row in times}
@@ -125,9 +132,9 @@ def _mixture(run: Run, name: str) -> Mixture:
     }
 
 
-def tuned(run: Run) -> list[Tuned]:
+def tuning_results(run: Run) -> list[TuningResult]:
     """Return the result of the search for each mixture's training settings."""
-    results: list[Tuned] = []
+    results: list[TuningResult] = []
     for job in run.plan.targets("tune"):
         row = run.ledger.finished(job.id)
         if row is None:
@@ -146,11 +153,11 @@ def tuned(run: Run) -> list[Tuned]:
     return results
 
 
-def _cost(run: Run) -> list[Cost]:
+def _cost(run: Run) -> list[TrainingCost]:
     rows = run.ledger.read("trainings", ["mixture", "samples_seen", "seconds"], [job.id for job in run.plan.grid()])
     by_mixture: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
-        by_mixture.setdefault(unsized(row["mixture"]), []).append(row)
+        by_mixture.setdefault(base_name(row["mixture"]), []).append(row)
     return [
         {
             "mixture": name,
@@ -166,10 +173,10 @@ def _trainings(run: Run) -> list[Job]:
     return [job for job in run.plan.until("report") if job.stage == "train"]
 
 
-NUMBERS = ("n", "correct", "top1", "low", "high")
+RESULT_COLUMNS = ("n", "correct", "top1", "low", "high")
 
 
-def _evaluation(run: Run) -> Evaluation:
+def _evaluation(run: Run) -> EvaluationResults:
     """Return the trainings' accuracies on every set."""
     file = run.experiment.file
     grid = run.plan.grid()
@@ -181,7 +188,7 @@ def _evaluation(run: Run) -> Evaluation:
         label = _label(run, training.local["mixture"], training.config["seed"])
         for name in file.evaluation.sets:
             row = by_cell[training.name, name]
-            results.append({"mixture": label, "set": name, **{key: row[key] for key in NUMBERS}})
+            results.append({"mixture": label, "set": name, **{key: row[key] for key in RESULT_COLUMNS}})
     counts = {result["set"]: result["n"] for result in results}
     sets = run.experiment.evaluation_sets()
     return {
@@ -199,14 +206,14 @@ def _evaluation(run: Run) -> Evaluation:
     }
 
 
-def _with_models(run: Run, trained: Evaluation) -> Evaluation:
+def _with_models(run: Run, trained: EvaluationResults) -> EvaluationResults:
     """Return the accuracies with those of the external models, which the summary does not include."""
     results: Any = []
     for name in run.experiment.file.evaluation.models:
         rows = run.ledger.read("evaluations", jobs=[job.id for job in run.plan.evaluate_model(name)]).to_pylist()
         by_set = {row["evaluation_set"]: row for row in rows}
         results += [
-            {"mixture": beside_label(name), "set": set_name, **{key: by_set[set_name][key] for key in NUMBERS}}
+            {"mixture": external_label(name), "set": set_name, **{key: by_set[set_name][key] for key in RESULT_COLUMNS}}
             for set_name in run.experiment.file.evaluation.sets
         ]
     return {**trained, "results": [*trained["results"], *results]}
@@ -218,19 +225,19 @@ def _baseline(run: Run) -> set[str]:
     return {
         _label(run, mixture, training.config["seed"])
         for training in run.plan.grid()
-        if unsized(mixture := training.local["mixture"]) in mixtures or not mixtures
+        if base_name(mixture := training.local["mixture"]) in mixtures or not mixtures
     }
 
 
-def _robustness(evaluation: Evaluation, baseline: Collection[str]) -> list[Robustness]:
+def _robustness(evaluation: EvaluationResults, baseline: Collection[str]) -> list[Robustness]:
     """Fit a line of each shift's accuracy against the reference's to the baseline's models, on probit axes."""
     by_cell = {(result["mixture"], result["set"]): result for result in evaluation["results"]}
     models = list(dict.fromkeys(result["mixture"] for result in evaluation["results"]))
     reference, shifts = evaluation["reference"], list[Robustness]()
     for shift in (evaluated["name"] for evaluated in evaluation["sets"] if evaluated["name"] != reference):
         pairs = [(name, by_cell[name, reference], by_cell[name, shift]) for name in models]
-        x = [float(place(PROBIT, result["top1"], result["n"]).values) for _, result, _ in pairs]
-        y = [float(place(PROBIT, result["top1"], result["n"]).values) for _, _, result in pairs]
+        x = [float(to_axis(PROBIT, result["top1"], result["n"]).values) for _, result, _ in pairs]
+        y = [float(to_axis(PROBIT, result["top1"], result["n"]).values) for _, _, result in pairs]
         baseline_numbers = [number for number, name in enumerate(models) if name in baseline]
         line = fit_line(PROBIT, [x[number] for number in baseline_numbers], [y[number] for number in baseline_numbers])
         points: list[RobustnessPoint] = [

@@ -6,27 +6,27 @@ from functools import partial
 
 import pyarrow.parquet as pq
 
-from filters.signals.clip_heads import MAX_BYTES, Heads
-from jobs.score.corpus_tables import Made, signal_jobs
+from filters.signals.clip_heads import MAX_WEIGHTS_BYTES, HeadsSignal
+from jobs.score.corpus_tables import ScoreResult, signal_jobs
 from jobs.spark.tasks import run_units
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
 from pipeline.ledger.schemas import signal_table
-from pipeline.ledger.work_units import Output
-from pipeline.storage.object_store import failures, opened, told
+from pipeline.ledger.work_units import UnitOutput
+from pipeline.storage.object_store import error_message, io_errors, open_source
 from pipeline.storage.store import Store
 
 
 def read_weights(path: str, sha256: str) -> bytes:
     """Return a weights file; raise InputError where it cannot be read or is too large, StageFailed where it changed."""
     try:
-        with opened(path) as stream:
-            data: bytes = stream.read(MAX_BYTES + 1)
-    except failures() as error:
-        raise InputError(f"{path}: cannot be read: {told(error)}") from None
-    if len(data) > MAX_BYTES:
-        raise InputError(f"{path}: expected at most {MAX_BYTES} bytes, found more")
+        with open_source(path) as stream:
+            data: bytes = stream.read(MAX_WEIGHTS_BYTES + 1)
+    except io_errors() as error:
+        raise InputError(f"{path}: cannot be read: {error_message(error)}") from None
+    if len(data) > MAX_WEIGHTS_BYTES:
+        raise InputError(f"{path}: expected at most {MAX_WEIGHTS_BYTES} bytes, found more")
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StageFailed(f"{path}: changed since the plan was made; run again")
     return data
@@ -42,17 +42,17 @@ def _width(store: Store, paths: list[str], column: str) -> int:
     return 0
 
 
-def _apply(store: Store, job: str, name: str, signal: Heads, weights: str, path: str) -> Output:
+def _apply(store: Store, job: str, name: str, signal: HeadsSignal, weights: str, path: str) -> UnitOutput:
     """Return the signal's rows of one file of embeddings, and how many nulls each column has."""
     head = signal.open(store.read(weights))
     with store.arrow(path) as stream:
         rows = pq.read_table(stream, columns=["uid", "source", signal.column])
     table = signal.compute(head, rows, path)
     nulls = {column: table[column].null_count for column in signal.outputs}
-    return Output({job: {signal_table(name): table}}, {"nulls": nulls})
+    return UnitOutput({job: {signal_table(name): table}}, {"nulls": nulls})
 
 
-def score(run: Run, job: Job, signal: Heads) -> Made:
+def score(run: Run, job: Job, signal: HeadsSignal) -> ScoreResult:
     """Compute the signal."""
     try:
         data = read_weights(signal.file, job.config["files"][0])

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from filters.search.cosine import Halves, usable
-from filters.signals.clusters import Centres, Clusters, train
-from jobs.score.corpus_tables import Made, signal_jobs
-from jobs.spark.staging import fresh_path, read, write_batches
+from filters.search.cosine import Halves, usable_embeddings
+from filters.signals.clusters import Centres, ClustersSignal, train_centres
+from jobs.score.corpus_tables import ScoreResult, signal_jobs
+from jobs.spark.staging import fresh_path, read_staged, write_batches
 from jobs.spark.tasks import run_units
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
@@ -25,13 +25,13 @@ from pipeline.core.digests import stream_sha256
 from pipeline.core.sampling import rank_key
 from pipeline.errors import StageFailed
 from pipeline.ledger.schemas import signal_table
-from pipeline.ledger.work_units import Output
+from pipeline.ledger.work_units import UnitOutput
 from pipeline.storage.store import Store
 
-SAMPLE = pa.schema([("rank", pa.string()), ("embedding", pa.binary())])
+SAMPLE_SCHEMA = pa.schema([("rank", pa.string()), ("embedding", pa.binary())])
 
 
-CHECKED = 4096
+RECALL_SAMPLE_ROWS = 4096
 """Rows of the sample on which the recall of the two levels is measured."""
 
 
@@ -50,21 +50,21 @@ def read_embeddings(store: Store, path: str) -> tuple[pa.Table, Any, Halves]:
     """Return a file's (uid, source), which rows have a direction, (n,) bool, and their embeddings, (m, d)."""
     with store.arrow(path) as stream:
         rows = pq.read_table(stream, columns=["uid", "source", "image_embedding"])
-    has_direction, vectors = usable(rows["image_embedding"], path)
+    has_direction, vectors = usable_embeddings(rows["image_embedding"], path)
     return rows.select(["uid", "source"]), has_direction, vectors
 
 
-def _sample(store: Store, group: str, seed: int, share: float, path: str) -> Output:
+def _sample(store: Store, group: str, seed: int, share: float, path: str) -> UnitOutput:
     """Stage the embeddings of one file whose rank is below `share` of all ranks; count those without a direction."""
     rows, has_direction, vectors = read_embeddings(store, path)
     ranks = [rank_key(seed, uid) for uid in rows["uid"].filter(pa.array(has_direction)).to_pylist()]
     below = format(min(int(share * 2.0**52), 2**52 - 1), "013x")  # as many hex digits as a float holds
     chosen = [place for place, rank in enumerate(ranks) if share >= 1 or rank[:13] < below]
     embeddings = pa.array([vectors[place].tobytes() for place in chosen], pa.binary())
-    table = pa.table([pa.array([ranks[place] for place in chosen], pa.string()), embeddings], schema=SAMPLE)
+    table = pa.table([pa.array([ranks[place] for place in chosen], pa.string()), embeddings], schema=SAMPLE_SCHEMA)
     staged = fresh_path(group, "sample", "parquet")
-    write_batches(store, staged, SAMPLE, table.to_batches())
-    return Output({}, {"path": staged, "usable": len(vectors), "rows": len(has_direction)})
+    write_batches(store, staged, SAMPLE_SCHEMA, table.to_batches())
+    return UnitOutput({}, {"path": staged, "usable": len(vectors), "rows": len(has_direction)})
 
 
 def sample_share(rows: int, wanted: int) -> float:
@@ -73,9 +73,9 @@ def sample_share(rows: int, wanted: int) -> float:
     return float(min(1.0, share + 6 * (share / max(rows, 1)) ** 0.5 + 40 / max(rows, 1)))
 
 
-def _train(store: Store, job: str, folder: str, signal: Clusters, paths: Sequence[str]) -> Output:
+def _train(store: Store, job: str, folder: str, signal: ClustersSignal, paths: Sequence[str]) -> UnitOutput:
     """Find the centres by the rows of the smallest ranks, and keep them."""
-    ranks = read(store, paths, SAMPLE, ["rank"])
+    ranks = read_staged(store, paths, SAMPLE_SCHEMA, ["rank"])
     order = pc.sort_indices(ranks["rank"]).to_numpy()[: signal.training_rows]
     if len(order) < signal.clusters:
         raise StageFailed(
@@ -86,23 +86,27 @@ def _train(store: Store, job: str, folder: str, signal: Clusters, paths: Sequenc
     places[order] = np.arange(len(order))
     sample, first = np.zeros((0, 0), "<f2"), 0
     for path in paths:
-        vectors = usable(read(store, [path], SAMPLE, ["embedding"])["embedding"], path)[1]
+        vectors = usable_embeddings(read_staged(store, [path], SAMPLE_SCHEMA, ["embedding"])["embedding"], path)[1]
         if not sample.size and len(vectors):
             sample = np.empty((len(order), vectors.shape[1]), "<f2")
         targets = places[first : first + len(vectors)]
         sample[targets[targets >= 0]] = vectors[targets >= 0]
         first += len(vectors)
-    centres = train(sample, signal)
+    centres = train_centres(sample, signal)
     files = {}
     for name, data in centres.files().items():
         store.write(f"{folder}/{name}", data)
         with store.open(f"{folder}/{name}") as stream:
             files[f"{folder}/{name}"] = stream_sha256(stream)[0]
-    facts = {"trained_on": len(sample), "cells": len(centres.cells), "recall": centres.recall(sample[:CHECKED])}
-    return Output({}, {"files": files, **facts})
+    facts = {
+        "trained_on": len(sample),
+        "cells": len(centres.cells),
+        "recall": centres.recall(sample[:RECALL_SAMPLE_ROWS]),
+    }
+    return UnitOutput({}, {"files": files, **facts})
 
 
-def _assign(store: Store, job: str, name: str, folder: str, path: str) -> Output:
+def _assign(store: Store, job: str, name: str, folder: str, path: str) -> UnitOutput:
     """Return the signal's rows of one file of embeddings."""
     rows, has_direction, vectors = read_embeddings(store, path)
     cluster, cosine = Centres.open(store.local_folder(folder)).assign(vectors)
@@ -110,10 +114,10 @@ def _assign(store: Store, job: str, name: str, folder: str, path: str) -> Output
     places[has_direction] = np.arange(len(vectors))
     indices = pa.array(places, mask=places < 0)
     table = rows.append_column("cluster", pa.array(cluster).take(indices))
-    return Output({job: {signal_table(name): table.append_column("centre_cosine", pa.array(cosine).take(indices))}})
+    return UnitOutput({job: {signal_table(name): table.append_column("centre_cosine", pa.array(cosine).take(indices))}})
 
 
-def opened_centres(run: Run, clusters: str) -> str:
+def verified_centres_folder(run: Run, clusters: str) -> str:
     """Return the folder in which the centres of a clusters signal lie; raise StageFailed where their digests differ."""
     row = run.ledger.finished(run.plan.signal(clusters)[0].id)
     assert row is not None  # the plan runs it before
@@ -127,7 +131,7 @@ def opened_centres(run: Run, clusters: str) -> str:
     return str(Path(next(iter(row.facts["files"]))).parent)
 
 
-def score(run: Run, job: Job, signal: Clusters) -> Made:
+def score(run: Run, job: Job, signal: ClustersSignal) -> ScoreResult:
     """Compute the signal."""
     store, folder, paths = run.store, f"indexes/{job.short}", table_files(run, signal.clip)
     share = sample_share(table_rows(run, signal.clip), signal.training_rows)

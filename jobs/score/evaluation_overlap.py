@@ -14,22 +14,22 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from filters.signals.evaluation_overlap import Nearest, Pictures
-from jobs.score.corpus_tables import Made, signal_frame, written
-from jobs.score.evaluation_index import Kept, kept, opened
-from jobs.spark.frames import frame
+from filters.signals.evaluation_overlap import EvaluationOverlapSignal, ImageReader
+from jobs.score.corpus_tables import ScoreResult, signal_frame, write_signal
+from jobs.score.evaluation_index import StoredIndex, open_index, stored_indexes
+from jobs.spark.frames import table_frame
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import StageFailed
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.schemas import TABLES, signal_table
-from pipeline.shards.tar_format import BLOCK
+from pipeline.shards.tar_format import TAR_BLOCK_BYTES
 from pipeline.storage.store import Store
 
 _PLACE = ("uid", "shard", "offset", "jpg_bytes")
 
 
-def stored_images(store: Store, rows: pa.Table) -> Pictures:
+def stored_images(store: Store, rows: pa.Table) -> ImageReader:
     """Return what reads the images of rows (uid, shard, offset, jpg_bytes), each alone, by its range of the shard."""
 
     def give(numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -37,7 +37,7 @@ def stored_images(store: Store, rows: pa.Table) -> Pictures:
         for shard, members in groupby(selected, key=itemgetter("shard")):
             with store.open(shard) as stream:
                 for row in members:
-                    stream.seek(row["offset"] + BLOCK)
+                    stream.seek(row["offset"] + TAR_BLOCK_BYTES)
                     yield _decode(stream.read(row["jpg_bytes"]), f"{shard}: {row['uid']}")
 
     return give
@@ -53,20 +53,20 @@ def _decode(jpg: bytes, where: str) -> npt.NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def searched(
-    signal: Nearest, store: Store, indexes: Sequence[Kept], batches: Iterator[pa.RecordBatch]
+def search_batches(
+    signal: EvaluationOverlapSignal, store: Store, indexes: Sequence[StoredIndex], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the signal's rows of batches of (uid, source, pdq, image_embedding) and where the images lie."""
     for batch in batches:
         if batch.num_rows:
             rows = pa.Table.from_batches([batch])
-            open_indexes = [opened(store, index) for index in indexes]
+            open_indexes = [open_index(store, index) for index in indexes]
             yield from signal.compute(rows, open_indexes, stored_images(store, rows)).to_batches()
 
 
-def _pairs(run: Run, signal: Nearest) -> DataFrame:
+def _pairs(run: Run, signal: EvaluationOverlapSignal) -> DataFrame:
     """Return every stored pair, with its fingerprint and embedding where it has them; by shard, if images are read."""
-    samples = frame(
+    samples = table_frame(
         run.spark,
         run.ledger,
         "samples",
@@ -84,13 +84,13 @@ def _pairs(run: Run, signal: Nearest) -> DataFrame:
     return rows
 
 
-def score(run: Run, job: Job, signal: Nearest) -> Made:
+def score(run: Run, job: Job, signal: EvaluationOverlapSignal) -> ScoreResult:
     """Compute the signal; raise StageFailed where an index is not as it was built, or a pair would be lost."""
     needed = run.plan.indexes(job.name)
-    indexes = kept(run, needed)
-    search = partial(searched, signal, run.store, indexes)
+    indexes = stored_indexes(run, needed)
+    search = partial(search_batches, signal, run.store, indexes)
     results = _pairs(run, signal).mapInArrow(search, from_arrow_schema(run.schema(signal_table(job.name))))
-    files = written(run, job, results)
+    files = write_signal(run, job, results)
     stored = sum(row.rows.get("samples", 0) for ingest in run.plan.ingests() if (row := run.ledger.finished(ingest.id)))
     if (rows := sum(file.rows for file in files)) != stored:
         raise StageFailed(f"signals.{job.name}: found {rows} rows, expected the {stored} pairs that are stored")

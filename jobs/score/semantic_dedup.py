@@ -2,7 +2,8 @@
 
 Spark sorts the embeddings by cell, in SemDeDup's order, and its tasks pack each partition: a file of the distinct
 embeddings as plain float16, and one of the pairs that have them. Equal embeddings of a cell stand together, so a
-thousand copies are compared once. A cell of more than `CELL` distinct embeddings is compared in blocks, a task each.
+thousand copies are compared once. A cell of more than `MAX_CELL_VECTORS` distinct embeddings is compared in blocks, a
+task each.
 """
 
 import json
@@ -16,20 +17,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters.search.cosine import Halves, usable
+from filters.search.cosine import Halves, usable_embeddings
 from filters.signals.clusters import Centres
-from filters.signals.semantic_dedup import Semantic, alone, compare, group_rows
-from jobs.score.clusters import opened_centres, table_rows
-from jobs.score.corpus_tables import Made, signal_frame
-from jobs.spark.staging import fresh_path, once, write_batches
+from filters.signals.semantic_dedup import SemanticDedupSignal, compare_rows, group_rows, ungrouped_rows
+from jobs.score.clusters import table_rows, verified_centres_folder
+from jobs.score.corpus_tables import ScoreResult, signal_frame
+from jobs.spark.staging import fresh_path, run_step_once, write_batches
 from jobs.spark.tasks import run_units
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.ledger.schemas import signal_table
-from pipeline.ledger.work_units import Output
+from pipeline.ledger.work_units import UnitOutput
 from pipeline.storage.store import Store
 
-CELL = 1 << 14
+MAX_CELL_VECTORS = 1 << 14
 """Distinct embeddings up to which a cell is one task's; a larger one is cut into blocks of half as many rows."""
 
 
@@ -40,10 +41,10 @@ UNIT_ROWS = 1 << 16
 PARTITION_ROWS = 1 << 16
 
 
-MEMBERS = pa.schema([("uid", pa.string()), ("source", pa.string()), ("vector", pa.int64())])
+MEMBER_SCHEMA = pa.schema([("uid", pa.string()), ("source", pa.string()), ("vector", pa.int64())])
 
 
-PLACED = "cluster int, centre_cosine float, uid string, source string, image_embedding binary"
+ASSIGNED_DDL = "cluster int, centre_cosine float, uid string, source string, image_embedding binary"
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ class Cell:
 
 
 def _assign_cells(store: Store, folder: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield `PLACED`: each pair with its cell and its cosine to the centre, both null without a direction."""
+    """Yield `ASSIGNED_DDL`: each pair with its cell and its cosine to the centre, both null without a direction."""
     centres = Centres.open(store.local_folder(folder))
     for batch in batches:
-        has_direction, vectors = usable(batch["image_embedding"], "image_embedding")
+        has_direction, vectors = usable_embeddings(batch["image_embedding"], "image_embedding")
         places = np.full(len(has_direction), -1)
         places[has_direction] = np.arange(len(vectors))
         indices = pa.array(places, mask=places < 0)
@@ -92,7 +93,7 @@ class _Packer:
         self._last = b""
 
     def add(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Take a batch; return its rows of `MEMBERS`."""
+        """Take a batch; return its rows of `MEMBER_SCHEMA`."""
         vectors = np.full(batch.num_rows, -1)
         for place, (cell, embedding) in enumerate(
             zip(batch["cluster"].to_pylist(), batch["image_embedding"].to_pylist(), strict=True)
@@ -108,7 +109,7 @@ class _Packer:
                 self._stream.write(embedding)
                 self._last, self.width = embedding, len(embedding) // 2
             vectors[place] = current[2] + current[3] - 1
-        return pa.RecordBatch.from_arrays([batch["uid"], batch["source"], pa.array(vectors)], schema=MEMBERS)
+        return pa.RecordBatch.from_arrays([batch["uid"], batch["source"], pa.array(vectors)], schema=MEMBER_SCHEMA)
 
 
 def _pack(store: Store, group: str, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -116,23 +117,25 @@ def _pack(store: Store, group: str, batches: Iterator[pa.RecordBatch]) -> Iterat
     vectors, members = fresh_path(group, "vectors", "f16"), fresh_path(group, "members", "parquet")
     with store.create(vectors) as stream:
         packer = _Packer(stream)
-        write_batches(store, members, MEMBERS, (packer.add(batch) for batch in batches if batch.num_rows))
+        write_batches(store, members, MEMBER_SCHEMA, (packer.add(batch) for batch in batches if batch.num_rows))
     cells = [[members, vectors, packer.width, *cell] for cell in packer.cells]
     yield pa.RecordBatch.from_pydict({"cells": [json.dumps(cells)]})
 
 
-def packed(run: Run, job: Job, signal: Semantic, folder: str) -> list[Cell]:
+def pack_cells(run: Run, job: Job, signal: SemanticDedupSignal, folder: str) -> list[Cell]:
     """Return the cells of all packs; write the packs unless they were written before."""
     clips = signal_frame(run, signal.clip, ["uid", "source", "image_embedding"])
     parts = 1 + table_rows(run, signal.clip) // PARTITION_ROWS
 
     def make() -> dict[str, Any]:
-        assigned = clips.mapInArrow(partial(_assign_cells, run.store, folder), PLACED).repartition(parts, "cluster")
+        assigned = clips.mapInArrow(partial(_assign_cells, run.store, folder), ASSIGNED_DDL).repartition(
+            parts, "cluster"
+        )
         ordered = assigned.sortWithinPartitions("cluster", "centre_cosine", "image_embedding", "uid")
         rows = ordered.mapInArrow(partial(_pack, run.store, job.id), "cells string").collect()
         return {"cells": [cell for row in rows for cell in json.loads(row["cells"])]}
 
-    return [Cell(*cell) for cell in once(run.store, job.id, "packed", make)["cells"]]
+    return [Cell(*cell) for cell in run_step_once(run.store, job.id, "packed", make)["cells"]]
 
 
 def _members(store: Store, cells: Sequence[Cell]) -> pa.Table:
@@ -150,8 +153,8 @@ def _members(store: Store, cells: Sequence[Cell]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _signal_output(job: str, name: str, rows: pa.Table) -> Output:
-    return Output({job: {signal_table(name): rows}})
+def _signal_output(job: str, name: str, rows: pa.Table) -> UnitOutput:
+    return UnitOutput({job: {signal_table(name): rows}})
 
 
 def _group_cells(
@@ -168,13 +171,15 @@ def _row_range(vectors: Halves, first: int, stop: int) -> Halves:
     return vectors[first:stop]
 
 
-def _score_small_cells(store: Store, job: str, name: str, cosine: float, cells: Sequence[Cell]) -> Output:
+def _score_small_cells(store: Store, job: str, name: str, cosine: float, cells: Sequence[Cell]) -> UnitOutput:
     """Return the signal's rows of small cells that adjoin in one pack; a cell without vectors has no directions."""
     if not cells[0].vectors:
-        return _signal_output(job, name, alone(_members(store, cells)))
+        return _signal_output(job, name, ungrouped_rows(_members(store, cells)))
     comparisons = []
     for cell in cells:
-        comparisons.append(compare(partial(_row_range, cell.rows(store, 0, cell.vectors)), 0, cell.vectors, cosine))
+        comparisons.append(
+            compare_rows(partial(_row_range, cell.rows(store, 0, cell.vectors)), 0, cell.vectors, cosine)
+        )
     return _signal_output(
         job,
         name,
@@ -187,16 +192,16 @@ def _score_small_cells(store: Store, job: str, name: str, cosine: float, cells: 
     )
 
 
-def _compare_block(store: Store, group: str, cosine: float, payload: tuple[Cell, int, int]) -> Output:
+def _compare_block(store: Store, group: str, cosine: float, payload: tuple[Cell, int, int]) -> UnitOutput:
     """Compare a block of a large cell with all rows before it; stage the result."""
     cell, first, stop = payload
-    comparison = compare(partial(cell.rows, store), first, stop, cosine)
+    comparison = compare_rows(partial(cell.rows, store), first, stop, cosine)
     paths = []
     for array in (comparison.most, comparison.edges):
         paths.append(fresh_path(group, "blocks", "npy"))
         with store.create(paths[-1]) as stream:
             np.save(stream, array)
-    return Output({}, {"most": paths[0], "edges": paths[1]})
+    return UnitOutput({}, {"most": paths[0], "edges": paths[1]})
 
 
 def _load(store: Store, path: str) -> npt.NDArray[Any]:
@@ -205,7 +210,7 @@ def _load(store: Store, path: str) -> npt.NDArray[Any]:
     return array
 
 
-def _score_large_cell(store: Store, job: str, name: str, payload: tuple[Cell, Sequence[dict[str, str]]]) -> Output:
+def _score_large_cell(store: Store, job: str, name: str, payload: tuple[Cell, Sequence[dict[str, str]]]) -> UnitOutput:
     """Return the signal's rows of a large cell, of which all blocks are compared."""
     cell, blocks = payload
     most = np.concatenate([_load(store, block["most"]) for block in blocks])
@@ -227,17 +232,17 @@ def _adjoining_runs(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
         yield run
 
 
-def score(run: Run, job: Job, signal: Semantic) -> Made:
+def score(run: Run, job: Job, signal: SemanticDedupSignal) -> ScoreResult:
     """Compute the signal."""
     store, table = run.store, (job.id, job.name)
-    cells = packed(run, job, signal, opened_centres(run, signal.clusters))
-    small = [cell for cell in cells if cell.vectors <= CELL]
-    large = [cell for cell in cells if cell.vectors > CELL]
+    cells = pack_cells(run, job, signal, verified_centres_folder(run, signal.clusters))
+    small = [cell for cell in cells if cell.vectors <= MAX_CELL_VECTORS]
+    large = [cell for cell in cells if cell.vectors > MAX_CELL_VECTORS]
     units: list[tuple[str, Any]] = [(f"cells-{number:06d}", part) for number, part in enumerate(_adjoining_runs(small))]
     work = partial(_score_small_cells, store, *table, signal.cosine)
     done = run_units(run.spark, store, job.id, units, work, run.task("comparing within cells", "tasks"))
     files = [file for record in done.values() for file in record.files[job.id]]
-    step = CELL // 2
+    step = MAX_CELL_VECTORS // 2
     blocks = {
         f"block-{number:06d}-{first:010d}": (cell, first, min(first + step, cell.vectors))
         for number, cell in enumerate(large)

@@ -15,23 +15,23 @@ import pyarrow.parquet as pq
 from filters.signals.base import PairBatch
 from filters.signals.registry import SignalSpec
 from jobs.spark.tasks import run_units
-from jobs.workflow.plan import Job, model_reference, of_stage
+from jobs.workflow.plan import Job, model_reference, needs_of_stage
 from jobs.workflow.runner import Run
-from jobs.workflow.stages import CORPUS, INDEX, target
+from jobs.workflow.stages import CORPUS_ENTRY_POINTS, INDEX_ENTRY_POINT, load_entry_point
 from pipeline.core.digests import digest
 from pipeline.errors import StageFailed
-from pipeline.ledger.data_files import DataFile, filled
+from pipeline.ledger.data_files import DataFile, with_schema
 from pipeline.ledger.schemas import TABLES, signal_table
-from pipeline.ledger.work_units import Output
+from pipeline.ledger.work_units import UnitOutput
 from pipeline.shards.tar_format import StoredPair, read_pairs
 from pipeline.storage.store import Store
 
-BATCH = 128
+BATCH_PAIRS = 128
 """Pairs that are decoded and scored together."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SignalRequest:
     """A signal to compute for a shard, for which job, and where its model is, if it has one."""
 
     job: str
@@ -47,7 +47,7 @@ class Wanted:
 
 
 def _batches(pairs: Iterator[StoredPair], samples: dict[str, dict[str, Any]]) -> Iterator[PairBatch]:
-    while part := list(islice(pairs, BATCH)):
+    while part := list(islice(pairs, BATCH_PAIRS)):
         yield PairBatch(part, [samples[pair.uid] for pair in part])
 
 
@@ -65,7 +65,7 @@ def _nulls(rows: pa.Table) -> dict[str, int]:
     return {name: rows[name].null_count for name in rows.column_names if rows[name].null_count}
 
 
-def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequence[Wanted]) -> Output:
+def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequence[SignalRequest]) -> UnitOutput:
     """Read one shard once and compute every wanted signal; `samples` are the shard's rows in the ledger.
 
     A number that is NaN or infinite becomes null. The facts are how many `pairs` the shard has, and for each job the
@@ -91,7 +91,7 @@ def score_shard(store: Store, samples: Sequence[dict[str, Any]], wanted: Sequenc
         raise StageFailed(f"{shard}: holds {pair_count} pairs, the ledger says {len(samples)}")
     tables = {request.job: pa.concat_tables(parts[request.job]) for request in wanted}
     rows = {request.job: {signal_table(request.spec.name): tables[request.job]} for request in wanted}
-    return Output(rows, {"pairs": pair_count, "nulls": {job: _nulls(table) for job, table in tables.items()}})
+    return UnitOutput(rows, {"pairs": pair_count, "nulls": {job: _nulls(table) for job, table in tables.items()}})
 
 
 def _check_known_pairs(pairs: Iterator[StoredPair], samples: dict[str, Any], shard: str) -> Iterator[StoredPair]:
@@ -104,22 +104,24 @@ def _check_known_pairs(pairs: Iterator[StoredPair], samples: dict[str, Any], sha
         yield pair
 
 
-def rows_of(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, Any]]:
+def shard_rows(store: Store, shard: str, paths: Sequence[str]) -> list[dict[str, Any]]:
     """Return a shard's rows out of these files of `samples`; a compacted one holds many shards' rows."""
     rows: list[dict[str, Any]] = []
     for path in paths:
         with store.arrow(path) as stream:
-            rows += filled(pq.read_table(stream, filters=pc.field("shard") == shard), TABLES["samples"]).to_pylist()
+            rows += with_schema(
+                pq.read_table(stream, filters=pc.field("shard") == shard), TABLES["samples"]
+            ).to_pylist()
     return rows
 
 
-def _work(store: Store, threads: int, payload: tuple[str, Sequence[str], Sequence[Wanted]]) -> Output:
+def _work(store: Store, threads: int, payload: tuple[str, Sequence[str], Sequence[SignalRequest]]) -> UnitOutput:
     shard, paths, wanted = payload
     if any(request.model for request in wanted):
         from pipeline.models.clip import use_threads
 
         use_threads(threads)
-    return score_shard(store, rows_of(store, shard, paths), wanted)
+    return score_shard(store, shard_rows(store, shard, paths), wanted)
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
@@ -137,10 +139,10 @@ def _score_corpus(run: Run, job: Job) -> None:
     if (
         "set" in job.local
     ):  # not a signal but an index that signals search; imported by name, as its code shapes no signal's job
-        files, facts = target(INDEX)(run, job)
+        files, facts = load_entry_point(INDEX_ENTRY_POINT)(run, job)
     else:
         spec = run.experiment.signals[job.name]
-        files, facts = target(CORPUS[spec.kind])(run, job, spec.target()(**spec.settings))
+        files, facts = load_entry_point(CORPUS_ENTRY_POINTS[spec.kind])(run, job, spec.target()(**spec.settings))
     run.finish([(job, files, facts)], started, [job.id])
 
 
@@ -158,10 +160,10 @@ def _shards(run: Run, ingest: str) -> list[tuple[str, list[str]]]:
 def _score_shards(run: Run, jobs: Sequence[Job]) -> None:
     started = datetime.now(UTC)
     units = []
-    for ingest in sorted({of_stage(job, "ingest")[0].id for job in jobs}):
-        ingest_jobs = [job for job in jobs if of_stage(job, "ingest")[0].id == ingest]
+    for ingest in sorted({needs_of_stage(job, "ingest")[0].id for job in jobs}):
+        ingest_jobs = [job for job in jobs if needs_of_stage(job, "ingest")[0].id == ingest]
         requests = [
-            Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", ""))
+            SignalRequest(job.id, run.experiment.signals[job.config["signal"]], job.local.get("model", ""))
             for job in ingest_jobs
         ]
         units += [(shard, (shard, paths, requests)) for shard, paths in _shards(run, ingest)]

@@ -13,23 +13,23 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from filters.search.connected_components import components
-from jobs.spark.frames import opened
-from jobs.spark.staging import Staged, once, read, stage, write_batches
+from filters.search.connected_components import string_components
+from jobs.spark.frames import parquet_frame
+from jobs.spark.staging import StagedTable, read_staged, run_step_once, stage_frame, write_batches
 from pipeline.errors import StageFailed
 from pipeline.storage.store import Store
 
-EDGES = pa.schema([("left", pa.string()), ("right", pa.string())])
+EDGE_SCHEMA = pa.schema([("left", pa.string()), ("right", pa.string())])
 
 
-GROUPS = pa.schema([("member", pa.string()), ("group", pa.string())])
+GROUP_SCHEMA = pa.schema([("member", pa.string()), ("group", pa.string())])
 
 
-IN_DRIVER = 4_000_000
+MAX_DRIVER_EDGES = 4_000_000
 """Edges up to which the driver finds the components: with their strings they take less than 1 GB there."""
 
 
-MOST_STEPS = 100
+MAX_STEPS = 100
 
 
 def _neighbours(edges: DataFrame) -> DataFrame:
@@ -66,30 +66,30 @@ def _check_stars(edges: DataFrame) -> dict[str, Any]:
     return {"stars": are_stars(edges)}
 
 
-def in_spark(spark: SparkSession, store: Store, group: str, edges: DataFrame) -> DataFrame:
+def components_in_spark(spark: SparkSession, store: Store, group: str, edges: DataFrame) -> DataFrame:
     """Return (member, group) of each node of `edges` (left, right) but for those that are their group's name.
 
     Its steps are staged in `group`. Raises StageFailed where it does not end.
     """
-    for step in range(MOST_STEPS):
-        staged = stage(small_star(large_star(edges)), store, group, f"stars-{step:03d}")
-        edges = opened(spark, store, staged.files, EDGES)
-        if once(store, group, f"stars-{step:03d}-checked", partial(_check_stars, edges))["stars"]:
+    for step in range(MAX_STEPS):
+        staged = stage_frame(small_star(large_star(edges)), store, group, f"stars-{step:03d}")
+        edges = parquet_frame(spark, store, staged.files, EDGE_SCHEMA)
+        if run_step_once(store, group, f"stars-{step:03d}-checked", partial(_check_stars, edges))["stars"]:
             return edges.select(F.col("left").alias("member"), F.col("right").alias("group"))
-    raise StageFailed(f"{store.root}: connected components: expected stars after {MOST_STEPS} steps")
+    raise StageFailed(f"{store.root}: connected components: expected stars after {MAX_STEPS} steps")
 
 
-def in_driver(spark: SparkSession, store: Store, group: str, edges: Staged) -> DataFrame:
-    """Return what `in_spark` returns."""
-    table = read(store, edges.files, EDGES)
-    groups = components(table["left"], table["right"])
+def components_in_driver(spark: SparkSession, store: Store, group: str, edges: StagedTable) -> DataFrame:
+    """Return what `components_in_spark` returns."""
+    table = read_staged(store, edges.files, EDGE_SCHEMA)
+    groups = string_components(table["left"], table["right"])
     path = f"staging/{group}/components.parquet"
-    write_batches(store, path, GROUPS, groups.to_batches())
-    return opened(spark, store, [path], GROUPS).filter("member != group")
+    write_batches(store, path, GROUP_SCHEMA, groups.to_batches())
+    return parquet_frame(spark, store, [path], GROUP_SCHEMA).filter("member != group")
 
 
-def connected(spark: SparkSession, store: Store, group: str, edges: Staged) -> tuple[DataFrame, str]:
-    """Return (member, group) of the nodes of staged edges as `in_spark` does, and where they were computed."""
-    if edges.rows <= IN_DRIVER:
-        return in_driver(spark, store, group, edges), "driver"
-    return in_spark(spark, store, group, opened(spark, store, edges.files, EDGES)), "spark"
+def connected_components(spark: SparkSession, store: Store, group: str, edges: StagedTable) -> tuple[DataFrame, str]:
+    """Return (member, group) of the nodes of staged edges as `components_in_spark` does, and where it was computed."""
+    if edges.rows <= MAX_DRIVER_EDGES:
+        return components_in_driver(spark, store, group, edges), "driver"
+    return components_in_spark(spark, store, group, parquet_frame(spark, store, edges.files, EDGE_SCHEMA)), "spark"

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from pipeline.ledger.data_files import filled
+from pipeline.ledger.data_files import with_schema
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 
-Where = Mapping[str, Sequence[Any]]
+RowFilter = Mapping[str, Sequence[Any]]
 """The values to keep, by column."""
 
 
@@ -34,7 +34,7 @@ def chunks(spark: SparkSession, most: int | None = None) -> tuple[DataFrame, int
     return spark.createDataFrame([(number,) for number in range(count)], "chunk int"), count
 
 
-def numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+def chunk_numbers(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
     """Yield the numbers of a task's chunks."""
     for batch in batches:
         yield from batch["chunk"].to_pylist()
@@ -45,25 +45,25 @@ def _read(
     files: Sequence[str],
     count: int,
     schema: pa.Schema,
-    where: Where,
+    where: RowFilter,
     batches: Iterator[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     allowed = {name: pa.array(where[name]) for name in where}
     read_schema = pa.schema(
         [*schema, *(pa.field(name, allowed[name].type) for name in where if name not in schema.names)]
     )
-    for number in numbers(batches):
+    for number in chunk_numbers(batches):
         for path in files[number::count]:
             with store.arrow(path) as stream:
                 for batch in pq.ParquetFile(stream).iter_batches(columns=read_schema.names, use_threads=False):
-                    rows = filled(batch, read_schema)
+                    rows = with_schema(batch, read_schema)
                     for name, values in allowed.items():
                         rows = rows.filter(pc.is_in(rows[name], values))
                     yield rows.select(schema.names)
 
 
-def opened(
-    spark: SparkSession, store: Store, files: Sequence[str], schema: pa.Schema, where: Where | None = None
+def parquet_frame(
+    spark: SparkSession, store: Store, files: Sequence[str], schema: pa.Schema, where: RowFilter | None = None
 ) -> DataFrame:
     """Return files of the store as a DataFrame of these columns, only the rows that `where` keeps."""
     chunk_frame, count = chunks(spark, len(files))
@@ -71,15 +71,15 @@ def opened(
     return chunk_frame.mapInArrow(reader, from_arrow_schema(schema))
 
 
-def frame(
+def table_frame(
     spark: SparkSession,
     ledger: Ledger,
     table: str,
     schema: pa.Schema,
     columns: Sequence[str],
     jobs: Iterable[str],
-    where: Where | None = None,
+    where: RowFilter | None = None,
 ) -> DataFrame:
     """Return the rows that `jobs` wrote into `table`, with these columns."""
     files = [path for _, path in ledger.snapshot(table, jobs)]
-    return opened(spark, ledger.store, files, pa.schema([schema.field(name) for name in columns]), where)
+    return parquet_frame(spark, ledger.store, files, pa.schema([schema.field(name) for name in columns]), where)

@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 
 from jobs.spark import worker_daemon
 from jobs.spark.java import java_home, logging_options, new_folder, spark_home
-from pipeline.config.experiment import Spark
+from pipeline.config.experiment import SparkConfig
 
-QUIET = {
+TASK_ENVIRONMENT = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "WANDB_MODE": "disabled",
     "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0"),
@@ -35,7 +35,7 @@ def _submitted_conf() -> dict[str, str]:
     return {key: value for key, value in SparkConf().getAll() if key != "spark.app.name"}  # the submitted file's
 
 
-def master_of(settings: Spark) -> str:
+def master_of(settings: SparkConfig) -> str:
     """Return the master that Spark runs on: spark-submit's takes precedence over the experiment file's."""
     return _submitted_conf().get("spark.master", settings.master)
 
@@ -45,7 +45,7 @@ def _is_local(master: str) -> bool:
     return master.startswith("local") or urlsplit(master).hostname in ("127.0.0.1", "localhost")
 
 
-def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSession:
+def start_session(settings: SparkConfig, name: str, preload: Sequence[str] = ()) -> SparkSession:
     """Return a Spark session that listens on loopback alone where its master is this machine.
 
     The conf of spark-submit takes precedence over the experiment file. The executors' Python is
@@ -75,7 +75,7 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
         "spark.sql.ansi.enabled": "true",
         # else tasks of SQL get another environment than those of RDDs, and so a daemon and workers of their own
         "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",
-        **{f"spark.executorEnv.{key}": value for key, value in QUIET.items()},
+        **{f"spark.executorEnv.{key}": value for key, value in TASK_ENVIRONMENT.items()},
     }
     if _is_local(master):
         conf |= {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
@@ -83,7 +83,7 @@ def start(settings: Spark, name: str, preload: Sequence[str] = ()) -> SparkSessi
     if master.partition("[")[0] == "local":
         conf |= {
             "spark.python.daemon.module": worker_daemon.__name__,
-            f"spark.executorEnv.{worker_daemon.VARIABLE}": " ".join(preload),
+            f"spark.executorEnv.{worker_daemon.PRELOAD_VARIABLE}": " ".join(preload),
         }
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in {**conf, **settings.conf, _JAVA_OPTIONS: options, **submitted}.items():

@@ -13,15 +13,15 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from pipeline.ledger.work_units import Record, record_path
+from pipeline.ledger.work_units import UnitRecord, record_path
 from pipeline.storage.store import Store
 
-GROUP_ROWS = 1 << 16
+ROW_GROUP_ROWS = 1 << 16
 """Rows of one row group, the smallest unit of a read."""
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedTable:
     """Files of one table, each with rows, in the order of the partitions that wrote them; and the rows of all."""
 
     files: tuple[str, ...]
@@ -41,7 +41,7 @@ def write_batches(store: Store, path: str, schema: pa.Schema, batches: Iterable[
         for batch in batches:
             pending.append(batch)
             rows, pending_rows = rows + batch.num_rows, pending_rows + batch.num_rows
-            if pending_rows >= GROUP_ROWS:
+            if pending_rows >= ROW_GROUP_ROWS:
                 writer.write_table(pa.Table.from_batches(pending, schema))
                 pending, pending_rows = [], 0
         if pending:
@@ -60,17 +60,17 @@ def _write(
     yield pa.RecordBatch.from_pydict({"file": [json.dumps(file)]})
 
 
-def once(store: Store, group: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def run_step_once(store: Store, group: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the facts of the step `name` of `group`: from its record where it is done, else what `make` returns."""
     path = record_path(group, name)
     if store.exists(path):
-        return Record.from_json(store.read(path)).facts
+        return UnitRecord.from_json(store.read(path)).facts
     facts = make()
-    store.write(path, Record(name, {}, facts).to_json().encode())
+    store.write(path, UnitRecord(name, {}, facts).to_json().encode())
     return facts
 
 
-def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
+def stage_frame(frame: DataFrame, store: Store, group: str, name: str) -> StagedTable:
     """Write a DataFrame as the step `name` of `group`, a file for each partition, unless it was written before."""
 
     def make() -> dict[str, Any]:
@@ -80,11 +80,13 @@ def stage(frame: DataFrame, store: Store, group: str, name: str) -> Staged:
         files = sorted((json.loads(row["file"]) for row in rows), key=lambda file: int(file["partition"]))
         return {"files": [file["path"] for file in files if file["rows"]], "rows": sum(file["rows"] for file in files)}
 
-    facts = once(store, group, name, make)
-    return Staged(tuple(facts["files"]), int(facts["rows"]))
+    facts = run_step_once(store, group, name, make)
+    return StagedTable(tuple(facts["files"]), int(facts["rows"]))
 
 
-def read(store: Store, files: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+def read_staged(
+    store: Store, files: Sequence[str], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Return staged files, or only some of their columns, as one table."""
     selected = pa.schema([schema.field(name) for name in columns or schema.names])
     tables = []

@@ -15,11 +15,11 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.spark import worker_daemon
 from pipeline.errors import StageFailed
 from pipeline.ledger.data_files import DataFile, write_rows
-from pipeline.ledger.work_units import Output, Record, finished_units, record_path, run_unit
+from pipeline.ledger.work_units import UnitOutput, UnitRecord, finished_units, record_path, run_unit
 from pipeline.storage.store import Store
-from pipeline.storage.task_lease import leased
+from pipeline.storage.task_lease import hold_lease
 
-Work = Callable[[Any], Output]
+Work = Callable[[Any], UnitOutput]
 
 
 Unit = tuple[str, Any]
@@ -33,15 +33,15 @@ def run_units(
     units: Sequence[Unit],
     work: Work,
     on_progress: Callable[[int, int], None],
-) -> dict[str, Record]:
+) -> dict[str, UnitRecord]:
     """Run the units of `group` that have no completion record, a task each; return all records.
 
     `on_progress` is called with (done, total), by the records in the store.
     """
-    return run_lanes(spark, store, group, [[unit] for unit in units], lambda: nullcontext(work), on_progress)
+    return run_partitions(spark, store, group, [[unit] for unit in units], lambda: nullcontext(work), on_progress)
 
 
-def run_lanes(
+def run_partitions(
     spark: SparkSession,
     store: Store,
     group: str,
@@ -49,7 +49,7 @@ def run_lanes(
     opened: Callable[[], AbstractContextManager[Work]],
     on_progress: Callable[[int, int], None],
     alone: bool = False,
-) -> dict[str, Record]:
+) -> dict[str, UnitRecord]:
     """As `run_units`, but a task for each lane: it opens what does the work once, and runs the lane's units in turn.
 
     `alone`: of attempts at a lane, which Spark may have several of at once, one works, and the others wait for it.
@@ -73,7 +73,7 @@ def run_lanes(
             task = partial(_run_partition, store, group, opened, leases)
             spark.sparkContext.parallelize(todo, len(todo)).mapPartitions(task).collect()
         except Exception as error:
-            raise StageFailed(f"{store.root}: {cause(error)}") from error
+            raise StageFailed(f"{store.root}: {error_line(error)}") from error
         finally:
             stop.set()
             watcher.join()
@@ -82,7 +82,7 @@ def run_lanes(
     return {name: done[name] for name in names}
 
 
-_settle = cache(worker_daemon.settle)
+_settle = cache(worker_daemon.freeze_garbage)
 """Once in each worker, after its first task's imports: workers that our daemon did not fork import by themselves."""
 
 
@@ -102,7 +102,7 @@ def _lease(store: Store, group: str, leases: str, names: Sequence[str]) -> Abstr
     if not leases:
         return nullcontext(True)
     records = {record_path(group, name) for name in names}
-    return leased(store, f"{leases}/{names[0]}", lambda: all(map(store.exists, records)))
+    return hold_lease(store, f"{leases}/{names[0]}", lambda: all(map(store.exists, records)))
 
 
 def _run_lane(
@@ -113,7 +113,7 @@ def _run_lane(
         return [run_unit(store, group, name, partial(work, payload)).unit for name, payload in lane]
 
 
-def cause(error: Exception) -> str:
+def error_line(error: Exception) -> str:
     """Return the line of Spark's error that names the failure of a task."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     python = [line for line in lines if re.match(r"^[\w.]*(Error|Exception|Failed|Tar|Refused)\b.*: ", line)]
@@ -130,17 +130,19 @@ def _write_partition(store: Store, job: str, table: str, schema: pa.Schema, batc
         yield pa.RecordBatch.from_pydict({"file": [json.dumps(file.__dict__)]})
 
 
-def write_frame(frame: DataFrame, store: Store, job: str, table: str, schema: pa.Schema, unit: str = "all") -> Record:
+def write_frame(
+    frame: DataFrame, store: Store, job: str, table: str, schema: pa.Schema, unit: str = "all"
+) -> UnitRecord:
     """Write a DataFrame as Parquet files of `table`, one for each partition, and the unit's completion record."""
     if store.exists(record_path(job, unit)):
         return finished_units(store, job)[unit]
     rows = frame.mapInArrow(partial(_write_partition, store, job, table, schema), "file string").collect()
     files = [DataFile(**json.loads(row["file"])) for row in rows]
-    record = Record(unit, {job: files}, {})
+    record = UnitRecord(unit, {job: files}, {})
     store.write(record_path(job, unit), record.to_json().encode())
     return record
 
 
-def frame_name() -> str:
+def view_name() -> str:
     """Return a unique name for a temporary view."""
     return f"t_{uuid.uuid4().hex}"

@@ -14,21 +14,21 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from jobs.spark.frames import chunks, numbers
-from pipeline.ledger.data_files import filled
-from pipeline.ledger.uid_join import UID, joined, split
+from jobs.spark.frames import chunk_numbers, chunks
+from pipeline.ledger.data_files import with_schema
+from pipeline.ledger.uid_join import UID_TYPE, join_on_uid, split_by_uid
 from pipeline.storage.store import Store
 
-PIECES = pa.schema([("part", pa.int32()), ("side", pa.int32()), ("rows", pa.binary())])
+PIECE_SCHEMA = pa.schema([("part", pa.int32()), ("side", pa.int32()), ("rows", pa.binary())])
 """`rows` is an Arrow stream of rows of table number `side`."""
 
 
-SPLIT_ROWS = 500_000
+MAX_BUFFERED_ROWS = 500_000
 """Rows that a task holds before it splits them, or those of one file."""
 
 
 @dataclass(frozen=True)
-class Side:
+class JoinSide:
     """A table to join: the column that its rows become, its columns but uid, and its files."""
 
     name: str
@@ -38,14 +38,14 @@ class Side:
 
 def pieces(
     store: Store,
-    sides: Sequence[Side],
+    sides: Sequence[JoinSide],
     schemas: Sequence[pa.Schema],
     parts: int,
     count: int,
     batches: Iterable[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
     """Yield the PIECES of a task's chunks, of which there are `count`: each has a share of every table's files."""
-    for first in numbers(batches):
+    for first in chunk_numbers(batches):
         for number, side in enumerate(sides):
             yield from _side_pieces(store, number, schemas[number], side.files[first::count], parts)
 
@@ -56,8 +56,8 @@ def _side_pieces(
     tables: list[pa.Table] = []
     for path in files:
         with store.arrow(path) as stream:
-            tables.append(filled(pq.ParquetFile(stream).read(schema.names, use_threads=False), schema))
-        if sum(rows.num_rows for rows in tables) >= SPLIT_ROWS:
+            tables.append(with_schema(pq.ParquetFile(stream).read(schema.names, use_threads=False), schema))
+        if sum(rows.num_rows for rows in tables) >= MAX_BUFFERED_ROWS:
             yield _pieces(number, tables, parts)
             tables = []
     if tables:
@@ -65,10 +65,10 @@ def _side_pieces(
 
 
 def _pieces(side: int, tables: list[pa.Table], parts: int) -> pa.RecordBatch:
-    split_rows = list(split(pa.concat_tables(tables), parts))
+    split_rows = list(split_by_uid(pa.concat_tables(tables), parts))
     columns = [[part for part, _ in split_rows], [side] * len(split_rows), [_to_stream(rows) for _, rows in split_rows]]
     return pa.RecordBatch.from_arrays(
-        [pa.array(column, kind) for column, kind in zip(columns, PIECES.types, strict=True)], schema=PIECES
+        [pa.array(column, kind) for column, kind in zip(columns, PIECE_SCHEMA.types, strict=True)], schema=PIECE_SCHEMA
     )
 
 
@@ -79,18 +79,18 @@ def _to_stream(rows: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-More = Callable[[pa.Table], pa.Table]
+AddColumns = Callable[[pa.Table], pa.Table]
 """Adds columns to the joined rows of a part."""
 
 
-def side_by_side(
+def join_frames_on_uid(
     spark: SparkSession,
     store: Store,
-    base: Side,
-    sides: Sequence[Side],
+    base: JoinSide,
+    sides: Sequence[JoinSide],
     kinds: Mapping[str, pa.Schema],
     parts: int,
-    more: Sequence[tuple[pa.Field, More]] = (),
+    more: Sequence[tuple[pa.Field, AddColumns]] = (),
 ) -> DataFrame:
     """Return the rows of `base` by its own columns, with a struct column for each of `sides`, null where it has none.
 
@@ -98,13 +98,13 @@ def side_by_side(
     DataFrame has `parts` partitions, ranges of uids.
     """
     all_sides = [base, *sides]
-    schemas = [pa.schema([pa.field("uid", UID), *kinds[side.name]]) for side in all_sides]
+    schemas = [pa.schema([pa.field("uid", UID_TYPE), *kinds[side.name]]) for side in all_sides]
     fields = [pa.field("uid", pa.string()), *kinds[base.name]]
     fields += [pa.field(side.name, pa.struct(list(kinds[side.name]))) for side in sides]
     fields += [field for field, _ in more]
     chunk_frame, count = chunks(spark)
     shuffled = chunk_frame.mapInArrow(
-        partial(pieces, store, all_sides, schemas, parts, count), from_arrow_schema(PIECES)
+        partial(pieces, store, all_sides, schemas, parts, count), from_arrow_schema(PIECE_SCHEMA)
     )
     names = [side.name for side in all_sides]
     join = partial(_join_parts, names, schemas, [add for _, add in more])
@@ -112,7 +112,7 @@ def side_by_side(
 
 
 def _join_parts(
-    names: Sequence[str], schemas: Sequence[pa.Schema], more: Sequence[More], batches: Iterable[pa.RecordBatch]
+    names: Sequence[str], schemas: Sequence[pa.Schema], more: Sequence[AddColumns], batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """Join the pieces of one part."""
     tables: list[list[pa.Table]] = [[schema.empty_table()] for schema in schemas]
@@ -121,7 +121,7 @@ def _join_parts(
             with pa.ipc.open_stream(rows.as_buffer()) as stream:
                 tables[side].append(stream.read_all().cast(schemas[side]))
     base, *others = (pa.concat_tables(pieces) for pieces in tables)
-    result = joined(base, dict(zip(names[1:], others, strict=True)))
+    result = join_on_uid(base, dict(zip(names[1:], others, strict=True)))
     for add in more:
         result = add(result)
     yield from result.combine_chunks().to_batches(1 << 16)

@@ -14,11 +14,11 @@ from contextlib import redirect_stdout
 
 from pyspark.daemon import manager
 
-VARIABLE = "CUVEE_PRELOAD"
+PRELOAD_VARIABLE = "CUVEE_PRELOAD"
 """The environment variable that names the modules, with spaces in between."""
 
 
-def settle() -> None:
+def freeze_garbage() -> None:
     """Exempt what this process has imported from garbage collection.
 
     Spark's Python worker collects after every task, and walking through the modules of a task that decodes images took
@@ -28,14 +28,14 @@ def settle() -> None:
     gc.freeze()
 
 
-def load(modules: Sequence[str]) -> None:
+def preload(modules: Sequence[str]) -> None:
     """Import modules and settle."""
     with redirect_stdout(sys.stderr):  # Spark reads the daemon's port from stdout
         for name in modules:
             importlib.import_module(name)
-    settle()
+    freeze_garbage()
 
 
 if __name__ == "__main__":
-    load(os.environ.get(VARIABLE, "").split())
+    preload(os.environ.get(PRELOAD_VARIABLE, "").split())
     manager()

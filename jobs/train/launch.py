@@ -11,20 +11,20 @@ from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError
 from pipeline.training.launcher import TrainingResult
-from pipeline.training.recipe import Recipe, samples_of_passes
-from pipeline.training.slurm.job_array import refuse_submitted, run_on_slurm
+from pipeline.training.recipe import TrainingRecipe, samples_in_passes
+from pipeline.training.slurm.job_array import check_none_submitted, run_on_slurm
 from pipeline.training.task import TrainingTask, check_devices
 
-Outcomes = Generator[tuple[TrainingTask, TrainingResult, bool], None, None]
+TrainingResults = Generator[tuple[TrainingTask, TrainingResult, bool], None, None]
 """Each training as it ends, with its result, and whether it is being retried."""
 
 
-def recipe_of(job: Job, pairs: int) -> Recipe:
+def recipe_of(job: Job, pairs: int) -> TrainingRecipe:
     """Return the recipe that a training job's configuration describes, on an export of `pairs` pairs."""
     config = job.config
     passes = config.get("epochs")
-    return Recipe(
-        samples_seen=samples_of_passes(passes, pairs, config["batch_size"]) if passes else config["samples_seen"],
+    return TrainingRecipe(
+        samples_seen=samples_in_passes(passes, pairs, config["batch_size"]) if passes else config["samples_seen"],
         batch_size=config["batch_size"],
         lr=config["lr"],
         wd=config["wd"],
@@ -39,25 +39,25 @@ def recipe_of(job: Job, pairs: int) -> Recipe:
     )
 
 
-def pairs_of(export: Path) -> int:
+def pair_count(export: Path) -> int:
     """Return how many pairs an export holds, counting copies."""
     manifest: dict[str, int] = json.loads((export / "manifest.json").read_text("utf-8"))
     return manifest["pairs"]
 
 
-def check_local(run: Run) -> None:
+def check_local_store(run: Run) -> None:
     """Raise InputError where the store is not on this machine."""
     if not run.store.local:
         raise InputError(f"{run.store.root}: training reads local tars; expected a store on this machine")
 
 
-def outcomes(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str, int], None]) -> Outcomes:
+def run_trainings(run: Run, tasks: Sequence[TrainingTask], on_samples: Callable[[str, int], None]) -> TrainingResults:
     """Train on this machine or on Slurm, as the experiment says; yield each training as it ends."""
     settings, root = run.experiment.file.training, Path(run.store.path("slurm"))
     if settings.slurm:
         return run_on_slurm(root, tasks, settings.slurm, on_samples, run.display.say)
     check_devices(settings.device, settings.processes, f"{run.experiment.path}: training")
-    refuse_submitted(root, [task.name for task in tasks])
+    check_none_submitted(root, [task.name for task in tasks])
     return _run_local(tasks, settings.parallel, on_samples)
 
 
@@ -65,7 +65,7 @@ class _Stopped(Exception):
     """The launcher stops before its trainings have ended."""
 
 
-def _run_local(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> Outcomes:
+def _run_local(tasks: Sequence[TrainingTask], parallel: int, on_samples: Callable[[str, int], None]) -> TrainingResults:
     """Train on this machine, `parallel` at a time; where the caller stops iterating, running trainings are stopped."""
     stopped = threading.Event()
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.train.launch import check_local, outcomes, pairs_of, recipe_of
+from jobs.train.launch import check_local_store, pair_count, recipe_of, run_trainings
 from jobs.train.tune import chosen_values
-from jobs.workflow.plan import Job, export_folder, of_stage
+from jobs.workflow.plan import Job, export_folder, needs_of_stage
 from jobs.workflow.runner import Run
 from pipeline.core.digests import digest
-from pipeline.errors import SomeFailed
+from pipeline.errors import JobsFailed
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
 from pipeline.training.launcher import DONE, TrainingResult
@@ -29,7 +29,7 @@ from pipeline.training.tuning import with_values
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Train; a failed run does not stop the others, but the stage fails at the end and names it."""
-    check_local(run)
+    check_local_store(run)
     by_name = {job.short: job for job in jobs}
     tasks = [_task(run, job) for job in jobs]
     total = sum(task.recipe.samples for task in tasks)
@@ -42,7 +42,7 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 
     failed = []
     started = datetime.now(UTC)
-    with closing(outcomes(run, tasks, on_samples)) as results:
+    with closing(run_trainings(run, tasks, on_samples)) as results:
         for task, result, is_retried in results:
             job = by_name[task.name]
             _record(run, job, result, started)
@@ -54,16 +54,16 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
             else:
                 on_samples(task.name, result.samples_seen)
     if failed:
-        raise SomeFailed(
+        raise JobsFailed(
             f"{run.store.root}: {len(failed)} of {len(jobs)} trainings failed; the same command tries them again: "
             + "; ".join(sorted(failed))
         )
 
 
 def _task(run: Run, job: Job) -> TrainingTask:
-    export = export_folder(of_stage(job, "export")[0])
+    export = export_folder(needs_of_stage(job, "export")[0])
     exported, folder = (Path(run.store.path(path)) for path in (export, f"trainings/{job.short}"))
-    recipe = with_values(recipe_of(job, pairs_of(exported)), chosen_values(run, job))
+    recipe = with_values(recipe_of(job, pair_count(exported)), chosen_values(run, job))
     return TrainingTask(job.short, recipe, exported, Path(job.local["model"]), folder)
 
 

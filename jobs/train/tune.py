@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jobs.train.launch import check_local, outcomes, pairs_of, recipe_of
-from jobs.workflow.plan import Job, export_folder, of_stage
+from jobs.train.launch import check_local_store, pair_count, recipe_of, run_trainings
+from jobs.workflow.plan import Job, export_folder, needs_of_stage
 from jobs.workflow.runner import Run
-from pipeline.config.tuning import Values, recipe_values
+from pipeline.config.tuning import HyperparameterValues, recipe_values
 from pipeline.errors import StageFailed
 from pipeline.models.clip import ClipModel
 from pipeline.shards.tar_format import StoredPair
 from pipeline.training.launcher import DIVERGED, DONE
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import TrainingRecipe
 from pipeline.training.task import TrainingTask
-from pipeline.training.tuning import Search, held_out_loss, split, with_values
+from pipeline.training.tuning import HyperparameterSearch, held_out_loss, split_held_out, with_values
 
 
 @dataclass
@@ -31,10 +31,10 @@ class _MixtureSearch:
 
     job: Job
     folder: Path
-    recipe: Recipe
+    recipe: TrainingRecipe
     held_out_pairs: Sequence[StoredPair]
-    search: Search
-    values: Values = field(default_factory=dict)
+    search: HyperparameterSearch
+    values: HyperparameterValues = field(default_factory=dict)
 
     def task(self, number: int) -> TrainingTask:
         name = f"{self.job.short}-{number}"
@@ -44,7 +44,7 @@ class _MixtureSearch:
 
 def execute(run: Run, jobs: Sequence[Job]) -> None:
     """Search for every mixture; finished trials are not repeated after a stop."""
-    check_local(run)
+    check_local_store(run)
     started = datetime.now(UTC)
     searches = [_start_search(run, job) for job in jobs]
     trials = jobs[0].config["tuning"]["trials"]
@@ -63,13 +63,13 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
         run.finish([(mixture.job, [], facts)], started, staging=[mixture.job.id])
 
 
-def chosen_values(run: Run, job: Job) -> Values:
+def chosen_values(run: Run, job: Job) -> HyperparameterValues:
     """Return the values that the search chose for a training, none where there was no search."""
-    for tune_job in of_stage(job, "tune"):
+    for tune_job in needs_of_stage(job, "tune"):
         row = run.ledger.finished(tune_job.id)
         if row is None:
             raise StageFailed(f"train {job.name}: expected the search for {tune_job.name} to be finished")
-        values: Values = row.facts["chosen"]["values"]
+        values: HyperparameterValues = row.facts["chosen"]["values"]
         return values
     return {}
 
@@ -78,11 +78,11 @@ def _start_search(run: Run, job: Job) -> _MixtureSearch:
     tuning = run.experiment.file.training.tuning
     assert tuning is not None
     folder = Path(run.store.path(f"staging/{job.id}"))
-    export = Path(run.store.path(export_folder(of_stage(job, "export")[0])))
-    held_out = split(export, folder / "fit", tuning.held_out, job.config["seed"])
-    recipe = recipe_of(job, pairs_of(folder / "fit"))
+    export = Path(run.store.path(export_folder(needs_of_stage(job, "export")[0])))
+    held_out = split_held_out(export, folder / "fit", tuning.held_out, job.config["seed"])
+    recipe = recipe_of(job, pair_count(folder / "fit"))
     recipe_numbers = recipe_values(recipe.lr, recipe.wd, recipe.warmup, recipe.flags)
-    search = Search(tuning.ranges(), tuning.start(recipe_numbers), job.config["seed"])
+    search = HyperparameterSearch(tuning.ranges(), tuning.start(recipe_numbers), job.config["seed"])
     return _MixtureSearch(job, folder, recipe, held_out, search)
 
 
@@ -93,7 +93,7 @@ def _run_round(run: Run, searches: Sequence[_MixtureSearch], number: int) -> Non
     pending = {mixture.task(number).name: mixture for mixture in searches if not _trial_path(mixture, number).exists()}
     failed = []
     tasks = [mixture.task(number) for mixture in pending.values()]
-    with closing(outcomes(run, tasks, lambda name, seen: None)) as results:
+    with closing(run_trainings(run, tasks, lambda name, seen: None)) as results:
         for task, result, is_retried in results:
             mixture = pending[task.name]
             if result.outcome in (DONE, DIVERGED):

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.workflow.progress import Display
-from pipeline.config.experiment import Web
+from pipeline.config.experiment import DemoWebConfig
 from pipeline.errors import InputError
 
 
-def publish(web: Web, display: Display) -> None:
+def publish(web: DemoWebConfig, display: Display) -> None:
     """Publish the web's sources and evaluation sets into its folder, unless they are published already."""
     from sources.world.photographs import publish_domains
     from sources.world.publish import publish_world
@@ -40,7 +40,7 @@ def publish(web: Web, display: Display) -> None:
 
 
 @contextmanager
-def served(web: Web | None) -> Iterator[dict[str, str]]:
+def serve(web: DemoWebConfig | None) -> Iterator[dict[str, str]]:
     """Serve the web, if there is one; yield the mapping of its hosts to the server's address."""
     if web is None:
         yield {}

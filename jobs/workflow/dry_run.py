@@ -14,19 +14,19 @@ from jobs.workflow.experiment import Experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
-from jobs.workflow.stages import run_stage
+from jobs.workflow.stages import stage_function
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.tables import JobRow, Ledger
 from pipeline.storage.store import Store
 
-REHEARSED = ("decide", "blend")
+DRY_RUN_STAGES = ("decide", "blend")
 
 
-TABLES_OF = {"decide": "decisions", "blend": "mixtures"}
+TABLE_BY_STAGE = {"decide": "decisions", "blend": "mixtures"}
 
 
-class OverLedger(Ledger):
+class OverlayLedger(Ledger):
     """A ledger with files and jobs on top that were never committed."""
 
     def __init__(self, store: Store) -> None:
@@ -54,21 +54,21 @@ class OverLedger(Ledger):
         return self._overlay_jobs.get(job) or super().finished(job)
 
 
-class Rehearsal(Run):
+class DryRun(Run):
     """A run that commits nothing; use it with `with`."""
 
     def __init__(self, experiment: Experiment, display: Display) -> None:
         super().__init__(experiment, display)
-        self.over = self.ledger = OverLedger(self.store)
+        self.over = self.ledger = OverlayLedger(self.store)
         self._mark = f"rehearsal {uuid.uuid4().hex}"
         self._jobs: dict[str, Job] = {}
 
-    def __enter__(self) -> "Rehearsal":
+    def __enter__(self) -> "DryRun":
         return self
 
     def __exit__(self, *raised: object) -> None:
         for job in self._jobs.values():
-            self.store.remove(f"tables/{TABLES_OF[job.stage]}/job={job.id}")
+            self.store.remove(f"tables/{TABLE_BY_STAGE[job.stage]}/job={job.id}")
             self.store.remove(f"staging/{job.id}")
         self.close()
 
@@ -99,11 +99,11 @@ class Rehearsal(Run):
             )
         job = self._dry_run_job(planned)
         for dry_run_job in self._jobs.values():
-            run_stage(dry_run_job.stage)(self, [dry_run_job])
+            stage_function(dry_run_job.stage)(self, [dry_run_job])
         return job
 
     def _missing(self, job: Job) -> Iterable[str]:
-        if job.stage in REHEARSED:
+        if job.stage in DRY_RUN_STAGES:
             for other in job.needs:
                 yield from self._missing(other)
         elif self.ledger.finished(job.id) is None:
@@ -111,7 +111,7 @@ class Rehearsal(Run):
 
     def _dry_run_job(self, job: Job) -> Job:
         """Return a job under an id that no run has, after those that it needs; all are kept in this order."""
-        if job.stage not in REHEARSED:
+        if job.stage not in DRY_RUN_STAGES:
             return job
         if job.id not in self._jobs:
             needs = tuple(self._dry_run_job(other) for other in job.needs)

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.storage.store import Store
-from pipeline.storage.store_lock import held
-from pipeline.training.slurm.job_array import refuse_submitted
+from pipeline.storage.store_lock import store_lock
+from pipeline.training.slurm.job_array import check_none_submitted
 
 
 @contextmanager
-def alone(store: Store, wait: float) -> Iterator[None]:
+def exclusive_access(store: Store, wait: float) -> Iterator[None]:
     """Hold a store exclusively, as removing files requires: refuse while Slurm tasks of it are submitted."""
     store.check_writable()
-    with held(store, wait):
+    with store_lock(store, wait):
         if store.local:
-            refuse_submitted(Path(store.path("slurm")))
+            check_none_submitted(Path(store.path("slurm")))
         yield

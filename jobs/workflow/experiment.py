@@ -11,18 +11,18 @@ from typing import Any
 import pyarrow as pa
 
 from filters.rules.base import Rule
-from filters.rules.parser import Setting, parse_rule
+from filters.rules.parser import RuleContext, parse_rule
 from filters.signals.registry import SignalSpec, signal_spec
-from jobs.workflow.evaluation_plan import check_sets, synthetic
+from jobs.workflow.evaluation_plan import check_sets, corruptions_of_sets
 from pipeline.config.experiment import ExperimentFile
-from pipeline.config.loader import build, override, read_yaml
+from pipeline.config.loader import build_section, override, read_yaml
 from pipeline.config.tuning import recipe_values
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 from pipeline.evaluation.datasets import EvaluationSet, open_set
-from pipeline.mixtures.names import sized
-from pipeline.mixtures.parts import Condition, columns_of, filters_of, parts_of
+from pipeline.mixtures.names import sized_name
+from pipeline.mixtures.parts import ColumnCondition, filters_of, parts_of, signal_columns_of
 from pipeline.models.checkpoint import check_folder
-from pipeline.storage.object_store import matching
+from pipeline.storage.object_store import glob_files
 from pipeline.storage.store import Store
 from pipeline.storage.uid_files import check_subset
 from pipeline.training.recipe import check_flags
@@ -62,7 +62,7 @@ class Experiment:
     def _files(self, source: str, key: str, patterns: Sequence[str]) -> dict[str, str]:
         paths: list[str] = []
         for pattern in patterns:
-            if not (matches := matching(pattern)):
+            if not (matches := glob_files(pattern)):
                 raise InputError(f"{self.path}: sources.{source}.{key}: no file matches {pattern}")
             paths.extend(path for path in matches if path not in paths)
         return file_names(paths)
@@ -77,7 +77,9 @@ class Experiment:
         A size of n pairs is a mixture of its own with that total, `name@n`: a smaller one is a part of a larger.
         """
         training = self.file.training
-        return [sized(name, size) for name in training.mixtures for size in training.sizes] or list(training.mixtures)
+        return [sized_name(name, size) for name in training.mixtures for size in training.sizes] or list(
+            training.mixtures
+        )
 
     def mixture_sources(self, name: str) -> list[str]:
         """Return the sources that a mixture draws on."""
@@ -89,14 +91,14 @@ class Experiment:
         return list(map(str, sources)) or list(self.file.sources)
 
 
-def load(path: Path, settings: list[str]) -> Experiment:
+def load_experiment(path: Path, settings: list[str]) -> Experiment:
     """Return the experiment of a file with `--set` settings; raise InputError at the first thing that is wrong."""
     data = override(read_yaml(path), settings)
-    file: ExperimentFile = build(ExperimentFile, data, str(path))
+    file: ExperimentFile = build_section(ExperimentFile, data, str(path))
     try:
         file = _with_sizes(file)
         signals = {name: signal_spec(name, config) for name, config in file.signals.items()}
-        setting = Setting(file.seed, signals)
+        setting = RuleContext(file.seed, signals)
         rules = {name: parse_rule(name, config, setting) for name, config in file.filters.items()}
         experiment = Experiment(path, file, signals, rules)
         for check in (
@@ -123,7 +125,7 @@ def _with_sizes(file: ExperimentFile) -> ExperimentFile:
             continue  # an unknown name is reported by the other checks
         if mixture.total != "all" and size > mixture.total:
             raise InputError(f"training.sizes: found {size}, expected at most mixtures.{name}.total, {mixture.total}")
-        added[sized(name, size)] = mixture.model_copy(update={"total": size})
+        added[sized_name(name, size)] = mixture.model_copy(update={"total": size})
     return file.model_copy(update={"mixtures": file.mixtures | added})
 
 
@@ -136,7 +138,7 @@ def file_names(paths: Sequence[str]) -> dict[str, str]:
 
 def _check_known(where: str, what: str, name: str, known: Any) -> None:
     if name not in known:
-        raise InputError(f"{where}: {unknown(what, name, known)}")
+        raise InputError(f"{where}: {unknown_message(what, name, known)}")
 
 
 def _check_sources(experiment: Experiment) -> None:
@@ -221,7 +223,7 @@ def _check_mixtures(experiment: Experiment) -> None:
                 _check_column(experiment, where, part.condition)
 
 
-def _check_column(experiment: Experiment, where: str, condition: Condition) -> None:
+def _check_column(experiment: Experiment, where: str, condition: ColumnCondition) -> None:
     _check_known(f"{where}.by", "signal", condition.signal, experiment.signals)
     columns = experiment.signals[condition.signal].columns()
     _check_known(f"{where}.by", f"column of {condition.signal}", condition.column, columns.names)
@@ -238,14 +240,14 @@ def _check_models(experiment: Experiment) -> None:
         if model.trained is not None:
             mixture = model.trained.mixture
             _check_known(f"models.{name}.trained.mixture", "mixture", mixture, experiment.file.mixtures)
-            needed = models_behind(experiment, mixture)
+            needed = models_of_mixture(experiment, mixture)
             if name in needed:
                 raise InputError(f"models.{name}.trained.mixture: {mixture} is filtered by a signal of this same model")
         if model.folder:
             check_folder(Path(model.folder), f"models.{name}.folder")
 
 
-def signals_behind(experiment: Experiment, filter_name: str) -> set[str]:
+def signals_of_filter(experiment: Experiment, filter_name: str) -> set[str]:
     """Return every signal that a filter depends on, directly or through others."""
     todo_filters, signals = [filter_name], list[str]()
     while todo_filters:
@@ -266,11 +268,11 @@ def _with_inputs(experiment: Experiment, signals: Sequence[str]) -> set[str]:
     return closure
 
 
-def models_behind(experiment: Experiment, mixture: str) -> set[str]:
+def models_of_mixture(experiment: Experiment, mixture: str) -> set[str]:
     """Return the models whose signals a mixture depends on: those of its filters and those that it is split by."""
     config = experiment.file.mixtures[mixture]
-    signals = {name for filter_name in filters_of(config) for name in signals_behind(experiment, filter_name)}
-    for name in columns_of(parts_of(mixture, config, experiment.mixture_sources(mixture))):
+    signals = {name for filter_name in filters_of(config) for name in signals_of_filter(experiment, filter_name)}
+    for name in signal_columns_of(parts_of(mixture, config, experiment.mixture_sources(mixture))):
         signals |= _with_inputs(experiment, [name])
     return {experiment.signals[signal].settings.get("model", "") for signal in signals} - {""}
 
@@ -302,7 +304,7 @@ def _check_training(experiment: Experiment) -> None:
 
 def _check_evaluation(experiment: Experiment) -> None:
     section = experiment.file.evaluation
-    list(synthetic(section))
+    list(corruptions_of_sets(section))
     for name in section.models:
         _check_known("evaluation.models", "model", name, experiment.file.models)
     if experiment.file.web is None:

@@ -12,24 +12,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jobs.workflow.evaluation_plan import asked
+from jobs.workflow.evaluation_plan import planned_evaluations
 from jobs.workflow.experiment import Experiment
-from jobs.workflow.stages import STAGES, code, rule_roots, signal_roots
-from pipeline.config.ingest import WHEN_NOT_WHAT
+from jobs.workflow.stages import STAGES, code_of, rule_roots, signal_roots
+from pipeline.config.ingest import RESULT_NEUTRAL_KEYS
 from pipeline.core.code_version import data_digest
 from pipeline.core.digests import digest
 from pipeline.evaluation.datasets import EvaluationSet, open_set
 from pipeline.ledger.tables import Ledger
-from pipeline.mixtures.names import sized, unsized
-from pipeline.mixtures.parts import columns_of, filters_of, parts_of
+from pipeline.mixtures.names import base_name, sized_name
+from pipeline.mixtures.parts import filters_of, parts_of, signal_columns_of
 from pipeline.models.checkpoint import CONFIG_FILE
 from pipeline.storage.file_digests import file_digests, folder_digest
 from pipeline.storage.store import Store
 from sources.registry import source_entry, source_format
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
-GRID, BUDGET = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
+GRID_KEYS, BUDGET_KEYS = ("mixtures", "sizes", "seeds"), ("samples_seen", "epochs", "checkpoints")
 """Keys of `training` that say which trainings there are, and how long one is."""
 
 
@@ -65,7 +65,7 @@ def export_folder(job: Job) -> str:
 
 
 def model_reference(store: Store, local: str) -> str:
-    """Return a model reference that `pipeline.models.clip.load` takes, from a job's `local` entry."""
+    """Return a model reference that `pipeline.models.clip.load_clip` takes, from a job's `local` entry."""
     return f"local-dir:{store.local_folder(local.removeprefix('store:'))}" if local.startswith("store:") else local
 
 
@@ -87,10 +87,10 @@ class Plan:
         self._failed = failed
         self._cache: dict[tuple[Any, ...], Any] = {}
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Made]) -> Made:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._cache:
             self._cache[key] = make()
-        result: Made = self._cache[key]
+        result: T = self._cache[key]
         return result
 
     def ingest(self, source: str) -> list[Job]:
@@ -101,7 +101,7 @@ class Plan:
         source_config = self.experiment.file.sources[source]
         paths = self.experiment.source_files(source)
         joined = self.experiment.joined_files(source)
-        fetch = self.experiment.file.ingest.model_dump(mode="json", exclude=set(WHEN_NOT_WHAT))
+        fetch = self.experiment.file.ingest.model_dump(mode="json", exclude=set(RESULT_NEUTRAL_KEYS))
         source_settings = source_config.model_dump(mode="json", exclude={"files", "joined"})
         config = {
             "source": source,
@@ -112,13 +112,13 @@ class Plan:
         reader = source_format(source_config.format, source_config.options)
         readers = [source_entry(name) for name in (source_config.format, reader.joins) if name]
         local = {"paths": paths, "joined": joined}
-        jobs = [Job("ingest", source, config, (), code("ingest", readers), local)]
+        jobs = [Job("ingest", source, config, (), code_of("ingest", readers), local)]
         yield jobs[0]
         while self._ledger is not None and self._ledger.finished(jobs[0].id) is not None:
             attempt = {"of": jobs[0].id, "number": len(jobs)}
             name = f"{source}/retry-{len(jobs)}"
             retry = {"source": source, "retry": attempt, "fetch": fetch}
-            job = Job("ingest", name, retry, tuple(jobs), code("retry"), local)
+            job = Job("ingest", name, retry, tuple(jobs), code_of("retry"), local)
             if self._ledger.finished(job.id) is None:
                 if self._failed is not None and self._failed([previous.id for previous in jobs]):
                     yield job
@@ -146,7 +146,7 @@ class Plan:
             config["files"] = [file["sha256"] for file in file_digests(dict.fromkeys(files, ""))]
         if spec.scope == "shard":
             for ingest in self.ingests():
-                version, shard_local = code((), signal_roots(spec.kind)), local | {"over": "shards"}
+                version, shard_local = code_of((), signal_roots(spec.kind)), local | {"over": "shards"}
                 yield Job("score", f"{name}/{ingest.name}", config, (ingest, *needs), version, shard_local)
             return
         inputs = tuple(job for other in spec.inputs().values() for job in self.signal(other))
@@ -160,7 +160,7 @@ class Plan:
             clip = self.experiment.signals[spec.settings["clip"]]
             model, needs, local = self.model(clip.settings["model"])
             config["model"] = model
-        version = code((), signal_roots(spec.kind))
+        version = code_of((), signal_roots(spec.kind))
         yield Job("score", name, config, (*inputs, *self.ingests(), *needs), version, local)
 
     def indexes(self, name: str) -> tuple[Job, ...]:
@@ -174,7 +174,7 @@ class Plan:
         model, needs, local = self.model(clip["model"])
         config = {"set": evaluation.digest(), "model": model, "precision": clip["precision"]}
         config |= {key: settings[key] for key in ("min_recall", "index_mb")}
-        return Job("score", f"index/{evaluation.name}", config, needs, code("index"), local | {"set": evaluation})
+        return Job("score", f"index/{evaluation.name}", config, needs, code_of("index"), local | {"set": evaluation})
 
     def evaluation_digests(self) -> dict[str, str]:
         """The digest of each evaluation set."""
@@ -214,7 +214,7 @@ class Plan:
             config["seed"] = self.experiment.file.seed
         if files := rule.files():
             config["files"] = [file["sha256"] for file in file_digests(dict.fromkeys(files, ""))]
-        return Job("decide", name, config, needs, code((), rule_roots(rule)))
+        return Job("decide", name, config, needs, code_of((), rule_roots(rule)))
 
     def blend(self, name: str) -> Job:
         """The job that selects the pairs of a mixture."""
@@ -229,8 +229,8 @@ class Plan:
             config["uids"] = file_digests({mixture.uids: ""})[0]["sha256"]
         ingests = tuple(job for source in sources for job in self.ingest(source))
         decisions = tuple(self.decide(other) for other in filters_of(mixture))
-        signals = [job for signal in columns_of(parts_of(name, mixture, sources)) for job in self.signal(signal)]
-        return Job("blend", name, config, (*decisions, *signals, *ingests), code("blend"))
+        signals = [job for signal in signal_columns_of(parts_of(name, mixture, sources)) for job in self.signal(signal)]
+        return Job("blend", name, config, (*decisions, *signals, *ingests), code_of("blend"))
 
     def export(self, name: str) -> Job:
         """The job that exports a mixture."""
@@ -240,7 +240,7 @@ class Plan:
         file = self.experiment.file
         config = file.export.model_dump(mode="json") | {"seed": file.seed, "repeat_as": file.mixtures[name].repeat_as}
         ingests = tuple(job for source in self.experiment.mixture_sources(name) for job in self.ingest(source))
-        return Job("export", name, config, (self.blend(name), *ingests), code("export"))
+        return Job("export", name, config, (self.blend(name), *ingests), code_of("export"))
 
     def tune(self, mixture: str) -> Job:
         """The job that searches the hyperparameters for a mixture, on its largest size and by the first seed."""
@@ -250,11 +250,11 @@ class Plan:
         training = self.experiment.file.training
         assert training.tuning is not None
         largest = max(training.sizes, default=None)
-        name = sized(mixture, largest) if largest else mixture
+        name = sized_name(mixture, largest) if largest else mixture
         samples = training.tuning.samples_seen or training.samples_seen
         recipe, local = self._recipe(name, training.seeds[0], samples)
         config = recipe | {"tuning": training.tuning.model_dump(mode="json", exclude={"samples_seen"})}
-        return Job("tune", mixture, config, (self.export(name),), code(("tune", "train")), local)
+        return Job("tune", mixture, config, (self.export(name),), code_of(("tune", "train")), local)
 
     def train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool = False) -> Job:
         """The job that trains on a mixture, on so many samples, or by the recipe's epochs where they are None; `tuned`:
@@ -265,13 +265,15 @@ class Plan:
 
     def _train(self, mixture: str, seed: int, samples_seen: int | None, tuned: bool) -> Job:
         config, local = self._recipe(mixture, seed, samples_seen)
-        needs = (self.export(mixture), *((self.tune(unsized(mixture)),) if tuned else ()))
-        return Job("train", f"{mixture}/{seed}", config, needs, code("train"), local)
+        needs = (self.export(mixture), *((self.tune(base_name(mixture)),) if tuned else ()))
+        return Job("train", f"{mixture}/{seed}", config, needs, code_of("train"), local)
 
     def _recipe(self, mixture: str, seed: int, samples_seen: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe's part of a job's configuration, and where this machine finds what it trains."""
         training = self.experiment.file.training
-        recipe = training.model_dump(mode="json", exclude={*GRID, *BUDGET, "parallel", "model", "slurm", "tuning"})
+        recipe = training.model_dump(
+            mode="json", exclude={*GRID_KEYS, *BUDGET_KEYS, "parallel", "model", "slurm", "tuning"}
+        )
         budget = {"samples_seen": samples_seen, "checkpoints": training.checkpoints}
         if samples_seen is None:
             budget = {"epochs": training.epochs}
@@ -305,8 +307,8 @@ class Plan:
         self, name: str, extra: dict[str, Any], needs: tuple[Job, ...], local: dict[str, Any]
     ) -> Iterable[Job]:
         section, sets = self.experiment.file.evaluation, self.experiment.evaluation_sets()
-        for evaluation in self._once(("asked",), lambda: asked(section, sets, self.evaluation_digests())):
-            version = code(evaluation.task, evaluation.roots)
+        for evaluation in self._once(("asked",), lambda: planned_evaluations(section, sets, self.evaluation_digests())):
+            version = code_of(evaluation.task, evaluation.roots)
             yield Job("evaluate", f"{name}/{evaluation.name}", evaluation.config | extra, needs, version, local)
 
     def report(self) -> Job:
@@ -317,7 +319,7 @@ class Plan:
         file = self.experiment.file
         config = file.report.model_dump(mode="json") | {"title": file.title, "question": file.question}
         needs = [job for stage in STAGES[:-1] for job in self.targets(stage)]
-        version = digest([code("report"), data_digest("pipeline.report", "templates")])
+        version = digest([code_of("report"), data_digest("pipeline.report", "templates")])
         return Job("report", self.experiment.name, config, tuple(needs), version)
 
     def targets(self, stage: str) -> list[Job]:
@@ -359,6 +361,6 @@ class Plan:
         return list(ordered.values())
 
 
-def of_stage(job: Job, stage: str) -> list[Job]:
+def needs_of_stage(job: Job, stage: str) -> list[Job]:
     """Return the jobs of a stage that a job needs directly."""
     return [other for other in job.needs if other.stage == stage]

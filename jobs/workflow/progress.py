@@ -19,12 +19,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-LOG_EVERY = 15.0
+LOG_INTERVAL_S = 15.0
 """Seconds between two lines about the same task where there is no terminal."""
 
 
 @dataclass
-class Task:
+class ProgressTask:
     """One task's progress; call it with (done, of how many)."""
 
     display: "Display"
@@ -90,12 +90,12 @@ class Display:
                 self._bars = None
         self.say(f"{name}: done in {time.monotonic() - started:.1f} s")
 
-    def task(self, label: str, unit: str) -> Task:
+    def task(self, label: str, unit: str) -> ProgressTask:
         """Return a new task of the current stage."""
-        return Task(self, label, unit)
+        return ProgressTask(self, label, unit)
 
-    def update(self, task: Task) -> None:
-        """Show a task's state: at once on a terminal, every `LOG_EVERY` seconds elsewhere."""
+    def update(self, task: ProgressTask) -> None:
+        """Show a task's state: at once on a terminal, every `LOG_INTERVAL_S` seconds elsewhere."""
         if self._bars:
             if task._bar is None:
                 task._bar = self._bars.add_task(task.label, total=task.total, unit=task.unit)
@@ -103,7 +103,7 @@ class Display:
             return
         now = time.monotonic()
         completed = task.done == task.total and not task._completed
-        if completed or (task.done < task.total and now - (task._logged_at or task.started) >= LOG_EVERY):
+        if completed or (task.done < task.total and now - (task._logged_at or task.started) >= LOG_INTERVAL_S):
             task._logged_at, task._completed = now, completed
             self.say(f"  {task.label}: {task.done} of {task.total} {task.unit}{task.left()}")
 

@@ -11,18 +11,18 @@ import pyarrow as pa
 
 from jobs.workflow.experiment import Experiment
 from jobs.workflow.plan import Job, Plan
-from jobs.workflow.progress import Display, Task
-from jobs.workflow.stages import PRELOADED, STAGES, run_stage
-from jobs.workflow.versions import versions
-from pipeline.errors import SomeFailed, StageFailed
+from jobs.workflow.progress import Display, ProgressTask
+from jobs.workflow.stages import PRELOADED_MODULES, STAGES, stage_function
+from jobs.workflow.versions import recorded_versions
+from pipeline.errors import JobsFailed, StageFailed
 from pipeline.ledger.data_files import DataFile
-from pipeline.ledger.journal import refuse_unfinished
+from pipeline.ledger.journal import check_none_unfinished
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import JobRow, Ledger
-from pipeline.operations.openlineage import record
+from pipeline.operations.openlineage import write_events
 from pipeline.operations.prometheus import Monitor
-from pipeline.provenance.funnel import failed_for_now
-from pipeline.storage.store_lock import held
+from pipeline.provenance.funnel import transient_failures
+from pipeline.storage.store_lock import store_lock
 
 
 class Run:
@@ -43,20 +43,20 @@ class Run:
         self._tombstones = self.ledger.version("tombstones")
 
     def _failed(self, jobs: list[str]) -> bool:
-        return bool(failed_for_now(self.ledger, jobs))
+        return bool(transient_failures(self.ledger, jobs))
 
     @cached_property
     def spark(self) -> Any:
         """The Spark session, started at the first use."""
-        from jobs.spark.session import start
+        from jobs.spark.session import start_session
 
         self.display.say("  starting Spark")
-        preload = dict.fromkeys(name for job in self.todo for name in PRELOADED.get(job.stage, ()))
-        session = start(self.experiment.file.spark, f"cuvee {self.experiment.name}", list(preload))
+        preload = dict.fromkeys(name for job in self.todo for name in PRELOADED_MODULES.get(job.stage, ()))
+        session = start_session(self.experiment.file.spark, f"cuvee {self.experiment.name}", list(preload))
         self._exit.callback(session.stop)
         return session
 
-    def task(self, label: str, unit: str) -> Task:
+    def task(self, label: str, unit: str) -> ProgressTask:
         """Return a progress task."""
         return self.display.task(label, unit)
 
@@ -100,7 +100,7 @@ class Run:
         for row in rows:
             names = {need.id: f"{need.stage}.{need.name}" for job, _, _ in made for need in job.needs}
             inputs = [names.get(job_id, job_id) for job_id in row.inputs]
-            record(self.store, row, inputs)
+            write_events(self.store, row, inputs)
         self.monitor.jobs(self.store, [(row, files) for row, (_, files, _) in zip(rows, made, strict=True)])
         for group in staging:
             self.store.remove(f"staging/{group}")
@@ -117,7 +117,7 @@ def _row(job: Job, started: datetime, counts: dict[str, int], facts: dict[str, A
         config=job.config,
         inputs=sorted(other.id for other in job.needs),
         code=job.code,
-        versions=versions(),
+        versions=recorded_versions(),
         facts=facts,
     )
 
@@ -147,10 +147,10 @@ def _spark_errors_named(stage: str) -> Iterator[None]:
     try:
         yield
     except PySparkException as error:
-        from jobs.spark.tasks import cause
+        from jobs.spark.tasks import error_line
 
         logging.getLogger(__name__).debug("%s failed", stage, exc_info=True)
-        raise StageFailed(f"{stage}: {cause(error)}") from error
+        raise StageFailed(f"{stage}: {error_line(error)}") from error
 
 
 def execute(experiment: Experiment, until: str, display: Display, retry_failed: bool = False, wait: float = 0.0) -> Run:
@@ -162,8 +162,8 @@ def execute(experiment: Experiment, until: str, display: Display, retry_failed: 
     monitor = Monitor(experiment.file.metrics, experiment.name)
     with monitor.run(until):
         experiment.store.check_writable()
-        with held(experiment.store, wait):
-            refuse_unfinished(experiment.store)
+        with store_lock(experiment.store, wait):
+            check_none_unfinished(experiment.store)
             return _run_jobs(experiment, until, display, retry_failed, monitor)
 
 
@@ -189,8 +189,8 @@ def _run_jobs(experiment: Experiment, until: str, display: Display, retry_failed
             monitor.stage = stage
             try:
                 with display.stage(stage, summary), _spark_errors_named(stage):
-                    run_stage(stage)(run, ready)
-            except SomeFailed as error:
+                    stage_function(stage)(run, ready)
+            except JobsFailed as error:
                 failures.append((stage, str(error)))
                 display.say(f"  {error}; jobs that do not need them go on")
                 failed_ids |= {job.id for job in ready if run.ledger.finished(job.id) is None}

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.core.code_version import archive_digest
 
-SHAPING = (
+RECORDED_PACKAGES = (
     "pyspark",
     "webdataset",
     "img2dataset",
@@ -31,12 +31,12 @@ def cuvee_version() -> str:
     return installed_version("cuvee") or "unknown"
 
 
-def versions() -> dict[str, str]:
-    """Return what is recorded with every job: Cuvée's version, those of `SHAPING` that are installed, and the SHA-256
-    of the zip where Cuvée runs from one.
+def recorded_versions() -> dict[str, str]:
+    """Return what is recorded with every job: Cuvée's version, those of `RECORDED_PACKAGES` that are installed, and the
+    SHA-256 of the zip where Cuvée runs from one.
 
     The code that a result depends on is recorded in its job's own `code`, by which a run resumes wherever it starts.
     """
-    packages = {name: installed for name in SHAPING if (installed := installed_version(name)) is not None}
+    packages = {name: installed for name in RECORDED_PACKAGES if (installed := installed_version(name)) is not None}
     archive = archive_digest()
     return {"cuvee": cuvee_version(), **packages} | ({"cuvee.zip": archive} if archive else {})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Near:
+class CopyThresholds:
     """The thresholds of a copy: a PDQ distance of at most `pdq_distance` bits to an image whose PDQ quality is at least
     `min_quality`, a cosine of at least `cosine`, an alignment score of at least `aligned`; None disables a search.
     """
@@ -25,14 +25,14 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Copies:
+class SetCopies:
     """Of one evaluation set: how many pairs resemble one of its images, and the keys of these images."""
 
     pairs: int
     keys: frozenset[str]
 
 
-def copies(per_set: pa.ChunkedArray, near: Near) -> dict[str, Copies]:
+def find_copies(per_set: pa.ChunkedArray, near: CopyThresholds) -> dict[str, SetCopies]:
     """Return the copies by evaluation set; `per_set` (pairs,) is the column of that name of the signal `nearest`.
 
     Where a search has no result (null), the pair resembles no image by that search.
@@ -48,11 +48,11 @@ def copies(per_set: pa.ChunkedArray, near: Near) -> dict[str, Copies]:
             selected = pa.array(hit & in_set)
             pairs.update(pair.filter(selected).to_pylist())
             keys.update(pc.struct_field(entries, f"{search}_key").filter(selected).to_pylist())
-        copies_by_set[name] = Copies(len(pairs), frozenset(keys))
+        copies_by_set[name] = SetCopies(len(pairs), frozenset(keys))
     return copies_by_set
 
 
-def _search_hits(entries: pa.Array, near: Near) -> dict[str, NDArray[np.bool_]]:
+def _search_hits(entries: pa.Array, near: CopyThresholds) -> dict[str, NDArray[np.bool_]]:
     def as_mask(matches: pa.Array) -> NDArray[np.bool_]:
         mask: NDArray[np.bool_] = pc.fill_null(matches, False).to_numpy(zero_copy_only=False)
         return mask

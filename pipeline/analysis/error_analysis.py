@@ -11,27 +11,27 @@ import numpy as np
 
 from pipeline.analysis.results import Calibration, ClassDrops
 from pipeline.core.sampling import rank_key
-from pipeline.evaluation.metrics import Judged, per_class, reliability
+from pipeline.evaluation.metrics import ImageResults, per_class, reliability
 
-MOST_EXAMPLES = 4
+MAX_EXAMPLES = 4
 """Up to this many misclassified images are shown for each model and shift."""
 
 
-MOST_THUMBNAILS = 120
+MAX_THUMBNAILS = 120
 """Up to this many are shown in total: with at most 112 pixels a side, they are less than 1 MB of the page."""
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class SetPredictions:
     """A model's predictions on an evaluation set: the keys of the images, and in the same order the metrics' inputs."""
 
     mixture: str
     model: str
     keys: Sequence[str]
-    images: Judged
+    images: ImageResults
 
 
-def calibration(name: str, seen: Seen, scores: Mapping[str, float]) -> Calibration:
+def calibration(name: str, seen: SetPredictions, scores: Mapping[str, float]) -> Calibration:
     """Return a model's reliability diagram on the set `name`; `scores` hold its ece, nll and brier."""
     n = len(seen.keys)
     return {
@@ -74,7 +74,7 @@ def class_drops(
     name: str,
     reference_classes: Sequence[str],
     shift_classes: Sequence[str],
-    models: Sequence[tuple[Seen, Seen]],
+    models: Sequence[tuple[SetPredictions, SetPredictions]],
 ) -> ClassDrops:
     """Return the accuracy of each shared class on the reference and on the shift `name`.
 
@@ -111,7 +111,7 @@ def class_drops(
     return drops
 
 
-def wrong_images(seen: Seen, count: int) -> list[int]:
+def misclassified_positions(seen: SetPredictions, count: int) -> list[int]:
     """Return the positions of at most `count` misclassified images, the first by a hash of their keys.
 
     Models that misclassify the same images then show the same ones, whatever the order of the rows.
@@ -120,11 +120,11 @@ def wrong_images(seen: Seen, count: int) -> list[int]:
     return sorted(wrong, key=lambda position: rank_key(0, seen.keys[position]))[:count]
 
 
-def examples_each(models: int) -> list[int]:
+def examples_per_model(models: int) -> list[int]:
     """Return how many images are shown for each of so many models (a model counts once for each shift).
 
-    That is `MOST_EXAMPLES`, or fewer, so that the total is at most `MOST_THUMBNAILS`; with more models than that, one
+    That is `MAX_EXAMPLES`, or fewer, so that the total is at most `MAX_THUMBNAILS`; with more models than that, one
     image for each of the first ones.
     """
-    each = min(MOST_EXAMPLES, max(1, MOST_THUMBNAILS // max(1, models)))
-    return [each if number < MOST_THUMBNAILS // each else 0 for number in range(models)]
+    each = min(MAX_EXAMPLES, max(1, MAX_THUMBNAILS // max(1, models)))
+    return [each if number < MAX_THUMBNAILS // each else 0 for number in range(models)]

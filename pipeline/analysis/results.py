@@ -171,7 +171,7 @@ class Trend(TypedDict):
     without: list[str]
 
 
-class Ladder(TypedDict):
+class SizeAccuracy(TypedDict):
     """Accuracy of a mixture in one size on a set: mean, minimum and maximum over its seeds (fractions)."""
 
     set: str
@@ -183,7 +183,7 @@ class Ladder(TypedDict):
     most: float
 
 
-class Standing(TypedDict):
+class RankingRow(TypedDict):
     """A mixture on a set: the mean accuracy of its models of the largest size, and how far it is behind the first.
 
     `behind` is the first's mean minus this one's (fraction), None for the first itself. `effective` is the mean
@@ -201,7 +201,7 @@ class Standing(TypedDict):
     effective: Estimate | None
 
 
-class Filtered(TypedDict):
+class FilterEffect(TypedDict):
     """The effect of a filter on one shift: `mixture` is `plain` with the filter, and both were trained.
 
     `reference` and `accuracy` are the mixture's mean accuracy minus that of `plain`, on the reference and under the
@@ -219,7 +219,7 @@ class Filtered(TypedDict):
     extrapolated: int
 
 
-class Mixed(TypedDict):
+class EnsembleResult(TypedDict):
     """Output mixing: the ensemble of the sources' models, relative to the same line as the mixture; `gain` is how far
     it lies above the mixture (fractions).
     """
@@ -229,7 +229,7 @@ class Mixed(TypedDict):
     gain: Estimate
 
 
-class Forecast(TypedDict):
+class ForecastResult(TypedDict):
     """The mixture's line as predicted from its sources' lines and shares: `weights` by source, and `miss`, the mean
     distance of the mixture's models from it (fraction). `within` says whether the noise of images and seeds alone
     explains the miss; `why` is the reason why there is no forecast.
@@ -241,7 +241,7 @@ class Forecast(TypedDict):
     within: bool | None
 
 
-class Dilution(TypedDict):
+class DilutionResult(TypedDict):
     """A mixture's robustness on one shift compared with its sources (`pipeline.robustness.dilution`).
 
     `sources` are mixtures of one source each, `best` the one of them that the mixture is compared with; `effective` is
@@ -258,8 +258,8 @@ class Dilution(TypedDict):
     extrapolated: int
     margin: Estimate | None
     span: str
-    ensemble: Mixed | None
-    forecast: Forecast
+    ensemble: EnsembleResult | None
+    forecast: ForecastResult
 
 
 class Contamination(TypedDict):
@@ -280,7 +280,7 @@ class Contamination(TypedDict):
     accuracy_without: float | None
 
 
-class Cost(TypedDict):
+class TrainingCost(TypedDict):
     """The cost of a mixture's trainings: their number, the samples seen, and the sum of their wall-clock seconds."""
 
     mixture: str
@@ -289,7 +289,7 @@ class Cost(TypedDict):
     seconds: float
 
 
-class Tuned(TypedDict):
+class TuningResult(TypedDict):
     """The result of the search for a mixture's training settings: the chosen `values` by key, their `loss` on pairs
     that were held out, and `written`, the loss of the settings as written (None where it diverged).
     """

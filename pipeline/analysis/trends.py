@@ -14,37 +14,37 @@ from numpy.typing import NDArray
 from pipeline.analysis.results import (
     BandPoint,
     Baseline,
-    Dilution,
+    DilutionResult,
+    EnsembleResult,
     Estimate,
-    Forecast,
-    Ladder,
-    Mixed,
+    ForecastResult,
+    SizeAccuracy,
     Trend,
     TrendGroup,
     TrendModel,
 )
 from pipeline.robustness.axes import PROBIT
-from pipeline.robustness.dilution import compare_mixing, dilution
-from pipeline.robustness.effective import Effective, effective_robustness
-from pipeline.robustness.ensembling import mix_outputs, right
-from pipeline.robustness.forecast import forecast, how_far_off
+from pipeline.robustness.dilution import compare_with_ensemble, compare_with_sources
+from pipeline.robustness.effective import EffectiveRobustness, effective_robustness
+from pipeline.robustness.ensembling import correct_predictions, ensemble_outputs
+from pipeline.robustness.forecast import forecast_error, forecast_line
 from pipeline.robustness.intervals import Interval
-from pipeline.robustness.lines import DrawnLine
-from pipeline.robustness.paired_accuracy import Evidence, Measured
-from pipeline.robustness.trends import Trends, trend_lines
+from pipeline.robustness.lines import BootstrapLine
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
+from pipeline.robustness.trends import TrendLines, trend_lines
 
-Answers = NDArray[np.bool_]
+CorrectMask = NDArray[np.bool_]
 
 
 BAND_POINTS = 25
 
 
-ENSEMBLE = "the ensemble of its sources"
+ENSEMBLE_GROUP = "the ensemble of its sources"
 """The group of the models that output mixing makes; no mixture can have this name."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class ModelAnswers:
     """A model and its correct predictions: `right` has a mask (images,) by evaluation set, in one order for all models.
 
     `size` is the number of training pairs. `logits` (images, classes), multiplied by the model's scale, are kept for
@@ -56,13 +56,13 @@ class Answered:
     mixture: str
     size: int
     seed: int
-    right: Mapping[str, Answers]
+    right: Mapping[str, CorrectMask]
     logits: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     trained: bool = True
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MixtureShares:
     """A mixture and its shares of the single-source mixtures that it is composed of."""
 
     mixture: str
@@ -70,7 +70,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Shift:
+class ShiftedSet:
     """An evaluation set other than the reference; `same_images` where its images are corrupted reference images."""
 
     name: str
@@ -78,26 +78,28 @@ class Shift:
     same_images: bool = False
 
 
-def _measured(models: Sequence[Answered], name: str) -> Measured:
-    return Measured.of_answers(np.stack([model.right[name] for model in models]))
+def _measured(models: Sequence[ModelAnswers], name: str) -> SetAccuracies:
+    return SetAccuracies.from_correct(np.stack([model.right[name] for model in models]))
 
 
-def evidence_of(models: Sequence[Answered], reference: str, shift: Shift) -> Evidence:
+def paired_accuracies(models: Sequence[ModelAnswers], reference: str, shift: ShiftedSet) -> PairedAccuracies:
     """Return the models' correct predictions on the reference and under a shift, in the order of `models`."""
-    return Evidence(_measured(models, reference), _measured(models, shift.name), shift.same_images)
+    return PairedAccuracies(_measured(models, reference), _measured(models, shift.name), shift.same_images)
 
 
-def ordered(models: Iterable[Answered]) -> list[Answered]:
+def sort_models(models: Iterable[ModelAnswers]) -> list[ModelAnswers]:
     """Return models in a fixed order, because draws and the last digits of sums depend on the order."""
     return sorted(models, key=lambda model: (model.mixture, model.size, model.seed))
 
 
-def estimate(found: Interval) -> Estimate:
+def as_estimate(found: Interval) -> Estimate:
     """Return an interval in the form of the report."""
     return {"estimate": found.estimate, "low": found.low, "high": found.high}
 
 
-def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Collection[str] = ()) -> Trend:
+def analyse_shift(
+    models: Sequence[ModelAnswers], reference: str, shift: ShiftedSet, baseline: Collection[str] = ()
+) -> Trend:
     """Return all models on one shift: each model's effective robustness, and each mixture's line over its sizes.
 
     `baseline` names the mixtures on whose models the line of effective robustness is fitted; an empty one means all
@@ -105,8 +107,8 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
     is None and `why` is the reason. A mixture has a line of its own where it was trained in at least two sizes and
     three models.
     """
-    models = ordered(models)
-    evidence = evidence_of(models, reference, shift)
+    models = sort_models(models)
+    evidence = paired_accuracies(models, reference, shift)
     effective, why = _effective(evidence, models, baseline)
     accuracy = evidence.reference.accuracy, evidence.shift.accuracy
     model_rows: list[TrendModel] = [
@@ -128,7 +130,7 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
         for number, model in enumerate(models)
     ]
     trained = [model for model in models if model.trained]
-    groups, without = _groups(trained, evidence_of(trained, reference, shift))
+    groups, without = _groups(trained, paired_accuracies(trained, reference, shift))
     places = evidence.places(PROBIT)
     return {
         "set": shift.name,
@@ -144,8 +146,8 @@ def trend(models: Sequence[Answered], reference: str, shift: Shift, baseline: Co
 
 
 def _effective(
-    evidence: Evidence, models: Sequence[Answered], baseline: Collection[str]
-) -> tuple[Effective | None, str]:
+    evidence: PairedAccuracies, models: Sequence[ModelAnswers], baseline: Collection[str]
+) -> tuple[EffectiveRobustness | None, str]:
     names = [model.name for model in models]
     baseline_names = [model.name for model in models if (model.mixture in baseline if baseline else model.trained)]
     try:
@@ -154,7 +156,7 @@ def _effective(
         return None, str(error)
 
 
-def _baseline(effective: Effective) -> Baseline:
+def _baseline(effective: EffectiveRobustness) -> Baseline:
     line = effective.baseline
     return {
         "fitted_on": list(effective.fitted_on),
@@ -165,23 +167,23 @@ def _baseline(effective: Effective) -> Baseline:
     }
 
 
-def drawn(models: Sequence[Answered], evidence: Evidence) -> Trends:
+def bootstrap_trends(models: Sequence[ModelAnswers], evidence: PairedAccuracies) -> TrendLines:
     """Return the bootstrap draws of the models, with a line for each mixture."""
     names, sizes, seeds = zip(*((model.mixture, model.size, model.seed) for model in models), strict=True)
     return trend_lines(evidence, names, PROBIT, sizes=sizes, seeds=seeds)
 
 
-def _size_trends(models: Sequence[Answered], evidence: Evidence) -> Trends | None:
+def _size_trends(models: Sequence[ModelAnswers], evidence: PairedAccuracies) -> TrendLines | None:
     """Return a line for each mixture over its sizes; None where no mixture was trained in two sizes."""
     mixture_sizes = {(model.mixture, model.size) for model in models}
-    return drawn(models, evidence) if len(mixture_sizes) > len(_mixtures(models)) else None
+    return bootstrap_trends(models, evidence) if len(mixture_sizes) > len(_mixtures(models)) else None
 
 
-def _mixtures(models: Sequence[Answered]) -> list[str]:
+def _mixtures(models: Sequence[ModelAnswers]) -> list[str]:
     return list(dict.fromkeys(model.mixture for model in models))
 
 
-def _groups(models: Sequence[Answered], evidence: Evidence) -> tuple[list[TrendGroup], list[str]]:
+def _groups(models: Sequence[ModelAnswers], evidence: PairedAccuracies) -> tuple[list[TrendGroup], list[str]]:
     trends = _size_trends(models, evidence)
     if trends is None:
         return [], _mixtures(models)
@@ -195,18 +197,18 @@ def _groups(models: Sequence[Answered], evidence: Evidence) -> tuple[list[TrendG
     return groups, without
 
 
-def _group(trends: Trends, name: str) -> TrendGroup:
+def _group(trends: TrendLines, name: str) -> TrendGroup:
     line = trends.of(name)
     return {
         "mixture": name,
         "models": int(trends.members(name).sum()),
-        "slope": estimate(line.slope_interval()),
-        "intercept": estimate(line.intercept_interval()),
+        "slope": as_estimate(line.slope_interval()),
+        "intercept": as_estimate(line.intercept_interval()),
         "band": _band(line, *trends.range(name)),
     }
 
 
-def _band(line: DrawnLine, low: float, high: float) -> list[BandPoint]:
+def _band(line: BootstrapLine, low: float, high: float) -> list[BandPoint]:
     x = np.linspace(low, high, BAND_POINTS)
     ends = line.band(x)
     columns = (PROBIT.inverse(x), line.predict(x), *ends)
@@ -216,9 +218,9 @@ def _band(line: DrawnLine, low: float, high: float) -> list[BandPoint]:
     ]
 
 
-def ladder(models: Sequence[Answered], name: str) -> list[Ladder]:
+def accuracy_by_size(models: Sequence[ModelAnswers], name: str) -> list[SizeAccuracy]:
     """Return the accuracy on a set by mixture and size: mean, minimum and maximum over the seeds."""
-    rows: list[Ladder] = []
+    rows: list[SizeAccuracy] = []
     for mixture in _mixtures(models):
         of_mixture = [model for model in models if model.mixture == mixture]
         for size in sorted({model.size for model in of_mixture}):
@@ -237,14 +239,14 @@ def ladder(models: Sequence[Answered], name: str) -> list[Ladder]:
     return rows
 
 
-def diluted(
-    models: Sequence[Answered],
+def analyse_dilution(
+    models: Sequence[ModelAnswers],
     reference: str,
-    shift: Shift,
-    recipe: Recipe,
+    shift: ShiftedSet,
+    recipe: MixtureShares,
     labels: Mapping[str, NDArray[np.integer[Any]]],
     chance: float,
-) -> Dilution | None:
+) -> DilutionResult | None:
     """Return a mixture's robustness compared with its sources; None where there are no lines to compare.
 
     The result includes the ensemble of the sources' models of the same size and seed, where their logits are available,
@@ -252,13 +254,13 @@ def diluted(
     the reference.
     """
     sources = list(recipe.shares)
-    compared = ordered(model for model in models if model.mixture in (recipe.mixture, *sources))
+    compared = sort_models(model for model in models if model.mixture in (recipe.mixture, *sources))
     ensembles = _ensembles(compared, sources, (reference, shift.name), labels)
     try:
-        trends = _size_trends(compared, evidence_of(compared, reference, shift))
+        trends = _size_trends(compared, paired_accuracies(compared, reference, shift))
         if trends is None:
             return None
-        result = dilution(trends, recipe.mixture, sources)
+        result = compare_with_sources(trends, recipe.mixture, sources)
     except ValueError:
         return None
     return {
@@ -267,10 +269,10 @@ def diluted(
         "mixture": recipe.mixture,
         "sources": sources,
         "best": result.best,
-        "effective": estimate(result.effective),
+        "effective": as_estimate(result.effective),
         "verdict": str(result.verdict),
         "extrapolated": result.extrapolated,
-        "margin": None if result.margin is None else estimate(result.margin),
+        "margin": None if result.margin is None else as_estimate(result.margin),
         "span": "" if result.span is None else str(result.span),
         "ensemble": _output_mixing([*compared, *ensembles], reference, shift, recipe.mixture, sources)
         if ensembles
@@ -280,36 +282,36 @@ def diluted(
 
 
 def _output_mixing(
-    models: Sequence[Answered], reference: str, shift: Shift, mixture: str, sources: Sequence[str]
-) -> Mixed | None:
+    models: Sequence[ModelAnswers], reference: str, shift: ShiftedSet, mixture: str, sources: Sequence[str]
+) -> EnsembleResult | None:
     try:
-        trends = _size_trends(models, evidence_of(models, reference, shift))
+        trends = _size_trends(models, paired_accuracies(models, reference, shift))
         if trends is None:
             return None
-        comparison = compare_mixing(trends, mixture, ENSEMBLE, sources)
+        comparison = compare_with_ensemble(trends, mixture, ENSEMBLE_GROUP, sources)
     except ValueError:
         return None
     outputs = comparison.outputs
     verdict = str(outputs.verdict)
-    return {"effective": estimate(outputs.effective), "verdict": verdict, "gain": estimate(comparison.gain)}
+    return {"effective": as_estimate(outputs.effective), "verdict": verdict, "gain": as_estimate(comparison.gain)}
 
 
-def _forecast(trends: Trends, recipe: Recipe, chance: float) -> Forecast:
+def _forecast(trends: TrendLines, recipe: MixtureShares, chance: float) -> ForecastResult:
     try:
-        prediction = forecast(trends, recipe.shares, chance)
-        miss = how_far_off(prediction, trends, recipe.mixture)
+        prediction = forecast_line(trends, recipe.shares, chance)
+        miss = forecast_error(prediction, trends, recipe.mixture)
     except ValueError as error:
         return {"why": str(error), "weights": {}, "miss": None, "within": None}
-    weights = {name: estimate(weight) for name, weight in prediction.weights.items()}
-    return {"why": "", "weights": weights, "miss": estimate(miss.shift), "within": miss.within}
+    weights = {name: as_estimate(weight) for name, weight in prediction.weights.items()}
+    return {"why": "", "weights": weights, "miss": as_estimate(miss.shift), "within": miss.within}
 
 
 def _ensembles(
-    models: Sequence[Answered],
+    models: Sequence[ModelAnswers],
     sources: Sequence[str],
     sets: Sequence[str],
     labels: Mapping[str, NDArray[np.integer[Any]]],
-) -> list[Answered]:
+) -> list[ModelAnswers]:
     """Return the ensembles of the sources' models, one for each size and seed that all sources were trained with."""
     by_cell = {(model.mixture, model.size, model.seed): model for model in models}
     ensembles = []
@@ -318,7 +320,10 @@ def _ensembles(
         if any(model is None or any(name not in model.logits for name in sets) for model in members):
             continue
         correct = {
-            name: right(mix_outputs([model.logits[name] for model in members if model]), labels[name]) for name in sets
+            name: correct_predictions(
+                ensemble_outputs([model.logits[name] for model in members if model]), labels[name]
+            )
+            for name in sets
         }
-        ensembles.append(Answered(f"{ENSEMBLE} {size}/{seed}", ENSEMBLE, size, seed, correct))
+        ensembles.append(ModelAnswers(f"{ENSEMBLE_GROUP} {size}/{seed}", ENSEMBLE_GROUP, size, seed, correct))
     return ensembles

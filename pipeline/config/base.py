@@ -11,10 +11,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Count = Annotated[int, Field(ge=1)]
 
 
-Share = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A section of the experiment file: frozen; unknown keys, NaN and infinity are refused.
 
     The docstring below each field is its description in the JSON Schema.

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Name, Section
-from pipeline.errors import unknown
+from pipeline.config.base import ConfigSection, Name
+from pipeline.errors import unknown_message
 
 
-class Synthetic(Section):
+class CorruptionConfig(ConfigSection):
     """Synthetic corruptions of evaluation images: each kind at each severity is an evaluation of its own.
 
     They are computed from the images during evaluation; nothing is stored.
@@ -28,19 +28,19 @@ class Synthetic(Section):
     """Severities, from 1 (weakest) to 5 (strongest); each at most once. Default: `[1, 3, 5]`. Example: `[5]`."""
 
     @model_validator(mode="after")
-    def _no_duplicates(self) -> "Synthetic":
+    def _no_duplicates(self) -> "CorruptionConfig":
         for key, values in (("of", self.of), ("kinds", self.kinds), ("severities", self.severities)):
-            once(key, values)
+            check_unique(key, values)
         return self
 
 
-def once(key: str, given: Sequence[str | int]) -> None:
+def check_unique(key: str, given: Sequence[str | int]) -> None:
     """Raise ValueError where the list at `key` holds a value twice."""
     if repeated := [value for value, times in Counter(given).items() if times > 1]:
         raise ValueError(f"{key}: expected each once, found {repeated[0]} {Counter(given)[repeated[0]]} times")
 
 
-class Split(Section):
+class ProbeConfig(ConfigSection):
     """Two evaluation sets of the same classes in CLIP_benchmark's layout, for a linear probe."""
 
     train: str
@@ -51,7 +51,7 @@ class Split(Section):
     Example: `sets/photo`."""
 
 
-class Evaluation(Section):
+class EvaluationConfig(ConfigSection):
     """What the models are evaluated on, in CLIP_benchmark's WebDataset layout."""
 
     reference: str
@@ -62,11 +62,11 @@ class Evaluation(Section):
     """Folder of each zero-shot evaluation set, by name. Required, at least one.
     Example: `{photo: sets/photo, sketch: sets/sketch}`."""
 
-    synthetic: Synthetic | None = None
+    synthetic: CorruptionConfig | None = None
     """Synthetic corruptions to evaluate as well. Default: null, none.
     Example: `{of: [photo], kinds: [fog], severities: [1, 3, 5]}`, reported as `photo+fog_1` and so on."""
 
-    probe: dict[Name, Split] = {}
+    probe: dict[Name, ProbeConfig] = {}
     """Linear probes by name; one is fitted and tested for each pair of sets, and reported as `probe:<name>`. Default:
     none. Example: `{photo: {train: sets/photo_train, test: sets/photo}}`."""
 
@@ -79,11 +79,11 @@ class Evaluation(Section):
     Example: `[clip]`."""
 
     @model_validator(mode="after")
-    def _known_names(self) -> "Evaluation":
+    def _known_names(self) -> "EvaluationConfig":
         if self.reference not in self.sets:
-            raise ValueError(unknown("evaluation set", self.reference, self.sets))
+            raise ValueError(unknown_message("evaluation set", self.reference, self.sets))
         for name in self.synthetic.of if self.synthetic else ():
             if name not in self.sets:
-                raise ValueError(f"synthetic.of: {unknown('evaluation set', name, self.sets)}")
-        once("models", self.models)
+                raise ValueError(f"synthetic.of: {unknown_message('evaluation set', name, self.sets)}")
+        check_unique("models", self.models)
         return self

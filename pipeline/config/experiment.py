@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.base import Count, Name, Section
-from pipeline.config.evaluation import Evaluation
-from pipeline.config.ingest import Ingest, Source
-from pipeline.config.mixture import Export, Mixture
-from pipeline.config.training import Training
+from pipeline.config.base import ConfigSection, Count, Name
+from pipeline.config.evaluation import EvaluationConfig
+from pipeline.config.ingest import IngestConfig, SourceConfig
+from pipeline.config.mixture import ExportConfig, MixtureConfig
+from pipeline.config.training import TrainingConfig
 from pipeline.core.redaction import holds_secret
 
 
-class Spark(Section):
+class SparkConfig(ConfigSection):
     """Where the Spark jobs run."""
 
     master: str = "local[2]"
@@ -30,7 +30,7 @@ class Spark(Section):
     """Further Spark configuration. Default: none. Example: `{spark.executor.memory: 8g}`."""
 
 
-class Web(Section):
+class DemoWebConfig(ConfigSection):
     """A small web that Cuvée publishes itself and serves on loopback, for demos and tests."""
 
     kind: Literal["world", "domains"]
@@ -56,7 +56,7 @@ class Web(Section):
     """Folder of the WebDataset tars with the images of the kind `domains`. Default: empty. Example: `data/domains`."""
 
 
-class Trained(Section):
+class TrainedModelConfig(ConfigSection):
     """A model that the experiment trains itself, on one of its own mixtures."""
 
     mixture: str
@@ -66,7 +66,7 @@ class Trained(Section):
     """Samples that the training sees in total. Required. Example: `12800`."""
 
 
-class Model(Section):
+class ModelConfig(ConfigSection):
     """A CLIP model that scores pairs or is evaluated. Exactly one of `name`, `folder` and `trained` is required."""
 
     name: str = ""
@@ -79,12 +79,12 @@ class Model(Section):
     """Folder in open_clip's `local-dir:` form, with `open_clip_config.json` and weights. Default: empty.
     Example: `/models/ours`."""
 
-    trained: Trained | None = None
+    trained: TrainedModelConfig | None = None
     """Train the model first, on a mixture of this experiment. Default: null.
     Example: `{mixture: clean_slice, samples_seen: 12800}`."""
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "Model":
+    def _one_origin(self) -> "ModelConfig":
         if sum(map(bool, (self.name, self.folder, self.trained))) != 1:
             raise ValueError("expected exactly one of name (with pretrained), folder, trained")
         if bool(self.name) != bool(self.pretrained):
@@ -92,7 +92,7 @@ class Model(Section):
         return self
 
 
-class Report(Section):
+class ReportConfig(ConfigSection):
     """What the report shows in detail."""
 
     filter: str
@@ -106,7 +106,7 @@ class Report(Section):
     """Number of example pairs, from 0 to 200. Default: `24`. Example: `60`."""
 
 
-class Metrics(Section):
+class MetricsConfig(ConfigSection):
     """Where the metrics of finished jobs and runs go for Prometheus: to a file, a push gateway, or both.
 
     Nothing here changes a result.
@@ -128,7 +128,7 @@ class Metrics(Section):
         return url
 
 
-class ExperimentFile(Section):
+class ExperimentFile(ConfigSection):
     """A whole experiment file."""
 
     title: str
@@ -144,25 +144,25 @@ class ExperimentFile(Section):
     seed: int = 0
     """Random seed of samples, mixtures and orders. Default: `0`. Example: `2022`."""
 
-    spark: Spark = Spark()
+    spark: SparkConfig = SparkConfig()
     """Where the Spark jobs run. Default: two cores and 2 GB of this machine.
     Example: `{master: "local[8]", memory: 16g}`."""
 
-    web: Web | None = None
+    web: DemoWebConfig | None = None
     """A small web that is published and served locally, for demos. Default: null, none.
     Example: `{kind: world, folder: build/demo/web}`."""
 
-    sources: Annotated[dict[Name, Source], Field(min_length=1)]
+    sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     """Published sources by name. Required, at least one.
     Example: `{laion: {format: laion, files: [/data/*.parquet]}}`."""
 
-    ingest: Ingest = Ingest()
+    ingest: IngestConfig = IngestConfig()
     """How images are fetched and stored. Default: the defaults of its keys. Example: `{pairs_per_shard: 400}`."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationConfig
     """What the models are evaluated on. Required. Example: `{reference: photo, sets: {photo: sets/photo}}`."""
 
-    models: dict[Name, Model] = {}
+    models: dict[Name, ModelConfig] = {}
     """CLIP models by name, which signals and `evaluation.models` refer to. Default: none.
     Example: `{b32: {name: ViT-B-32, pretrained: laion2b_s34b_b79k}}`."""
 
@@ -175,19 +175,19 @@ class ExperimentFile(Section):
     """Filters over the signals, by name; each is one rule with its settings. Default: none.
     Example: `{clip_top: {top_fraction: 0.3, by: clip_b32_v1.similarity}}`."""
 
-    mixtures: Annotated[dict[Name, Mixture], Field(min_length=1)]
+    mixtures: Annotated[dict[Name, MixtureConfig], Field(min_length=1)]
     """Mixtures of the stored pairs, by name. Required, at least one.
     Example: `{all_filtered: {filter: filtered}}`."""
 
-    export: Export = Export()
+    export: ExportConfig = ExportConfig()
     """How mixtures are written as tars. Default: the defaults of its keys. Example: `{pairs_per_tar: 1000}`."""
 
-    training: Training
+    training: TrainingConfig
     """The recipe and grid of the trainings. Required.
     Example: `{model: models/resnet, mixtures: [all_filtered], epochs: 32}`."""
 
-    report: Report
+    report: ReportConfig
     """What the report shows in detail. Required. Example: `{filter: filtered}`."""
 
-    metrics: Metrics = Metrics()
+    metrics: MetricsConfig = MetricsConfig()
     """Where metrics go for Prometheus. Default: nowhere. Example: `{gateway: "http://127.0.0.1:9091"}`."""

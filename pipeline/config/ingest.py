@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.config.base import Count, Section
+from pipeline.config.base import ConfigSection, Count
 from pipeline.config.networks import allowed_network
 
 
-class Source(Section):
+class SourceConfig(ConfigSection):
     """A published source: its format, its files, and what is known of its terms; what is not known is `unknown`."""
 
     format: str
@@ -39,7 +39,7 @@ class Source(Section):
     """What to cite for the source. Default: empty. Example: `"PACS, Li et al. 2017: photo"`."""
 
 
-class Resize(Section):
+class ResizeConfig(ConfigSection):
     """How an image is resized before it is stored, by img2dataset's modes. Images are never enlarged."""
 
     mode: Literal["none", "keep_ratio", "keep_ratio_largest", "center_crop", "border"] = "keep_ratio"
@@ -58,7 +58,7 @@ class Resize(Section):
     Example: `64`."""
 
 
-class PerHost(Section):
+class HostLimitConfig(ConfigSection):
     """Rate limit of one host."""
 
     at_once: Count | None = 8
@@ -68,7 +68,7 @@ class PerHost(Section):
     """Most new requests a second; null is no limit. Default: `10`. Example: `0.5`."""
 
 
-class Ingest(Section):
+class IngestConfig(ConfigSection):
     """How images are fetched and stored. Times are in seconds, sizes in bytes and pixels."""
 
     user_agent: str = "cuvee/0.1"
@@ -112,11 +112,11 @@ class Ingest(Section):
     concurrency: Count = 64
     """Most requests in flight in a task, over all hosts. Default: `64`. Example: `256`."""
 
-    per_host: PerHost = PerHost()
+    per_host: HostLimitConfig = HostLimitConfig()
     """Rate limit of every host that no pattern of `host_limits` names, over the whole run. Default:
     `{at_once: 8, per_second: 10}`. Example: `{at_once: 16, per_second: 500}`."""
 
-    host_limits: dict[str, PerHost] = {}
+    host_limits: dict[str, HostLimitConfig] = {}
     """Rate limits by host pattern, in place of `per_host`; the first pattern that matches counts. Default: none.
     Example: `{"*.our-mirror.example": {at_once: null, per_second: null}}`."""
 
@@ -154,7 +154,7 @@ class Ingest(Section):
     """Bytes of a published file that one task reads, for formats that can be cut. Default: `67108864` (64 MiB).
     Example: `268435456`."""
 
-    resize: Resize = Resize()
+    resize: ResizeConfig = ResizeConfig()
     """How images are resized. Default: `{mode: keep_ratio, size: 256, quality: 95, min_side: 16}`.
     Example: `{mode: none}`."""
 
@@ -171,11 +171,11 @@ class Ingest(Section):
         return networks
 
 
-WHEN_NOT_WHAT = frozenset(
+RESULT_NEUTRAL_KEYS = frozenset(
     {
         *("hosts", "allow", "concurrency", "per_host", "host_limits", "max_wait", "shard_seconds", "max_in_flight"),
         *("malformed_rows", "part_bytes"),
     }
 )
-"""Keys of `Ingest` that determine when and how an image is reached, not what is stored: they may change between a run
-and its resumption."""
+"""Keys of `IngestConfig` that determine when and how an image is reached, not what is stored: they may change between a
+run and its resumption."""

@@ -7,8 +7,8 @@ import yaml
 from pydantic import ValidationError
 from yaml.error import MarkedYAMLError
 
-from pipeline.config.base import Section
-from pipeline.errors import InputError, unknown
+from pipeline.config.base import ConfigSection
+from pipeline.errors import InputError, unknown_message
 
 
 class _Loader(yaml.SafeLoader):
@@ -85,7 +85,7 @@ def _with_value(data: dict[str, Any], keys: list[str], value: Any) -> dict[str, 
     return {**data, head: _with_value(inner if isinstance(inner, dict) else {}, tail, value)}
 
 
-def build(cls: type[Section], data: Any, where: str) -> Any:
+def build_section(cls: type[ConfigSection], data: Any, where: str) -> Any:
     """Return a `cls` built from plain data; raise InputError of one line: `where`, the key, and what is wrong."""
     try:
         return cls.model_validate(data)
@@ -97,7 +97,7 @@ def build(cls: type[Section], data: Any, where: str) -> Any:
         details, path = max(branches, key=lambda branch: len(branch[1]))
         if details["type"] == "extra_forbidden":
             known = _fields(cls, path[:-1])
-            raise InputError(f"{where}: {'.'.join(path)}: {unknown('key', path[-1], known)}") from None
+            raise InputError(f"{where}: {'.'.join(path)}: {unknown_message('key', path[-1], known)}") from None
         message = details["msg"].removeprefix("Value error, ")
         found = "" if details["type"] in ("missing", "value_error") else f", found {details['input']!r}"
         raise InputError(f"{where}: {'.'.join(path) or 'top level'}: {message}{found}") from None
@@ -117,7 +117,7 @@ def _keys(data: Any, location: tuple[int | str, ...], kind: str) -> list[str]:
     return path
 
 
-def _fields(cls: type[Section], path: list[str]) -> list[str]:
+def _fields(cls: type[ConfigSection], path: list[str]) -> list[str]:
     """Return the valid keys of the section at `path` below `cls`."""
     current: Any = cls
     for part in path:
@@ -128,7 +128,7 @@ def _fields(cls: type[Section], path: list[str]) -> list[str]:
 
 def _section_class(annotation: Any) -> Any:
     """Return the Section class in an annotation, however nested (dict, optional, annotated), or None."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, ConfigSection):
         return annotation
     for inner in getattr(annotation, "__args__", ()):
         if (cls := _section_class(inner)) is not None:

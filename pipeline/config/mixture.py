@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Count, Section, Share
+from pipeline.config.base import ConfigSection, Count, PositiveFloat
 
 
-class Part(Section):
+class MixturePartConfig(ConfigSection):
     """A part of a mixture: the pairs that meet all conditions given here; a part without any takes every pair.
 
     A pair is in the first part that takes it.
@@ -16,7 +16,7 @@ class Part(Section):
     name: str = ""
     """Name of the part in tables and reports. Default: empty, composed of the conditions. Example: `sharp photos`."""
 
-    share: Share | None = None
+    share: PositiveFloat | None = None
     """Weight of the part, in proportion to the other parts' shares; given for every part or for none. Default: null,
     the part gives all its pairs. Example: `2`."""
 
@@ -44,7 +44,7 @@ class Part(Section):
     """Upper bound of the number in the column `by`, exclusive. Default: null, no upper bound. Example: `0.3`."""
 
 
-class Mixture(Section):
+class MixtureConfig(ConfigSection):
     """A mixture: pairs that a filter keeps, in given shares. Without shares every source or part gives all its pairs.
 
     `pipeline.mixtures.parts` checks that the keys go together.
@@ -65,11 +65,11 @@ class Mixture(Section):
     """Ascending numbers that cut the values of the column `by` into ranges, one more than there are numbers. Default:
     empty, no ranges. Example: `[0.2, 0.3]`."""
 
-    shares: dict[str, Share] | tuple[Share, ...] = {}
+    shares: dict[str, PositiveFloat] | tuple[PositiveFloat, ...] = {}
     """Shares in proportion to each other: by source; with `by`, by the column's values; with `buckets`, a list of one
     for each range, from the lowest. Default: empty, all that there is. Example: `{yfcc: 1, wit: 1}`."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MixturePartConfig, ...] = ()
     """Parts of the mixture, in place of `shares`; a pair is in the first part that takes it. Default: none.
     Example: `[{filter: clip_top, share: 2}, {dropped_by: clip_top, share: 1}]`."""
 
@@ -99,13 +99,13 @@ class Mixture(Section):
     Example: `true`."""
 
     @model_validator(mode="after")
-    def _sources_once(self) -> "Mixture":
+    def _sources_once(self) -> "MixtureConfig":
         if self.sources and self.shares and not self.by:
             raise ValueError("expected sources or shares, found both")
         return self
 
 
-class Export(Section):
+class ExportConfig(ConfigSection):
     """How mixtures are written as tars."""
 
     pairs_per_tar: Count = 10_000

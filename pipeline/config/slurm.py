@@ -4,28 +4,28 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from pipeline.config.base import Count, Section
+from pipeline.config.base import ConfigSection, Count
 
-Word = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.,-]*)?$")]
+SlurmName = Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.,-]*)?$")]
 """A name of Slurm's. It is written into a line of the sbatch file, so it holds only letters, digits and _ . , -"""
 
 
-class Slurm(Section):
+class SlurmConfig(ConfigSection):
     """How Slurm runs the grid of trainings: settings that differ between clusters and change no result.
 
     A training that Slurm ends at its time limit continues from its last whole epoch, as does a cancelled one.
     """
 
-    partition: Word = ""
+    partition: SlurmName = ""
     """Slurm partition. Default: empty, the cluster's default. Example: `gpu`."""
 
-    account: Word = ""
+    account: SlurmName = ""
     """Slurm account that the time is charged to. Default: empty, the cluster's default. Example: `vision`."""
 
-    qos: Word = ""
+    qos: SlurmName = ""
     """Slurm quality of service. Default: empty, the cluster's default. Example: `long`."""
 
-    constraint: Word = ""
+    constraint: SlurmName = ""
     """Node features that Slurm must find. Default: empty, no constraint. Example: `a100`."""
 
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d+){0,2}$")] = "24:00:00"

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Count, Section
-from pipeline.config.slurm import Slurm
-from pipeline.config.tuning import Tuning
+from pipeline.config.base import ConfigSection, Count
+from pipeline.config.slurm import SlurmConfig
+from pipeline.config.tuning import TuningConfig
 
 
-class Training(Section):
+class TrainingConfig(ConfigSection):
     """One recipe for all mixtures: a training for each mixture, size and seed.
 
     A training that was stopped continues from its last whole epoch, or from its last checkpoint with `samples_seen`.
@@ -73,16 +73,16 @@ class Training(Section):
     flags: dict[str, str | int | float | bool] = {}
     """Further flags of open_clip_train, without the leading dashes. Default: none. Example: `{beta2: 0.95}`."""
 
-    slurm: Slurm | None = None
+    slurm: SlurmConfig | None = None
     """Run each training as a task of a Slurm job array. Default: null, on this machine.
     Example: `{partition: gpu, gpus: 1}`."""
 
-    tuning: Tuning | None = None
+    tuning: TuningConfig | None = None
     """Search hyperparameters for each mixture before the trainings. Default: null, no search.
     Example: `{trials: 10, lr: [1.0e-4, 3.0e-3]}`."""
 
     @model_validator(mode="after")
-    def _one_budget(self) -> "Training":
+    def _one_budget(self) -> "TrainingConfig":
         if (self.samples_seen is None) == (self.epochs is None):
             found = "neither" if self.epochs is None else "both"
             raise ValueError(f"expected exactly one of samples_seen and epochs, found {found}")

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config.base import Count, Section
+from pipeline.config.base import ConfigSection, Count
 
-Values = dict[str, float | int]
+HyperparameterValues = dict[str, float | int]
 """What a trial sets, by key: `lr`, `wd`, `warmup`, or `flags.NAME` for a flag of open_clip_train."""
 
 
 @dataclass(frozen=True)
-class Range:
+class SearchRange:
     """A search range, both ends included; `log`: searched on a logarithmic scale, `whole`: among integers."""
 
     low: float
@@ -22,10 +22,10 @@ class Range:
     whole: bool = False
 
 
-Ends = tuple[float, float]
+RangeEnds = tuple[float, float]
 
 
-class Tuning(Section):
+class TuningConfig(ConfigSection):
     """A hyperparameter search before the comparison: for each mixture, in its largest size, with the first seed.
 
     The best trial's values are used for every size and seed of the mixture. Each range is given by its two ends, both
@@ -43,23 +43,23 @@ class Tuning(Section):
     samples_seen: Count | None = None
     """Samples that each trial sees. Default: null, the recipe's budget. Example: `6400`."""
 
-    lr: Ends | None = None
+    lr: RangeEnds | None = None
     """Range of the learning rate, above 0, searched on a logarithmic scale. Default: null, not searched.
     Example: `[1.0e-4, 3.0e-3]`."""
 
-    wd: Ends | None = None
+    wd: RangeEnds | None = None
     """Range of the weight decay, above 0, searched on a logarithmic scale. Default: null, not searched.
     Example: `[0.01, 1]`."""
 
     warmup: tuple[int, int] | None = None
     """Range of the warm-up, in steps, searched among integers. Default: null, not searched. Example: `[0, 200]`."""
 
-    flags: dict[str, Ends] = {}
+    flags: dict[str, RangeEnds] = {}
     """Ranges of flags of open_clip_train, numbers from 0 on, by the flag's name. Default: none.
     Example: `{beta2: [0.9, 0.99]}`."""
 
     @model_validator(mode="after")
-    def _valid_ranges(self) -> "Tuning":
+    def _valid_ranges(self) -> "TuningConfig":
         ends_by_key = list(self._ends())
         if not ends_by_key:
             raise ValueError("expected a range of lr, wd, warmup or flags, found none")
@@ -76,14 +76,14 @@ class Tuning(Section):
                 yield key, ends
         yield from ((f"flags.{key}", ends) for key, ends in self.flags.items())
 
-    def ranges(self) -> dict[str, Range]:
+    def ranges(self) -> dict[str, SearchRange]:
         """Return the ranges by key, as `pipeline.training.tuning.search` takes them."""
         return {
-            key: Range(float(low), float(high), log=key in ("lr", "wd"), whole=key == "warmup")
+            key: SearchRange(float(low), float(high), log=key in ("lr", "wd"), whole=key == "warmup")
             for key, (low, high) in self._ends()
         }
 
-    def start(self, written: Values) -> Values:
+    def start(self, written: HyperparameterValues) -> HyperparameterValues:
         """Return the recipe's own values of the hyperparameters that are searched, where the search starts.
 
         `written` are all numbers of the recipe. Raises ValueError where a value lies outside its range.
@@ -99,7 +99,7 @@ class Tuning(Section):
         return values
 
 
-def recipe_values(lr: float, wd: float, warmup: int, flags: Mapping[str, Any]) -> Values:
+def recipe_values(lr: float, wd: float, warmup: int, flags: Mapping[str, Any]) -> HyperparameterValues:
     """Return the numbers of a recipe that can be searched, by the keys of the ranges."""
     numbers = {
         name: value for name, value in flags.items() if isinstance(value, int | float) and not isinstance(value, bool)

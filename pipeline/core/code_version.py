@@ -30,7 +30,7 @@ from pipeline.core.digests import digest, stream_sha256
 ROOT_PACKAGES = ("pipeline", "sources", "filters", "jobs")
 
 
-VERSION_NAME = "RESULT_VERSION"
+RESULT_VERSION_NAME = "RESULT_VERSION"
 
 
 _OWN_NAMES = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
@@ -366,7 +366,7 @@ def _reached(roots: tuple[str, ...], stops: frozenset[str]) -> Mapping[Reference
             if name:
                 todo += [
                     (module, ""),
-                    *([(module, VERSION_NAME)] if VERSION_NAME in _module(module).definitions else []),
+                    *([(module, RESULT_VERSION_NAME)] if RESULT_VERSION_NAME in _module(module).definitions else []),
                 ]
             reached[reference], references = _read(module, name)
             for other in references:

@@ -8,7 +8,7 @@ from functools import cache
 
 
 @cache
-def multiplies_bf16() -> bool:
+def has_bf16() -> bool:
     """Return whether this processor multiplies bfloat16 in hardware (AVX-512 BF16, AMX, or Arm's BF16)."""
     import torch  # slow to import, and most commands do not need it
 
@@ -16,21 +16,21 @@ def multiplies_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def cuda_devices() -> int:
+def cuda_device_count() -> int:
     """Return how many CUDA devices torch sees."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def device_here(asked: str) -> str:
+def resolve_device(asked: str) -> str:
     """Return open_clip's `--device` for a recipe's setting: `auto` is cuda where torch sees such a device, else cpu."""
     if asked != "auto":
         return asked
-    return "cuda" if cuda_devices() else "cpu"
+    return "cuda" if cuda_device_count() else "cpu"
 
 
-def precision_here(asked: str, device: str = "cpu") -> str:
+def resolve_precision(asked: str, device: str = "cpu") -> str:
     """Return open_clip's `--precision` for a recipe's setting: `auto` is amp_bf16 where that is fast, else fp32."""
     if asked != "auto":
         return asked
@@ -39,5 +39,5 @@ def precision_here(asked: str, device: str = "cpu") -> str:
 
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = multiplies_bf16()
+        fast = has_bf16()
     return "amp_bf16" if fast else "fp32"

@@ -45,7 +45,7 @@ def _url_parts(url: str) -> tuple[str, str, str, str]:
 def holds_secret(url: str) -> bool:
     """Tell whether `url` carries a credential: user:password@, or a query field that is typical of signed URLs.
 
-    Such a URL is never written to a ledger, log or report; `without_secret` returns what is kept in its place.
+    Such a URL is never written to a ledger, log or report; `strip_secret` returns what is kept in its place.
     """
     _, authority, _, query = _url_parts(url)
     if "@" in authority:
@@ -53,12 +53,12 @@ def holds_secret(url: str) -> bool:
     return any(key.lower() in _SECRET_QUERY_KEYS for key, _ in parse_qsl(query, keep_blank_values=True))
 
 
-def without_secret(url: str) -> str:
+def strip_secret(url: str) -> str:
     """Return `url` without user, password, query and fragment."""
     scheme, authority, path, _ = _url_parts(url)
     return f"{scheme}://{authority.rpartition('@')[2]}{path}"
 
 
-def redacted(text: str) -> str:
-    """Return `text` with every URL in it that holds a secret replaced by its `without_secret`."""
-    return _URL_IN_TEXT.sub(lambda match: without_secret(match[0]) if holds_secret(match[0]) else match[0], text)
+def redact(text: str) -> str:
+    """Return `text` with every URL in it that holds a secret replaced by its `strip_secret`."""
+    return _URL_IN_TEXT.sub(lambda match: strip_secret(match[0]) if holds_secret(match[0]) else match[0], text)

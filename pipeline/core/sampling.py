@@ -5,22 +5,22 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.uid_arrays import Keys, halves
+from pipeline.core.uid_arrays import UidKeys, halves
 
-BITS = 52
+SAMPLE_BITS = 52
 """Bits of a random number: a multiple of 2^-52, which a float64 holds exactly."""
 
 
-def draw(seed: int, *what: str | int) -> float:
+def uniform_hash(seed: int, *what: str | int) -> float:
     """Return a number in [0, 1): the first 52 bits of SHA-256 over seed and `what` (a uid, say), joined by colons."""
     text = ":".join(map(str, (seed, *what)))
-    return int(hashlib.sha256(text.encode()).hexdigest()[: BITS // 4], 16) / (1 << BITS)
+    return int(hashlib.sha256(text.encode()).hexdigest()[: SAMPLE_BITS // 4], 16) / (1 << SAMPLE_BITS)
 
 
-def draw_sql(seed: int, *what: str) -> str:
+def uniform_hash_sql(seed: int, *what: str) -> str:
     """Return the Spark SQL expression of `draw`; `what` are SQL expressions."""
     text = f"concat_ws(':', '{seed}', {', '.join(what)})"
-    return f"cast(conv(substr(sha2({text}, 256), 1, {BITS // 4}), 16, 10) as double) / {1 << BITS}D"
+    return f"cast(conv(substr(sha2({text}, 256), 1, {SAMPLE_BITS // 4}), 16, 10) as double) / {1 << SAMPLE_BITS}D"
 
 
 def _mix_bits(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -30,7 +30,7 @@ def _mix_bits(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def order_keys(seed: int, copy: int, keys: Keys) -> npt.NDArray[np.uint64]:
+def order_keys(seed: int, copy: int, keys: UidKeys) -> npt.NDArray[np.uint64]:
     """Return the sort keys, (n,), that order the copies number `copy` of all pairs among each other."""
     start = np.frombuffer(hashlib.sha256(f"order:{seed}:{copy}".encode()).digest()[:16], np.uint64)
     high, low = halves(keys)

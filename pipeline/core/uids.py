@@ -6,7 +6,7 @@ SEPARATOR = "\x1f"
 """U+001F, the unit separator: it separates the four parts of a uid and occurs in none of them (`clean`)."""
 
 
-def clean(text: str) -> str:
+def clean_text(text: str) -> str:
     """Return `text` with the separator and NUL replaced by spaces, so that no two rows can have the same joined form.
 
     A lone surrogate (JSON's "\\ud800") becomes "?": no table and no file can store it.

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import unknown
+from pipeline.errors import unknown_message
 
 RESULT_VERSION = 1
 """Version of the pixels that NumPy's generators and OpenCV produce: incremented where a new release changes them."""
@@ -39,10 +39,10 @@ Pixels = npt.NDArray[np.float64]
 """RGB, (height, width, 3), 0 to 1."""
 
 
-Recipe = Callable[[Pixels, np.random.Generator, Sequence[float]], Pixels]
+CorruptionFunction = Callable[[Pixels, np.random.Generator, Sequence[float]], Pixels]
 
 
-SMALL, LARGE = 32, 224
+SMALL_SIDE_PX, LARGE_SIDE_PX = 32, 224
 """The short sides, in pixels, of CIFAR-10-C's and ImageNet-C's images."""
 
 
@@ -162,13 +162,13 @@ def _pixelate(image: Pixels, rng: np.random.Generator, settings: Sequence[float]
 
 
 @dataclass(frozen=True)
-class Kind:
+class CorruptionKind:
     """A kind of corruption: its function, and for each severity its parameters on images of 32 and of 224 pixels.
 
     `lengths` are the indices of the parameters that are lengths in pixels.
     """
 
-    recipe: Recipe
+    recipe: CorruptionFunction
     small: tuple[tuple[float, ...], ...]
     large: tuple[tuple[float, ...], ...]
     lengths: tuple[int, ...] = ()
@@ -179,32 +179,36 @@ def _single_values(*values: float) -> tuple[tuple[float, ...], ...]:
 
 
 # the standard deviation of the noise added to each value, which is 0 to 1
-GAUSSIAN_NOISE = Kind(
+GAUSSIAN_NOISE = CorruptionKind(
     _gaussian_noise, _single_values(0.04, 0.06, 0.08, 0.09, 0.1), _single_values(0.08, 0.12, 0.18, 0.26, 0.38)
 )
 
 
 # the photon count of white
-SHOT_NOISE = Kind(_shot_noise, _single_values(500, 250, 100, 75, 50), _single_values(60, 25, 12, 5, 3))
+SHOT_NOISE = CorruptionKind(_shot_noise, _single_values(500, 250, 100, 75, 50), _single_values(60, 25, 12, 5, 3))
 
 
 # the share of values that become 0 or 1
-IMPULSE_NOISE = Kind(
+IMPULSE_NOISE = CorruptionKind(
     _impulse_noise, _single_values(0.01, 0.02, 0.03, 0.05, 0.07), _single_values(0.03, 0.06, 0.09, 0.17, 0.27)
 )
 
 
 # the standard deviation in pixels; this is one of the paper's extra kinds
-GAUSSIAN_BLUR = Kind(_gaussian_blur, _single_values(0.4, 0.6, 0.7, 0.8, 1), _single_values(1, 2, 3, 4, 6), (0,))
+GAUSSIAN_BLUR = CorruptionKind(
+    _gaussian_blur, _single_values(0.4, 0.6, 0.7, 0.8, 1), _single_values(1, 2, 3, 4, 6), (0,)
+)
 
 
 # the disk's radius in pixels; the small ones are those of the disk with the spread of the published kernel, which is a
 # disk of whole pixels that is then smoothed: twice the square root of its variance along an axis
-DEFOCUS_BLUR = Kind(_defocus_blur, _single_values(0.8, 1, 1.2, 1.33, 1.65), _single_values(3, 4, 6, 8, 10), (0,))
+DEFOCUS_BLUR = CorruptionKind(
+    _defocus_blur, _single_values(0.8, 1, 1.2, 1.33, 1.65), _single_values(3, 4, 6, 8, 10), (0,)
+)
 
 
 # the line's radius and its standard deviation, in pixels
-MOTION_BLUR = Kind(
+MOTION_BLUR = CorruptionKind(
     _motion_blur,
     ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
@@ -213,7 +217,7 @@ MOTION_BLUR = Kind(
 
 
 # the thickness, where white is 1, and the factor by which each finer octave of the cloud is weaker
-FOG = Kind(
+FOG = CorruptionKind(
     _fog,
     ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
@@ -222,7 +226,7 @@ FOG = Kind(
 
 # mean, standard deviation and zoom of the flakes' noise, the threshold above which it is a flake, radius and standard
 # deviation of their motion blur in pixels, and the weight of the image that is not whitened
-SNOW = Kind(
+SNOW = CorruptionKind(
     _snow,
     (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
@@ -243,22 +247,28 @@ SNOW = Kind(
 
 
 # what is added to the value of HSV
-BRIGHTNESS = Kind(_brightness, _single_values(0.05, 0.1, 0.15, 0.2, 0.3), _single_values(0.1, 0.2, 0.3, 0.4, 0.5))
+BRIGHTNESS = CorruptionKind(
+    _brightness, _single_values(0.05, 0.1, 0.15, 0.2, 0.3), _single_values(0.1, 0.2, 0.3, 0.4, 0.5)
+)
 
 
 # the remaining share of each value's distance from its channel's mean
-CONTRAST = Kind(_contrast, _single_values(0.75, 0.5, 0.4, 0.3, 0.15), _single_values(0.4, 0.3, 0.2, 0.1, 0.05))
+CONTRAST = CorruptionKind(
+    _contrast, _single_values(0.75, 0.5, 0.4, 0.3, 0.15), _single_values(0.4, 0.3, 0.2, 0.1, 0.05)
+)
 
 
 # the JPEG quality
-JPEG = Kind(_jpeg, _single_values(80, 65, 58, 50, 40), _single_values(25, 18, 15, 10, 7))
+JPEG = CorruptionKind(_jpeg, _single_values(80, 65, 58, 50, 40), _single_values(25, 18, 15, 10, 7))
 
 
 # the share of the side length that the image is reduced to
-PIXELATE = Kind(_pixelate, _single_values(0.95, 0.9, 0.85, 0.75, 0.65), _single_values(0.6, 0.5, 0.4, 0.3, 0.25))
+PIXELATE = CorruptionKind(
+    _pixelate, _single_values(0.95, 0.9, 0.85, 0.75, 0.65), _single_values(0.6, 0.5, 0.4, 0.3, 0.25)
+)
 
 
-KINDS: dict[str, Kind] = {
+CORRUPTION_KINDS: dict[str, CorruptionKind] = {
     "gaussian_noise": GAUSSIAN_NOISE,
     "shot_noise": SHOT_NOISE,
     "impulse_noise": IMPULSE_NOISE,
@@ -277,24 +287,24 @@ KINDS: dict[str, Kind] = {
 
 def parameters(kind: str, severity: int, side: int) -> tuple[float, ...]:
     """Return a kind's parameters at a severity for an image whose short side is `side` pixels, at least 1."""
-    spec = KINDS[kind]
-    position = min(max(math.log(side / SMALL) / math.log(LARGE / SMALL), 0.0), 1.0)
+    spec = CORRUPTION_KINDS[kind]
+    position = min(max(math.log(side / SMALL_SIDE_PX) / math.log(LARGE_SIDE_PX / SMALL_SIDE_PX), 0.0), 1.0)
     bounds = zip(spec.small[severity - 1], spec.large[severity - 1], strict=True)
     values = [low ** (1 - position) * high**position for low, high in bounds]
-    scale = min(side / SMALL, 1.0)
+    scale = min(side / SMALL_SIDE_PX, 1.0)
     return tuple(value * (scale if index in spec.lengths else 1.0) for index, value in enumerate(values))
 
 
 @dataclass(frozen=True)
-class Shift:
+class Corruption:
     """One kind of corruption at one severity; raises ValueError where there is no such kind or severity."""
 
     kind: str
     severity: int
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(unknown("kind of shift", self.kind, KINDS))
+        if self.kind not in CORRUPTION_KINDS:
+            raise ValueError(unknown_message("kind of shift", self.kind, CORRUPTION_KINDS))
         if self.severity not in SEVERITIES:
             raise ValueError(f"expected a severity of 1 to 5, found {self.severity}")
 
@@ -310,14 +320,14 @@ class Shift:
 
     def __call__(self, image: Image.Image, key: str) -> Image.Image:
         """Return the corrupted RGB image of a key, its short side at most 224 pixels."""
-        if min(image.size) > LARGE:
-            ratio = LARGE / min(image.size)
+        if min(image.size) > LARGE_SIDE_PX:
+            ratio = LARGE_SIDE_PX / min(image.size)
             size = (round(image.width * ratio), round(image.height * ratio))
             image = image.resize(size, Image.Resampling.BICUBIC)
         seed = hashlib.sha256(f"{self.kind}\x1f{key}".encode()).digest()[:8]
         settings = parameters(self.kind, self.severity, min(image.size))
         rng = np.random.default_rng(int.from_bytes(seed, "big"))
-        return _to_image(KINDS[self.kind].recipe(np.asarray(image.convert("RGB")) / 255, rng, settings))
+        return _to_image(CORRUPTION_KINDS[self.kind].recipe(np.asarray(image.convert("RGB")) / 255, rng, settings))
 
 
 def _to_image(pixels: npt.NDArray[Any]) -> Image.Image:

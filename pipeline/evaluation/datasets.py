@@ -48,7 +48,7 @@ class EvaluationSet:
 
     def images(self) -> Iterator[EvaluationImage]:
         """Yield the images in the order of the tars; raise InputError where one does not follow the layout."""
-        for tar, key, contents in members(f"evaluation set {self.name}", self.tars, (*IMAGE_SUFFIXES, "cls")):
+        for tar, key, contents in read_examples(f"evaluation set {self.name}", self.tars, (*IMAGE_SUFFIXES, "cls")):
             label = contents.get("cls", b"").decode("ascii", "replace").strip()
             if "image" not in contents or not _NUMBER.fullmatch(label) or int(label) >= len(self.classes):
                 message = f"expected an image and a .cls below {len(self.classes)}, found {label[:80]!r}"
@@ -69,7 +69,7 @@ def files_digest(text: str, files: Sequence[Path]) -> str:
     return state.hexdigest()
 
 
-def members(
+def read_examples(
     where: str, tars: Sequence[Path], suffixes: tuple[str, ...]
 ) -> Iterator[tuple[Path, str, dict[str, bytes]]]:
     """Yield (tar, key, contents by suffix) for the members of each key, in order; an image's suffix is "image".
@@ -112,10 +112,10 @@ def open_set(name: str, folder: Path, where: str = "") -> EvaluationSet:
     templates = _read_lines(folder / "zeroshot_classification_templates.txt", where)
     if wrong_templates := [line for line in templates if "{c}" not in line]:
         raise InputError(f"{where}: zeroshot_classification_templates.txt: expected {{c}} in {wrong_templates[0]!r}")
-    return EvaluationSet(name, classes, templates, tars_of(folder, where))
+    return EvaluationSet(name, classes, templates, find_tars(folder, where))
 
 
-def tars_of(folder: Path, where: str) -> tuple[Path, ...]:
+def find_tars(folder: Path, where: str) -> tuple[Path, ...]:
     """Return the tars of a set; raise InputError where there are fewer than nshards.txt says."""
     count = _read_lines(folder / "test" / "nshards.txt", where)[0].strip()
     if not _NUMBER.fullmatch(count) or int(count) < 1:
@@ -145,7 +145,7 @@ class CaptionSet:
     def images(self) -> Iterator[CaptionedImage]:
         """Yield the images in the order of the tars; raise InputError where one does not follow the layout."""
         where = f"captioned images {self.name}"
-        for tar, key, contents in members(where, self.tars, (*IMAGE_SUFFIXES, "txt")):
+        for tar, key, contents in read_examples(where, self.tars, (*IMAGE_SUFFIXES, "txt")):
             try:
                 lines = contents.get("txt", b"").decode("utf-8").splitlines()
             except UnicodeDecodeError:
@@ -163,4 +163,4 @@ class CaptionSet:
 
 def open_captions(name: str, folder: Path) -> CaptionSet:
     """Return the set in `folder`; raise InputError naming the file that is missing or wrong."""
-    return CaptionSet(name, tars_of(folder, f"evaluation.retrieval.{name}"))
+    return CaptionSet(name, find_tars(folder, f"evaluation.retrieval.{name}"))

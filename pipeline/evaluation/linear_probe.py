@@ -29,14 +29,14 @@ PENALTIES = tuple(10.0**power for power in range(0, -9, -1))
 """Penalties to try, largest first. They are relative to the mean loss: 1 / (C n) in terms of scikit-learn's C."""
 
 
-STEPS = 1000
+MAX_STEPS = 1000
 
 
-BLOCK = 8192
+BLOCK_IMAGES = 8192
 """Images whose logits are in memory at once."""
 
 
-HELD_OUT = 5
+HELD_OUT_ONE_IN = 5
 """The penalty is chosen on one of this many training images, by the hash of the key."""
 
 
@@ -71,8 +71,11 @@ def fit(vectors: Vectors, labels: Labels, classes: int, penalty: float, start: P
     def loss(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         weights, biases = flat[: d * classes].reshape(d, classes), flat[d * classes :]
         entropy, by_weight, by_bias = 0.0, penalty * weights, np.zeros(classes)
-        for start in range(0, n, BLOCK):
-            inputs, block_labels = vectors[start : start + BLOCK].astype(np.float64), labels[start : start + BLOCK]
+        for start in range(0, n, BLOCK_IMAGES):
+            inputs, block_labels = (
+                vectors[start : start + BLOCK_IMAGES].astype(np.float64),
+                labels[start : start + BLOCK_IMAGES],
+            )
             logits = inputs @ weights + biases
             logits -= logits.max(axis=1, keepdims=True)
             label_cells = np.arange(len(block_labels)), block_labels
@@ -86,17 +89,19 @@ def fit(vectors: Vectors, labels: Labels, classes: int, penalty: float, start: P
         return entropy + penalty / 2 * float((weights**2).sum()), np.concatenate([by_weight.ravel(), by_bias])
 
     initial = np.zeros((d + 1) * classes) if start is None else np.concatenate([start.weights.ravel(), start.biases])
-    optimum = minimize(loss, initial, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxfun": 2 * STEPS})
+    optimum = minimize(
+        loss, initial, jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS}
+    )
     return Probe(optimum.x[: d * classes].reshape(d, classes), optimum.x[d * classes :], penalty)
 
 
-def fit_chosen(vectors: Vectors, labels: Labels, keys: Sequence[str], classes: int) -> Probe:
+def fit_with_best_penalty(vectors: Vectors, labels: Labels, keys: Sequence[str], classes: int) -> Probe:
     """Return the probe of the training images with these keys, with the best penalty of `PENALTIES`.
 
     The best penalty has the highest accuracy on the fifth of the images that is held out; of several the largest. The
     probe is then fitted on all images. Raises ValueError where either part is empty, as with few images, and as `fit`.
     """
-    held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % HELD_OUT == 0 for key in keys], bool)
+    held_out = np.array([hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_ONE_IN == 0 for key in keys], bool)
     if held_out.all() or not held_out.any():
         raise ValueError(f"expected training images to fit on and to choose by, found {len(keys)} images in all")
     best_penalty, best_correct, probe = PENALTIES[0], -1, None

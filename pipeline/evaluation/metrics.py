@@ -24,7 +24,7 @@ table 1)."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImageResults:
     """The values of n images that the metrics need, each (n,): float64 except for the first three, which are int32.
 
     `rank` is the number of classes that rank before the label, 0 where the label is predicted. `confidence` is the
@@ -47,7 +47,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Rest:
+class RestSums:
     """The sums over the classes whose logits were not stored, for each image, (n,) float64.
 
     `weight` is the sum of exp(scale * (logit - greatest)) over them, `squares` the sum of its squares.
@@ -57,7 +57,7 @@ class Rest:
     squares: Floats
 
 
-def check(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], scale: float) -> None:
+def check_logits(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[Any]], scale: float) -> None:
     """Raise ValueError where there is no image, a logit is NaN or infinite, or the scale is not above 0."""
     if not len(labels) or logits.ndim != 2 or len(logits) != len(labels) or not logits.shape[1]:
         raise ValueError(f"expected logits of at least one image and class, found {logits.shape} and {labels.shape}")
@@ -67,20 +67,20 @@ def check(logits: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.integer[
         raise ValueError(f"expected a logit scale above 0, found {scale}")
 
 
-def judged(
+def image_results(
     logits: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.integer[Any]],
     scale: float = 1.0,
     classes: npt.NDArray[np.integer[Any]] | None = None,
-    rest: Rest | None = None,
-) -> Judged:
+    rest: RestSums | None = None,
+) -> ImageResults:
     """Return the values for the metrics of logits (n, k) with labels (n,); probabilities are softmax(scale * logits).
 
     `classes` (n, k) are the class numbers of the columns where these are not 0 to k - 1; they must include each image's
     greatest logit and its label, and `rest` then sums over the other classes. Raises ValueError where there is no
     image, a logit is NaN or infinite, a label is no class of its row, or the scale is not above 0.
     """
-    check(logits, labels, scale)
+    check_logits(logits, labels, scale)
     numbers = np.broadcast_to(np.arange(logits.shape[1]), logits.shape) if classes is None else classes
     is_label = numbers == labels[:, None]
     if not (is_label.sum(axis=1) == 1).all():
@@ -94,7 +94,7 @@ def judged(
     weights = np.exp(np.sort(scale * (exact - greatest), axis=1))
     total = weights.sum(axis=1) + (0.0 if rest is None else rest.weight)
     squares = (weights**2).sum(axis=1) + (0.0 if rest is None else rest.squares)
-    return Judged(
+    return ImageResults(
         labels.astype(np.int32),
         predicted.astype(np.int32),
         ranks_before.sum(axis=1).astype(np.int32),
@@ -104,12 +104,12 @@ def judged(
     )
 
 
-def top_k(images: Judged, k: int) -> float:
+def top_k(images: ImageResults, k: int) -> float:
     """Return the share of images whose label is among the first k classes; 1 where there are at most k classes."""
     return float((images.rank < k).mean())
 
 
-def per_class(images: Judged, classes: int) -> Floats:
+def per_class(images: ImageResults, classes: int) -> Floats:
     """Return the accuracy on the images of each class, (classes,); NaN for a class without images.
 
     Raises ValueError where a label is no class.
@@ -122,17 +122,17 @@ def per_class(images: Judged, classes: int) -> Floats:
     return accuracies
 
 
-def mean_per_class(images: Judged) -> float:
+def mean_per_class(images: ImageResults) -> float:
     """Return the mean of the per-class accuracies over the classes that have images."""
     return float(np.nanmean(per_class(images, int(images.labels.max()) + 1)))
 
 
-def negative_log_likelihood(images: Judged) -> float:
+def negative_log_likelihood(images: ImageResults) -> float:
     """Return the mean of -ln p(label), in nats."""
     return float(-images.log_likelihood.mean())
 
 
-def brier(images: Judged) -> float:
+def brier_score(images: ImageResults) -> float:
     """Return the mean over images of the sum over classes of (p - [label])², 0 to 2 (Brier 1950)."""
     return float((images.squares - 2 * np.exp(images.log_likelihood) + 1).mean())
 
@@ -151,7 +151,7 @@ class Bin:
     confidence: float | None
 
 
-def reliability(images: Judged, bins: int = BINS) -> list[Bin]:
+def reliability(images: ImageResults, bins: int = BINS) -> list[Bin]:
     """Return the bins of a reliability diagram, of equal width from 0 to 1 (Guo et al. 2017, section 2)."""
     bin_numbers = np.searchsorted(np.arange(1, bins) / bins, images.confidence)
     diagram = []
@@ -164,7 +164,7 @@ def reliability(images: Judged, bins: int = BINS) -> list[Bin]:
     return diagram
 
 
-def calibration_error(images: Judged, bins: int = BINS) -> float:
+def calibration_error(images: ImageResults, bins: int = BINS) -> float:
     """Return the expected calibration error, 0 to 1: the mean of |accuracy - confidence| over the bins of
     `reliability`, weighted by their share of the images (Guo et al. 2017, equation 3).
     """
@@ -173,7 +173,7 @@ def calibration_error(images: Judged, bins: int = BINS) -> float:
     return sum(gaps) / len(images.labels)
 
 
-def selective_risk(images: Judged) -> Floats:
+def selective_risk(images: ImageResults) -> Floats:
     """Return the share of errors among the k most confident images for k from 1 to n, (n,): the risk-coverage curve
     (El-Yaniv and Wiener 2010; Geifman and El-Yaniv 2017).
 
@@ -186,7 +186,7 @@ def selective_risk(images: Judged) -> Floats:
     return risk
 
 
-def selective_area(images: Judged) -> float:
+def area_under_risk_coverage(images: ImageResults) -> float:
     """Return the area under the risk-coverage curve, the mean of `selective_risk`, 0 to 1: lower is better."""
     return float(selective_risk(images).mean())
 
@@ -195,21 +195,21 @@ METRICS = ("top1", "top5", "mean_per_class", "nll", "brier", "ece", "aurc")
 """The keys of `measures`, which are columns of the table `evaluations`."""
 
 
-def measures(images: Judged) -> dict[str, float]:
+def all_metrics(images: ImageResults) -> dict[str, float]:
     """Return every metric of `METRICS` by name."""
     return {
         "top1": top_k(images, 1),
         "top5": top_k(images, 5),
         "mean_per_class": mean_per_class(images),
         "nll": negative_log_likelihood(images),
-        "brier": brier(images),
+        "brier": brier_score(images),
         "ece": calibration_error(images),
-        "aurc": selective_area(images),
+        "aurc": area_under_risk_coverage(images),
     }
 
 
 @dataclass(frozen=True)
-class Subsampled:
+class SubsetAccuracy:
     """Accuracy among a subset of the classes: `correct` of the `n` images of these classes.
 
     `undetermined` of the others could be right or wrong given the stored logits; they count as wrong.
@@ -220,12 +220,12 @@ class Subsampled:
     undetermined: int = 0
 
 
-def subsampled(
+def accuracy_among(
     logits: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.integer[Any]],
     subset: npt.NDArray[np.integer[Any]],
     classes: npt.NDArray[np.integer[Any]] | None = None,
-) -> Subsampled:
+) -> SubsetAccuracy:
     """Return the accuracy on the images of the classes in `subset` alone, without the logits of other classes.
 
     This is how a reference set is measured for a shift with fewer classes, such as ImageNet-A, -R and ObjectNet (Taori
@@ -248,6 +248,6 @@ def subsampled(
     predicted = np.where(
         subset_logits == subset_logits.max(axis=1, keepdims=True), numbers, np.iinfo(np.int32).max
     ).min(axis=1)
-    return Subsampled(
+    return SubsetAccuracy(
         int(selected.sum()), int(((predicted == selected_labels) & ~undetermined).sum()), int(undetermined.sum())
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.errors import InputError
 from pipeline.evaluation.datasets import EvaluationSet
 from pipeline.models.embedder import Embedder
-from pipeline.models.image_embedding import embed_pictures, open_image
+from pipeline.models.image_embedding import embed_image_files, open_image
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ def embed_set(evaluation: EvaluationSet, model: Embedder) -> tuple[list[str], np
     Raises InputError where there are no images, or one does not decode.
     """
     files = ((image.key, image.data) for image in evaluation.images())
-    return embed_pictures(files, f"evaluation set {evaluation.name}", model)
+    return embed_image_files(files, f"evaluation set {evaluation.name}", model)

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from pipeline.export import dataset_facts as words
-from pipeline.export.dataset_facts import About, Tars
+from pipeline.export.dataset_facts import DatasetFacts, TarRows
 from pipeline.export.manifest import export_digest
 
 CROISSANT, RAI = "http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"
@@ -43,7 +43,7 @@ CONTEXT: dict[str, Any] = {
 """The JSON-LD context of the format, as in its specification."""
 
 
-def _file_set(suffix: str, encoding: str, tars: Tars) -> dict[str, Any]:
+def _file_set(suffix: str, encoding: str, tars: TarRows) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{suffix}-files",
@@ -109,24 +109,24 @@ def _record_sets() -> list[dict[str, Any]]:
     ]
 
 
-def _rai_properties(about: About) -> dict[str, Any]:
+def _rai_properties(about: DatasetFacts) -> dict[str, Any]:
     """Return the properties of the Responsible AI vocabulary; those without a value are left out."""
     filters = [f"{filter_['name']}: {filter_['rule']}" for filter_ in about["filters"]]
     properties = {
-        "rai:dataCollection": words.collection(about),
+        "rai:dataCollection": words.describe_collection(about),
         "rai:dataCollectionType": ["Secondary Data analysis", "Software Collection"],
-        "rai:dataCollectionMissingData": words.missing(about),
-        "rai:dataPreprocessingProtocol": [words.storing(about), *filters],
-        "rai:machineAnnotationTools": [words.told_signal(signal) for signal in about["signals"]],
-        "rai:dataLimitations": words.limits(about),
+        "rai:dataCollectionMissingData": words.describe_missing(about),
+        "rai:dataPreprocessingProtocol": [words.describe_storing(about), *filters],
+        "rai:machineAnnotationTools": [words.describe_signal(signal) for signal in about["signals"]],
+        "rai:dataLimitations": words.known_limits(about),
         "rai:dataUseCases": ["Training of contrastive image-text models."],
-        "rai:personalSensitiveInformation": [words.people(about)],
-        "rai:dataReleaseMaintenancePlan": words.removal(about["contact"]),
+        "rai:personalSensitiveInformation": [words.describe_people(about)],
+        "rai:dataReleaseMaintenancePlan": words.describe_removal(about["contact"]),
     }
     return {key: value for key, value in properties.items() if value}
 
 
-def _source_entities(about: About) -> list[dict[str, str]]:
+def _source_entities(about: DatasetFacts) -> list[dict[str, str]]:
     entities = []
     for name, source in about["sources"].items():
         properties = {"name": name, "license": source["licence"], "version": source["snapshot"]}
@@ -135,7 +135,7 @@ def _source_entities(about: About) -> list[dict[str, str]]:
     return entities
 
 
-def croissant(about: About, tars: Tars) -> bytes:
+def croissant(about: DatasetFacts, tars: TarRows) -> bytes:
     """Return `croissant.json`."""
     ordered = sorted(tars, key=lambda tar: tar["tar"])
     files = [

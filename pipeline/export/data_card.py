@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.export import dataset_facts as words
-from pipeline.export.dataset_facts import About, Tars
+from pipeline.export.dataset_facts import DatasetFacts, TarRows
 from pipeline.export.manifest import export_digest
 
 _SIZE_CATEGORIES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
@@ -40,13 +40,13 @@ def licence_id(licences: list[str]) -> str:
     return name if len(names) == 1 and (name := names.pop()) in LICENCES else "other"
 
 
-def text(value: Any) -> str:
+def escape_markdown(value: Any) -> str:
     """Return text escaped for Markdown, on one line."""
     flat = " ".join(str(value).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&:@-])", r"\\\1", flat)
 
 
-def code(value: Any) -> str:
+def inline_code(value: Any) -> str:
     """Return text as inline code on one line, in a fence longer than any in it; bars, which end cells, are replaced."""
     flat = " ".join(str(value).split()).replace("|", "¦")
     backtick_runs = re.findall("`+", flat)
@@ -59,7 +59,7 @@ def _markdown_table(header: list[str], rows: list[list[Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def _front_matter(about: About, pairs: int) -> str:
+def _front_matter(about: DatasetFacts, pairs: int) -> str:
     licences = words.licences(about)
     name = licence_id(licences)
     metadata: dict[str, Any] = {"license": name}
@@ -75,47 +75,52 @@ def _front_matter(about: About, pairs: int) -> str:
     return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
 
 
-def _source_table(about: About) -> str:
+def _source_table(about: DatasetFacts) -> str:
     rows = []
     for name, source in about["sources"].items():
         texts = (source["licence"], source["terms"], source["snapshot"], source["citation"])
-        rows.append([code(name), source["pairs"], *map(text, texts)])
+        rows.append([inline_code(name), source["pairs"], *map(escape_markdown, texts)])
     return _markdown_table(["source", "pairs", "licence", "terms", "snapshot", "to cite"], rows)
 
 
-def _part_table(about: About) -> str:
+def _part_table(about: DatasetFacts) -> str:
     rows = [
-        [code(part["name"]), "" if part["share"] is None else f"{part['share']:g}", part["pairs"], part["distinct"]]
+        [
+            inline_code(part["name"]),
+            "" if part["share"] is None else f"{part['share']:g}",
+            part["pairs"],
+            part["distinct"],
+        ]
         for part in about["parts"]
     ]
     return _markdown_table(["part", "share", "pairs", "of them distinct"], rows)
 
 
-def _funnel_table(about: About) -> str:
+def _funnel_table(about: DatasetFacts) -> str:
     rows = []
     for funnel in about["funnel"]:
         for step in funnel["stages"]:
-            reasons = ", ".join(f"{code(reason)} {count}" for reason, count in step["dropped"].items())
-            rows.append([code(funnel["source"]), code(step["stage"]), step["in"], step["kept"], reasons])
+            reasons = ", ".join(f"{inline_code(reason)} {count}" for reason, count in step["dropped"].items())
+            rows.append([inline_code(funnel["source"]), inline_code(step["stage"]), step["in"], step["kept"], reasons])
     return _markdown_table(["source", "stage", "in", "kept", "dropped, by reason"], rows)
 
 
-def _filter_list(about: About) -> str:
+def _filter_list(about: DatasetFacts) -> str:
     if not about["filters"]:
         return "None."
-    signals = ", ".join(code(words.told_signal(signal)) for signal in about["signals"])
-    rules = "\n".join(f"- {code(rule_['name'])}: {code(rule_['rule'])}" for rule_ in about["filters"])
+    signals = ", ".join(inline_code(words.describe_signal(signal)) for signal in about["signals"])
+    rules = "\n".join(f"- {inline_code(rule_['name'])}: {inline_code(rule_['rule'])}" for rule_ in about["filters"])
     return f"{rules}\n\nThey read the signals {signals}." if signals else rules
 
 
-def data_card(about: About, tars: Tars) -> bytes:
+def data_card(about: DatasetFacts, tars: TarRows) -> bytes:
     """Return `README.md`."""
     pairs = sum(tar["pairs"] for tar in tars)
     distinct = sum(part["distinct"] for part in about["parts"])
     size_bytes = sum(tar["bytes"] for tar in tars)
     weights = " A reader repeats parts by the factors in `manifest.json`." if about["factors"] else ""
     sections = {
-        f"{text(about['title'])}: {text(about['mixture'])}": (
+        f"{escape_markdown(about['title'])}: {escape_markdown(about['mixture'])}": (
             f"{pairs} image-text pairs, {distinct} of them distinct, in {len(tars)} WebDataset tars of {size_bytes} "
             f"bytes.{weights} Each pair is `<uid>.jpg`, `<uid>.txt` and `<uid>.json`. `manifest.json` has each tar's "
             f"SHA-256 and the jobs and table versions it came from, `sizes.json` its pairs; `croissant.json` says "
@@ -123,11 +128,14 @@ def data_card(about: About, tars: Tars) -> bytes:
         ),
         "Sources": _source_table(about),
         "Parts": _part_table(about),
-        "Collection": f"{words.collection(about)} {words.storing(about)} {words.missing(about)}",
+        "Collection": " ".join(
+            describe(about) for describe in (words.describe_collection, words.describe_storing, words.describe_missing)
+        ),
         "Funnel": _funnel_table(about),
         "Filters": _filter_list(about),
-        "Known limits": "\n".join(f"- {limit}" for limit in words.limits(about)) + f"\n- {words.people(about)}",
-        "Removal": words.removal(text(about["contact"])),
+        "Known limits": "\n".join(f"- {limit}" for limit in words.known_limits(about))
+        + f"\n- {words.describe_people(about)}",
+        "Removal": words.describe_removal(escape_markdown(about["contact"])),
     }
     body = "\n\n## ".join(f"{title}\n\n{content}" for title, content in sections.items())
     return f"---\n{_front_matter(about, pairs)}---\n\n# {body}\n".encode()

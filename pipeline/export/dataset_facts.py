@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 
-class AboutSource(TypedDict):
+class SourceFacts(TypedDict):
     """A source: its keys in the experiment file, and its number of pairs in the export, without copies."""
 
     format: str
@@ -20,7 +20,7 @@ class AboutSource(TypedDict):
     pairs: int
 
 
-class AboutPart(TypedDict):
+class PartFacts(TypedDict):
     """A part of the mixture: its share, if any, and its number of pairs with copies (`pairs`) and without."""
 
     name: str
@@ -29,14 +29,14 @@ class AboutPart(TypedDict):
     distinct: int
 
 
-class AboutFilter(TypedDict):
+class FilterFacts(TypedDict):
     """A filter that the mixture depends on, with its rule as text."""
 
     name: str
     rule: str
 
 
-class AboutSignal(TypedDict):
+class SignalFacts(TypedDict):
     """A signal that the filters or parts read; `model` is "" where it needs none."""
 
     name: str
@@ -44,7 +44,7 @@ class AboutSignal(TypedDict):
     model: str
 
 
-class About(TypedDict):
+class DatasetFacts(TypedDict):
     """All facts of the documents except those about the tars. `funnel` is `SourceFunnel.plain` of each source.
 
     `ingest` holds the experiment's settings for fetching and storing. `inputs` names the jobs and table versions that
@@ -55,10 +55,10 @@ class About(TypedDict):
     mixture: str
     job: str
     inputs: dict[str, Any]
-    sources: dict[str, AboutSource]
-    parts: list[AboutPart]
-    filters: list[AboutFilter]
-    signals: list[AboutSignal]
+    sources: dict[str, SourceFacts]
+    parts: list[PartFacts]
+    filters: list[FilterFacts]
+    signals: list[SignalFacts]
     funnel: list[dict[str, Any]]
     ingest: dict[str, Any]
     mismatched: bool
@@ -66,7 +66,7 @@ class About(TypedDict):
     factors: dict[str, float]
 
 
-Tars = Sequence[Mapping[str, Any]]
+TarRows = Sequence[Mapping[str, Any]]
 """Each with `tar`, `pairs`, `bytes` and `sha256`."""
 
 
@@ -78,7 +78,7 @@ _RESPECTED_OPT_OUTS = {
 }
 
 
-def collection(about: About) -> str:
+def describe_collection(about: DatasetFacts) -> str:
     """Return how the pairs were collected."""
     respected = [name for key, name in _RESPECTED_OPT_OUTS.items() if about["ingest"].get(key)]
     opt_out_sentence = (
@@ -90,7 +90,7 @@ def collection(about: About) -> str:
     ).strip()
 
 
-def storing(about: About) -> str:
+def describe_storing(about: DatasetFacts) -> str:
     """Return how images were processed before they were stored."""
     resize = about["ingest"].get("resize", {})
     resizing = f", resized ({resize['mode']}, {resize['size']} pixels)" if resize.get("mode", "none") != "none" else ""
@@ -102,7 +102,7 @@ def storing(about: About) -> str:
     )
 
 
-def missing(about: About) -> str:
+def describe_missing(about: DatasetFacts) -> str:
     """Return how many published rows were stored, and why the others were not."""
     published = sum(source_funnel["published"] for source_funnel in about["funnel"])
     dropped: Counter[str] = Counter()
@@ -114,7 +114,7 @@ def missing(about: About) -> str:
     return f"Of {published} published rows, {published - sum(dropped.values())} were stored as pairs{dropped_clause}."
 
 
-def removal(contact: str) -> str:
+def describe_removal(contact: str) -> str:
     """Return how to ask for an image's removal; `contact` is "" where the experiment file names none."""
     recipient = contact or "whoever gave you this data (the experiment file names no contact)"
     return (
@@ -124,7 +124,7 @@ def removal(contact: str) -> str:
     )
 
 
-def limits(about: About) -> list[str]:
+def known_limits(about: DatasetFacts) -> list[str]:
     """Return the known limitations."""
     sentences = [
         "Captions are as published: nobody checked that they describe their images.",
@@ -141,7 +141,7 @@ def limits(about: About) -> list[str]:
     return sentences
 
 
-def people(about: About) -> str:
+def describe_people(about: DatasetFacts) -> str:
     """Return what is known about personal and sensitive information."""
     return (
         "Images and captions of the web may show or name people. Beyond the face boxes that sources publish, and the "
@@ -149,17 +149,17 @@ def people(about: About) -> str:
     )
 
 
-def told_signal(signal: AboutSignal) -> str:
+def describe_signal(signal: SignalFacts) -> str:
     """Return a signal's name with its kind and model."""
     model = f", {signal['model']}" if signal["model"] else ""
     return f"{signal['name']} ({signal['kind']}{model})"
 
 
-def licences(about: About) -> list[str]:
+def licences(about: DatasetFacts) -> list[str]:
     """Return the distinct licences of the sources, sorted."""
     return sorted({source["licence"] for source in about["sources"].values()})
 
 
-def citations(about: About) -> list[str]:
+def citations(about: DatasetFacts) -> list[str]:
     """Return the distinct citations, in the order of the sources."""
     return list(dict.fromkeys(source["citation"] for source in about["sources"].values() if source["citation"]))

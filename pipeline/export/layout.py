@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.sampling import order_keys
-from pipeline.core.uid_arrays import Keys
+from pipeline.core.uid_arrays import UidKeys
 
 
-def laid_out(keys: Keys, times: npt.NDArray[np.int32], seed: int, pairs_per_tar: int) -> Iterator[npt.NDArray[np.intp]]:
+def layout_tars(
+    keys: UidKeys, times: npt.NDArray[np.int32], seed: int, pairs_per_tar: int
+) -> Iterator[npt.NDArray[np.intp]]:
     """Yield for each tar the indices of its pairs in `keys`, in tar order; `keys` are sorted and distinct.
 
     All first copies come first, shuffled, then all second ones, and so on, since a tar must not hold two copies of a
@@ -26,10 +28,10 @@ def laid_out(keys: Keys, times: npt.NDArray[np.int32], seed: int, pairs_per_tar:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ExportPairs:
     """The pairs of a mixture, sorted by uid: the number of copies of each, and its part, as an index into `parts`."""
 
-    keys: Keys
+    keys: UidKeys
     times: npt.NDArray[np.int32]
     part: npt.NDArray[np.int32]
     parts: tuple[str, ...]
@@ -41,13 +43,13 @@ class Chosen:
         return {name: (int(copies[number]), int(distinct[number])) for number, name in enumerate(self.parts)}
 
 
-def tars_of_parts(chosen: Chosen, seed: int, pairs_per_tar: int) -> Iterator[tuple[npt.NDArray[np.intp], float]]:
-    """Yield as `laid_out` does, but each pair once, part by part, and each tar with its upsampling factor.
+def tars_of_parts(chosen: ExportPairs, seed: int, pairs_per_tar: int) -> Iterator[tuple[npt.NDArray[np.intp], float]]:
+    """Yield as `layout_tars` does, but each pair once, part by part, and each tar with its upsampling factor.
 
     open_clip draws tars in proportion to their factors, so a part's share of all samples is proportional to its factor
     times its pairs. The factor is the number of pairs with copies over that without, which makes this the part's quota.
     """
     for number, (copies, distinct) in enumerate(chosen.pairs().values()):
         part_rows = np.flatnonzero(chosen.part == number)
-        for tar_rows in laid_out(chosen.keys[part_rows], np.ones(len(part_rows), np.int32), seed, pairs_per_tar):
+        for tar_rows in layout_tars(chosen.keys[part_rows], np.ones(len(part_rows), np.int32), seed, pairs_per_tar):
             yield part_rows[tar_rows], copies / distinct

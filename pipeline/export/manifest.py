@@ -21,7 +21,7 @@ def _brace_patterns(names: Sequence[str]) -> list[str]:
     return [f"{run[0]:08d}.tar" if len(run) == 1 else f"{{{run[0]:08d}..{run[-1]:08d}}}.tar" for run in number_runs]
 
 
-def reading(tars: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def reading_options(tars: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the options of open_clip_train that read the tars, whose names are relative to the export's folder.
 
     `train_data` is for --train-data. Where tars have a `factor`, `upsampling_factors` is for
@@ -49,11 +49,11 @@ def manifest(mixture: str, job: str, inputs: Mapping[str, Any], tars: Sequence[M
         "tars": {
             tar["tar"]: {column: tar[column] for column in columns if tar.get(column) is not None} for tar in tars
         },
-        **reading(tars),
+        **reading_options(tars),
     }
     return (json.dumps(body, indent=1, sort_keys=True) + "\n").encode()
 
 
-def sizes(tars: Sequence[Mapping[str, Any]]) -> bytes:
+def sizes_json(tars: Sequence[Mapping[str, Any]]) -> bytes:
     """Return `sizes.json`, from which open_clip_train reads the number of pairs of each tar."""
     return (json.dumps({tar["tar"]: tar["pairs"] for tar in tars}, indent=1, sort_keys=True) + "\n").encode()

@@ -27,14 +27,14 @@ _NOT_ROUTABLE = (
 """Refused although Python, or some versions of it, treats them as globally routable."""
 
 
-def outside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def is_globally_routable(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Tell whether an address is globally routable; so must be an IPv4 address that it wraps (6to4, NAT64)."""
     if isinstance(ip, ipaddress.IPv6Address):
         wrapped = ip.ipv4_mapped or ip.sixtofour
         if ip in _NAT64:
             wrapped = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if wrapped is not None:
-            return outside(wrapped)
+            return is_globally_routable(wrapped)
         if ip not in _UNICAST:
             return False
     elif any(ip in network for network in _NOT_ROUTABLE):
@@ -69,7 +69,7 @@ class AddressRules:
         if f"{address}:{port}" in self.hosts.values():
             return True
         ip = ipaddress.ip_address(address.partition("%")[0])
-        if outside(ip):
+        if is_globally_routable(ip):
             return True
         return any(
             ip.version == network.version and ip in network and allowed_port in (None, port)

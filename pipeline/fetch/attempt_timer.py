@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 
-class Clock:
+class AttemptTimer:
     """The network time that one attempt has left, in seconds, and the deadline of its shard (monotonic clock)."""
 
     def __init__(self, seconds: float, deadline: float) -> None:

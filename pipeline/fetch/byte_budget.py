@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 
-class Budget:
+class ByteBudget:
     """Bytes of bodies in flight: at most `limit`, except that one body may exceed it.
 
     Without that exception, bodies that have been read in part would wait for each other for ever. Bodies that have not
@@ -14,7 +14,7 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self._over: Claim | None = None  # the one claim that may exceed the limit
+        self._over: BudgetClaim | None = None  # the one claim that may exceed the limit
         self._loop = asyncio.get_running_loop()
         self._freed = asyncio.Event()
         self._line = asyncio.Lock()
@@ -22,18 +22,18 @@ class Budget:
         self._returned = 0  # bytes returned by other threads, not yet subtracted from `held`
         self._waiting = 0
 
-    def give_from_thread(self, size: int) -> None:
+    def return_from_thread(self, size: int) -> None:
         """Return `size` bytes that a settled claim left to the body's owner; called from any thread."""
         with self._lock:
             self._returned += size
         if self._waiting:
             self._loop.call_soon_threadsafe(self._freed.set)
 
-    def take_now(self, claim: "Claim", size: int) -> bool:
+    def try_take(self, claim: "BudgetClaim", size: int) -> bool:
         """Take `size` more bytes for a claim if that needs no wait; return whether it did."""
         return (claim.held > 0 or not self._line.locked()) and self._try_take(claim, size)
 
-    async def take(self, claim: "Claim", size: int) -> None:
+    async def take(self, claim: "BudgetClaim", size: int) -> None:
         """Take `size` more bytes for a claim, once there is room."""
         if claim.held:  # a body that has been started must not wait behind those that have not
             await self._wait(claim, size)
@@ -41,7 +41,7 @@ class Budget:
             async with self._line:
                 await self._wait(claim, size)
 
-    def settle(self, claim: "Claim", size: int) -> None:
+    def settle(self, claim: "BudgetClaim", size: int) -> None:
         """Return `size` bytes of a claim that takes no more."""
         self.held -= size
         if self._over is claim:
@@ -49,7 +49,7 @@ class Budget:
         if self._waiting:
             self._freed.set()
 
-    def _try_take(self, claim: "Claim", size: int) -> bool:
+    def _try_take(self, claim: "BudgetClaim", size: int) -> bool:
         """Take `size` bytes for a claim if the limit or the exception for one body allows; return whether."""
         if self.held + size > self.limit and self._over is not claim:
             if self._over or self.held > (self.limit if claim.held else 0):
@@ -59,7 +59,7 @@ class Budget:
         claim.held += size
         return True
 
-    async def _wait(self, claim: "Claim", size: int) -> None:
+    async def _wait(self, claim: "BudgetClaim", size: int) -> None:
         self._waiting += 1
         try:
             while True:
@@ -73,16 +73,16 @@ class Budget:
             self._waiting -= 1
 
 
-class Claim:
+class BudgetClaim:
     """The bytes of a budget that one body holds, from its first byte until it is settled."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
         self.held = 0
 
     def holds(self, size: int) -> bool:
         """Hold at least `size` bytes; return False where that would need a wait."""
-        return size <= self.held or self._budget.take_now(self, size - self.held)
+        return size <= self.held or self._budget.try_take(self, size - self.held)
 
     async def hold(self, size: int) -> None:
         """Hold at least `size` bytes, once there is room."""

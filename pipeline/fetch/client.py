@@ -18,49 +18,49 @@ from yarl import URL
 
 from pipeline.fetch import robots
 from pipeline.fetch.addresses import AddressRules
-from pipeline.fetch.attempt_timer import Clock
-from pipeline.fetch.byte_budget import Budget, Claim
-from pipeline.fetch.error_outcomes import KEEP_ALIVE, named
-from pipeline.fetch.opt_out import Permissions
-from pipeline.fetch.rate_limit import Host, HostLimits, Paused, TooLate, retry_after
+from pipeline.fetch.attempt_timer import AttemptTimer
+from pipeline.fetch.byte_budget import BudgetClaim, ByteBudget
+from pipeline.fetch.error_outcomes import KEEP_ALIVE_S, outcome_of_error
+from pipeline.fetch.opt_out import OptOutRules
+from pipeline.fetch.rate_limit import DeadlinePassed, HostLimits, HostPaused, HostState, parse_retry_after
 from pipeline.fetch.resolver import Resolver, guarded_socket
-from pipeline.fetch.robots import Robots, robots_of
-from pipeline.fetch.urls import UrlRefused, checked, host_of, led
+from pipeline.fetch.robots import RobotsRules, robots_from_response
+from pipeline.fetch.urls import UrlRefused, check_url, host_of, redirect_target
 from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT, Attempt
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-BLOCK = 1 << 16
+READ_BYTES = 1 << 16
 
 
-CLOSE = {"Connection": "close"}
+CLOSE_HEADERS = {"Connection": "close"}
 
 
-LONGEST_HEADER = 1 << 15
+MAX_HEADER_BYTES = 1 << 15
 """Bytes; a page's Content-Security-Policy may exceed aiohttp's default of 8190."""
 
 
-MOST_HOSTS = 50_000
-"""Number of hosts whose state is kept before idle ones (`Host.forgettable`) are dropped."""
+MAX_HOSTS = 50_000
+"""Number of hosts whose state is kept before idle ones (`Host.idle`) are dropped."""
 
 
 OUT_OF_TIME = Attempt("out_of_time", detail="the shard's time was up")
 
 
-UNSAID = 1 << 18
+UNKNOWN_LENGTH_BYTES = 1 << 18
 """Assumed bytes of a body whose length is not stated."""
 
 
 @dataclass(frozen=True)
-class WebRules:
+class FetchRules:
     """The client's limits. Times in seconds, sizes in bytes.
 
     `timeout` is for one attempt, redirects included, waiting for a turn excluded. `max_wait` is the longest wait that a
     site may ask for. `max_in_flight` bounds the bodies that are held at once.
     """
 
-    permissions: Permissions
+    permissions: OptOutRules
     timeout: float
     attempts: int
     max_bytes: int
@@ -81,14 +81,14 @@ class _AttemptState:
     `image` says whether an image is expected, not a robots.txt; `alone` is as in `Client.fetch`.
     """
 
-    clock: Clock
-    claim: Claim
+    clock: AttemptTimer
+    claim: BudgetClaim
     max_bytes: int
     image: bool = True
     alone: bool = False
 
 
-class Client:
+class HttpClient:
     """Fetches URLs by the rules; an async context manager. Cookies, proxies and netrc are off.
 
     The state of hosts (turns, pauses, robots.txt) lasts as long as the client. The bytes of each body that it returns
@@ -97,23 +97,23 @@ class Client:
 
     def __init__(
         self,
-        rules: WebRules,
+        rules: FetchRules,
         system: AbstractResolver | None = None,
         forbidden: Callable[[str], bool] = lambda url: False,
     ) -> None:
         self.rules = rules
         self._forbidden = forbidden
-        self.budget = Budget(rules.max_in_flight)
+        self.budget = ByteBudget(rules.max_in_flight)
         self._gate = asyncio.Semaphore(rules.concurrency)
-        self._hosts: dict[str, Host] = {}
-        self._robots = robots.Book(self._fetch_robots)
+        self._hosts: dict[str, HostState] = {}
+        self._robots = robots.RobotsCache(self._fetch_robots)
         self._resolver = Resolver(rules.addresses, system)
         connector = aiohttp.TCPConnector(
             limit=0,  # the gate limits connections
             resolver=self._resolver,
             socket_factory=guarded_socket(rules.addresses),
             ttl_dns_cache=60,
-            keepalive_timeout=KEEP_ALIVE,
+            keepalive_timeout=KEEP_ALIVE_S,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -122,11 +122,11 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             middlewares=(_send_once,),
-            max_line_size=LONGEST_HEADER,
-            max_field_size=LONGEST_HEADER,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> "HttpClient":
         return self
 
     async def __aexit__(
@@ -136,13 +136,13 @@ class Client:
         await self._session.close()
         await self._resolver.close()
 
-    def host(self, url: str) -> Host:
+    def host(self, url: str) -> HostState:
         """Return the state of a URL's host."""
         name = host_of(url)
         if name not in self._hosts:
-            if len(self._hosts) >= MOST_HOSTS:
-                self._hosts = {name: host for name, host in self._hosts.items() if not host.forgettable}
-            self._hosts[name] = Host(self.rules.limits.of(name))
+            if len(self._hosts) >= MAX_HOSTS:
+                self._hosts = {name: host for name, host in self._hosts.items() if not host.idle}
+            self._hosts[name] = HostState(self.rules.limits.of(name))
         return self._hosts[name]
 
     async def fetch(self, url: str, deadline: float = float("inf"), alone: bool = False) -> list[Attempt]:
@@ -167,18 +167,18 @@ class Client:
     async def _try_once(self, url: str, deadline: float, alone: bool) -> Attempt:
         """Return the outcome of one attempt at `url`, whatever it raises, with the seconds spent on the network."""
         state = _AttemptState(
-            Clock(self.rules.timeout, deadline), Claim(self.budget), self.rules.max_bytes, alone=alone
+            AttemptTimer(self.rules.timeout, deadline), BudgetClaim(self.budget), self.rules.max_bytes, alone=alone
         )
         attempt = OUT_OF_TIME
         try:
             if time.monotonic() < deadline:
                 attempt = await self._attempt(url, state)
-        except Paused as error:
+        except HostPaused as error:
             attempt = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
-        except TooLate:
+        except DeadlinePassed:
             pass
         except Exception as error:  # noqa: BLE001 - as with a decoder: one response must not end a shard
-            attempt = named(error)
+            attempt = outcome_of_error(error)
         finally:
             state.claim.settle(len(attempt.body))
         if attempt.outcome == "timeout" and time.monotonic() >= deadline:
@@ -190,14 +190,14 @@ class Client:
 
     async def _attempt(self, url: str, state: _AttemptState) -> Attempt:
         """Fetch `url` through its redirects, each of which is checked like a URL of its own."""
-        target = checked(url)
+        target = check_url(url)
         for _ in range(self.rules.max_redirects + 1):
             if self.rules.robots_txt and (refusal := await self._robots_refusal(target, state.clock.deadline)):
                 return refusal
             result = await self._request(target, state)
             if isinstance(result, Attempt):
                 return result
-            target = led(target, result)
+            target = redirect_target(target, result)
             if self._forbidden(str(target)):
                 return Attempt(TAKEN_DOWN)  # the redirect's target is not recorded
         return Attempt("too_many_redirects", detail=f"more than {self.rules.max_redirects} redirects")
@@ -208,7 +208,7 @@ class Client:
         async with (
             host.turn(self._gate, self.rules.max_wait, state.clock.deadline),
             state.clock,
-            self._session.get(url, allow_redirects=False, headers=CLOSE if state.alone else None) as response,
+            self._session.get(url, allow_redirects=False, headers=CLOSE_HEADERS if state.alone else None) as response,
         ):
             if response.status in REDIRECTS and (location := response.headers.get("Location")):
                 return location
@@ -238,7 +238,7 @@ class Client:
                 async with asyncio.timeout_at(deadline if deadline < float("inf") else None):
                     rules = await self._robots.of(origin)
             except TimeoutError:
-                raise TooLate from None
+                raise DeadlinePassed from None
         if rules.failed is not None:
             return rules.failed
         if rules.interval:
@@ -247,10 +247,10 @@ class Client:
             return Attempt("robots_refused", 0, cause)
         return None
 
-    async def _fetch_robots(self, origin: str) -> Robots:
+    async def _fetch_robots(self, origin: str) -> RobotsRules:
         """Fetch an origin's robots.txt through its redirects."""
         state = _AttemptState(
-            Clock(self.rules.timeout, float("inf")), Claim(self.budget), robots.MAX_BYTES, image=False
+            AttemptTimer(self.rules.timeout, float("inf")), BudgetClaim(self.budget), robots.MAX_BYTES, image=False
         )
         url = first = URL(f"{origin}/robots.txt")
         answer = Attempt("http_404", 404)  # RFC 9309: too many redirects count as a missing file
@@ -260,16 +260,16 @@ class Client:
                 if isinstance(result, Attempt):
                     answer = result
                     break
-                url = led(url, result)
-        except Paused as error:
+                url = redirect_target(url, result)
+        except HostPaused as error:
             answer = Attempt("retry_later", detail=str(error), retry_after=error.seconds)
         except Exception as error:  # noqa: BLE001 - as with an image
-            answer = named(error)
+            answer = outcome_of_error(error)
             if url is not first or isinstance(error, UrlRefused):  # the target's fault is not the row's
                 answer = Attempt("robots_unreachable", detail=f"{answer.outcome} {answer.detail}")
         finally:
             state.claim.settle()
-        return robots_of(answer, self.rules.permissions.user_agent, time.monotonic())
+        return robots_from_response(answer, self.rules.permissions.user_agent, time.monotonic())
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -285,10 +285,10 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
         raise aiohttp.ClientConnectionError(str(error)) from error
 
 
-def _failure(response: aiohttp.ClientResponse, host: Host) -> Attempt:
+def _failure(response: aiohttp.ClientResponse, host: HostState) -> Attempt:
     """Return the outcome of a status other than 200; pause the host where it asks for that."""
     outcome, value = f"http_{response.status}", response.headers.get("Retry-After")
-    if response.status not in (429, 503) or (wait := retry_after(value)) is None:
+    if response.status not in (429, 503) or (wait := parse_retry_after(value)) is None:
         return Attempt(outcome, response.status, response.reason or "")
     host.pause(wait)
     return Attempt(outcome, response.status, f"Retry-After: {value}", retry_after=wait)
@@ -297,8 +297,8 @@ def _failure(response: aiohttp.ClientResponse, host: Host) -> Attempt:
 async def _read_body(response: aiohttp.ClientResponse, state: _AttemptState) -> Attempt:
     """Read a body to its end or to the limit; each block is read only once the budget has room for it."""
     body = bytearray()
-    await _hold(state, min(response.content_length or UNSAID, state.max_bytes))
-    async for block in response.content.iter_chunked(BLOCK):
+    await _hold(state, min(response.content_length or UNKNOWN_LENGTH_BYTES, state.max_bytes))
+    async for block in response.content.iter_chunked(READ_BYTES):
         await _hold(state, len(body) + len(block))
         body += block
         if len(body) > state.max_bytes:

@@ -10,7 +10,7 @@ from pipeline.fetch.addresses import AddressRefused
 from pipeline.fetch.urls import UrlRefused
 from pipeline.outcomes import Attempt
 
-KEEP_ALIVE = 4.0
+KEEP_ALIVE_S = 4.0
 """Seconds that an idle connection is kept open: fewer than servers keep theirs (Apache and Node: 5), so that few
 requests meet a closing one, and few enough that idle connections do not use up this process's file descriptors."""
 
@@ -22,7 +22,7 @@ _LOCAL_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOM
 """Errors that mean that this machine cannot open another connection."""
 
 
-def named(error: Exception) -> Attempt:
+def outcome_of_error(error: Exception) -> Attempt:
     """Return the outcome of a request that raised `error`."""
     causes = _causes(error)
     for cause in causes:
@@ -30,7 +30,7 @@ def named(error: Exception) -> Attempt:
             return Attempt("address_refused", detail=str(cause))
         if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) and cause.errno in _LOCAL_LIMITS:
             # there is room once the idle connections are closed
-            return Attempt("out_of_files", detail=f"{cause.errno} {cause.strerror}", retry_after=KEEP_ALIVE)
+            return Attempt("out_of_files", detail=f"{cause.errno} {cause.strerror}", retry_after=KEEP_ALIVE_S)
     if isinstance(error, TimeoutError):
         return Attempt("timeout", detail="no whole answer in time")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.CertificateError):

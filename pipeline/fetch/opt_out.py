@@ -12,32 +12,32 @@ _WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview"
 """Directives of X-Robots-Tag that contain a colon themselves."""
 
 
-def product(user_agent: str) -> str:
+def product_token(user_agent: str) -> str:
     """Return the product token by which sites name a crawler: the user agent up to the first "/", in lower case."""
     return user_agent.split("/")[0].strip().lower()
 
 
-def refusal(values: Sequence[str], agent: str, refuse: frozenset[str]) -> str:
+def robots_tag_refusal(values: Sequence[str], agent: str, refuse: frozenset[str]) -> str:
     """Return the `X-Robots-Tag` value that refuses us, verbatim, or "".
 
     A value is "[agent:] directive, directive", or several of these joined by commas; directives after an agent count
     only if that is our product token (`product`) or "*". "none" means "noindex, nofollow".
     https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
     """
-    ours = (product(agent), "*")
+    ours = (product_token(agent), "*")
     for value in values:
         applies = True
         for part in value.lower().split(","):
             head, colon, tail = part.partition(":")
             if colon and _AGENT.fullmatch(head.strip()) and head.strip() not in _WITH_VALUE:
-                applies, part = product(head) in ours, tail
+                applies, part = product_token(head) in ours, tail
             directives = {part.strip(), "noindex", "nofollow"} if part.strip() == "none" else {part.strip()}
             if applies and directives & refuse:
                 return value
     return ""
 
 
-def reserved(values: Sequence[str]) -> str:
+def tdm_refusal(values: Sequence[str]) -> str:
     """Return the `tdm-reservation` value that reserves text and data mining, verbatim, or "".
 
     1 reserves the rights, 0 does not, and any other value means nothing (TDM Reservation Protocol, W3C community group,
@@ -46,7 +46,7 @@ def reserved(values: Sequence[str]) -> str:
     return next((value for value in values if value.strip() == "1"), "")
 
 
-def usage_refused(values: Sequence[str], categories: Sequence[str]) -> str:
+def content_usage_refusal(values: Sequence[str], categories: Sequence[str]) -> str:
     """Return the `Content-Usage` value that disallows a use, verbatim, or "".
 
     The header is a dictionary of structured fields (RFC 9651), category=y or =n (AIPREF, draft-ietf-aipref-attach).
@@ -62,7 +62,7 @@ def usage_refused(values: Sequence[str], categories: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Permissions:
+class OptOutRules:
     """Which opt-outs count: those for `user_agent` or for all agents.
 
     `refuse` are directives of X-Robots-Tag, in lower case. `tdm_reservation` says whether that header counts.
@@ -76,11 +76,11 @@ class Permissions:
 
     def refused(self, headers: Any) -> str:
         """Return the header that refuses us as "Name: value", verbatim, or ""; `headers` is aiohttp's multidict."""
-        if value := refusal(headers.getall("X-Robots-Tag", ()), self.user_agent, self.refuse):
+        if value := robots_tag_refusal(headers.getall("X-Robots-Tag", ()), self.user_agent, self.refuse):
             return f"X-Robots-Tag: {value}"
-        if self.tdm_reservation and (value := reserved(headers.getall("tdm-reservation", ()))):
+        if self.tdm_reservation and (value := tdm_refusal(headers.getall("tdm-reservation", ()))):
             return f"tdm-reservation: {value}"
         if self.content_usage and (values := headers.getall("Content-Usage", ())):
-            value = usage_refused(values, self.content_usage)
+            value = content_usage_refusal(values, self.content_usage)
             return f"Content-Usage: {value}" if value else ""
         return ""

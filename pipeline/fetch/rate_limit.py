@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatch
 
-EARLY = 0.005
+MAX_EARLY_S = 0.005
 """Seconds by which a turn may be taken early where turns are closer together than that.
 
 Timers are no finer, and a sleep for each of a thousand turns a second costs more than the request. The following turns
@@ -54,11 +54,11 @@ class HostLimits:
         return HostLimits(self.default.shared(parts), {name: limit.shared(parts) for name, limit in self.named.items()})
 
 
-class TooLate(Exception):
+class DeadlinePassed(Exception):
     """The turn would come after the deadline."""
 
 
-class Paused(Exception):
+class HostPaused(Exception):
     """A host asks for a longer wait than `max_wait`: `seconds` of it remain, `why` names the cause."""
 
     def __init__(self, seconds: float, why: str) -> None:
@@ -66,7 +66,7 @@ class Paused(Exception):
         self.seconds = seconds
 
 
-class Host:
+class HostState:
     """The state of one host within a task: its limit, its next turn, and its pause.
 
     Times are on the monotonic clock.
@@ -83,8 +83,8 @@ class Host:
         self.workers = limit.at_once or 1 << 30
 
     @property
-    def forgettable(self) -> bool:
-        """Whether nothing waits for the host and it may be queried at once: a new `Host` would be equivalent."""
+    def idle(self) -> bool:
+        """Whether nothing waits for the host and it may be queried at once: a new `HostState` would be equivalent."""
         return not self.inside and max(self._next, self._paused) <= time.monotonic()
 
     def slow_to(self, interval: float) -> None:
@@ -118,7 +118,7 @@ class Host:
                     self.slots.release()
                     raise
         except TimeoutError:
-            raise TooLate from None
+            raise DeadlinePassed from None
 
     def _take_free_turn(self, now: float) -> bool:
         """Take the next turn if it needs no wait; return whether it was taken."""
@@ -151,23 +151,23 @@ class Host:
         early = _early(max(self._interval, self._requested_interval))
         pause, wait = self._paused - now, max(self._next - early - now, 0.0)
         if pause > max_wait:
-            raise Paused(pause, f"Retry-After: {pause:.0f} more seconds")
+            raise HostPaused(pause, f"Retry-After: {pause:.0f} more seconds")
         if wait > max_wait and self._requested_interval > max_wait:
-            raise Paused(wait, f"robots.txt: a Crawl-delay of {self._requested_interval:.0f} seconds")
+            raise HostPaused(wait, f"robots.txt: a Crawl-delay of {self._requested_interval:.0f} seconds")
         if max(wait, pause) >= deadline - now:
-            raise TooLate
+            raise DeadlinePassed
         return max(wait, pause)
 
 
 def _early(interval: float) -> float:
     """Return the seconds by which a turn may be taken early where turns are `interval` seconds apart."""
-    return EARLY if interval < EARLY else 0.0
+    return MAX_EARLY_S if interval < MAX_EARLY_S else 0.0
 
 
 class Turn:
     """A host's turn and a place in the gate, held for the duration of an `async with`."""
 
-    def __init__(self, host: Host, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
+    def __init__(self, host: HostState, gate: asyncio.Semaphore, max_wait: float, deadline: float) -> None:
         self._host, self._gate, self._max_wait, self._deadline = host, gate, max_wait, deadline
 
     async def __aenter__(self) -> None:
@@ -184,7 +184,7 @@ class Turn:
         self._host.inside -= 1
 
 
-def retry_after(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Return the seconds that `Retry-After` asks for: a number of seconds or a date (RFC 9110, 10.2.3), or None."""
     if not value:
         return None

@@ -34,7 +34,7 @@ class UrlRefused(ValueError):
     """A URL that must not be fetched. The message may be shown, so it holds no credentials."""
 
 
-def checked(url: str) -> URL:
+def check_url(url: str) -> URL:
     """Return `url` parsed, if it may be fetched; raise UrlRefused, or ValueError for what is not a URL.
 
     Published credentials give no permission to use them, and no browser loads an image with any.
@@ -49,14 +49,14 @@ def checked(url: str) -> URL:
     return target
 
 
-def led(url: URL, location: str) -> URL:
+def redirect_target(url: URL, location: str) -> URL:
     """Return the target of a redirect; raise UrlRefused with the header verbatim, credentials removed.
 
     Bytes that are not UTF-8 are percent-encoded, as browsers do.
     """
     quoted = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", location)
     try:
-        return checked(str(url.join(URL(quoted))))
+        return check_url(str(url.join(URL(quoted))))
     except ValueError:
         shown = re.sub(r"^([^/]*//)?.*@", r"\1[...]@", location, flags=re.DOTALL)
         raise UrlRefused(f"Location: {shown}") from None
@@ -103,12 +103,12 @@ def url_key(url: str) -> str:
     return f"{scheme}://{host}{port_suffix}{path or '/'}{query}"
 
 
-def odd_urls(urls: pa.Array) -> pa.Array:
+def noncanonical_urls(urls: pa.Array) -> pa.Array:
     """Return a boolean for each URL: whether it differs from its own key; False for an empty one."""
     return pc.and_(pc.invert(pc.match_substring_regex(urls, _PLAIN)), pc.not_equal(urls, ""))
 
 
-def domains_of(host: str) -> list[str]:
+def parent_domains(host: str) -> list[str]:
     """Return a host's key and its parent domains: a.b.c, b.c, c."""
     parts = host_key(host).split(".")
     return [".".join(parts[start:]) for start in range(len(parts))] if host else []

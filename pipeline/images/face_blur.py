@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from pipeline.records import Box
 
-NOT_BLURRED = "face_not_blurred"
+FACE_NOT_BLURRED = "face_not_blurred"
 """The outcome of an image whose boxes are invalid or could not be blurred: it is not stored."""
 
 
-TURNS = {
+EXIF_ORIENTATIONS = {
     1: (False, False, False),
     2: (False, True, False),
     3: (False, True, True),
@@ -27,13 +27,13 @@ TURNS = {
 """EXIF orientations (CIPA DC-008, tag 274): swap x and y, then mirror x, then mirror y, to make the image upright."""
 
 
-def upright(faces: Sequence[Box], orientation: int) -> list[Box]:
+def orient_boxes(faces: Sequence[Box], orientation: int) -> list[Box]:
     """Return the boxes with an area, oriented as their image; raise ValueError for an invalid box.
 
     Published boxes are assumed to refer to the image as img2dataset decodes it, without its EXIF orientation (OpenCV's
     IMREAD_UNCHANGED ignores it), as DataComp's boxes do (`bbox_col` in its download_upstream.py).
     """
-    swap, mirror_x, mirror_y = TURNS[orientation]
+    swap, mirror_x, mirror_y = EXIF_ORIENTATIONS[orientation]
     boxes = []
     for box in faces:
         left, top, right, bottom = (min(max(side, 0.0), 1.0) for side in box)  # detectors report boxes beyond the edge
@@ -79,9 +79,9 @@ def _gaussian(image: npt.NDArray[Any], sigma: float) -> npt.NDArray[Any]:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def blurrer(img: npt.NDArray[np.uint8], bbox_list: Sequence[Box]) -> npt.NDArray[np.uint8]:
-    """Blur for the Resizer, which turns exceptions into their text: `NOT_BLURRED` in the text marks a failure."""
+def blur_for_resizer(img: npt.NDArray[np.uint8], bbox_list: Sequence[Box]) -> npt.NDArray[np.uint8]:
+    """Blur for the Resizer, which turns exceptions into their text: `FACE_NOT_BLURRED` in the text marks a failure."""
     try:
         return blur(img, bbox_list)
     except Exception as error:
-        raise ValueError(f"{NOT_BLURRED}: {error or type(error).__name__}") from error
+        raise ValueError(f"{FACE_NOT_BLURRED}: {error or type(error).__name__}") from error

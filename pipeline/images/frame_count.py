@@ -4,7 +4,7 @@ import re
 
 from PIL import Image
 
-MOST_FRAMES = 10_000
+MAX_FRAMES = 10_000
 """Largest number that is returned, in place of larger ones: a header may claim 2**31."""
 
 
@@ -19,7 +19,7 @@ _INTRODUCER = re.compile(rb"[!,;]")
 _ANIMATED = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 
 
-def frames(image: Image.Image, body: bytes) -> int:
+def count_frames(image: Image.Image, body: bytes) -> int:
     """Return the number of frames of an image that Pillow has opened, 1 for a still image; none is decoded.
 
     Pillow reads it from the header of an animated PNG, WebP or AVIF. Pages of a TIFF and further images of an MPO are
@@ -28,14 +28,14 @@ def frames(image: Image.Image, body: bytes) -> int:
     if image.format not in _ANIMATED:
         return 1
     count = _gif_frames(body) if image.format == "GIF" else int(getattr(image, "n_frames", 1))
-    return max(1, min(count, MOST_FRAMES))
+    return max(1, min(count, MAX_FRAMES))
 
 
 def _gif_frames(body: bytes) -> int:
     """Return the number of image descriptors of a GIF (GIF89a, sections 18 to 27), up to a truncation or the limits."""
     count, blocks_left = 0, _MAX_BLOCKS
     position = 13 + _colour_table_bytes(body[10])
-    while (match := _INTRODUCER.search(body, position)) is not None and count < MOST_FRAMES and blocks_left > 0:
+    while (match := _INTRODUCER.search(body, position)) is not None and count < MAX_FRAMES and blocks_left > 0:
         position = match.start()
         if match[0] == b";":
             break

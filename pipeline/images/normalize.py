@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.images.face_blur import NOT_BLURRED, TURNS, blurrer, upright
-from pipeline.images.frame_count import frames
-from pipeline.images.pdq import pdq
+from pipeline.images.face_blur import EXIF_ORIENTATIONS, FACE_NOT_BLURRED, blur_for_resizer, orient_boxes
+from pipeline.images.frame_count import count_frames
+from pipeline.images.pdq import pdq_fingerprint
 from pipeline.records import Box
 
 RESULT_VERSION = 1
@@ -33,7 +33,7 @@ RESULT_VERSION = 1
 gives other pixels."""
 
 
-NONE = "none"
+MODE_NONE = "none"
 """The mode in which a JPEG is stored byte for byte."""
 
 
@@ -81,7 +81,7 @@ class ImageRules:
 
 
 @dataclass(frozen=True)
-class Picture:
+class StoredImage:
     """An image as stored (JPEG bytes) with its size and the upright original's, in pixels; `blurred` counts faces.
 
     `format` is the body's (Pillow's name in lower case), and `frames` its number of frames.
@@ -99,20 +99,20 @@ class Picture:
     @cached_property
     def pixels(self) -> npt.NDArray[np.uint8] | None:
         """The stored image as RGB, (height, width, 3) uint8, decoded at the first use; None where that fails."""
-        return decoded(self.jpg)
+        return decode_rgb(self.jpg)
 
     @cached_property
     def fingerprint(self) -> tuple[bytes, int] | None:
         """PDQ of the stored image (32 bytes, quality 0 to 100), computed at the first use."""
-        return None if self.pixels is None else pdq(self.pixels)
+        return None if self.pixels is None else pdq_fingerprint(self.pixels)
 
     @property
-    def known_fingerprint(self) -> tuple[bytes | None, int | None]:
+    def computed_fingerprint(self) -> tuple[bytes | None, int | None]:
         """The fingerprint if it was computed, else nulls: at 256 pixels it takes longer than all other steps."""
         return vars(self).get("fingerprint") or (None, None)
 
 
-def decoded(jpg: bytes) -> npt.NDArray[np.uint8] | None:
+def decode_rgb(jpg: bytes) -> npt.NDArray[np.uint8] | None:
     """Return an image's pixels as RGB, (height, width, 3) uint8, as OpenCV decodes them; None where it fails."""
     try:
         pixels = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
@@ -122,7 +122,7 @@ def decoded(jpg: bytes) -> npt.NDArray[np.uint8] | None:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedImage:
     """Why no image is stored of a body: the outcome's name and the cause, at most 200 characters."""
 
     outcome: str
@@ -143,23 +143,23 @@ def _resizer(rules: ImageRules) -> Callable[..., Any]:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     resizer = Resizer(
         image_size=rules.size,
-        resize_mode="no" if rules.mode == NONE else rules.mode,
+        resize_mode="no" if rules.mode == MODE_NONE else rules.mode,
         resize_only_if_bigger=True,
         encode_quality=rules.quality,
         encode_format="jpg",
-        blurrer=blurrer,
+        blurrer=blur_for_resizer,
     )
     names = vars(sys.modules[Resizer.__module__]) | {"SuppressStdoutStderr": nullcontext}
     call = Resizer.__call__
     return partial(FunctionType(call.__code__, names, call.__name__, call.__defaults__, call.__closure__), resizer)
 
 
-def ready(rules: ImageRules) -> None:
+def load_resizer(rules: ImageRules) -> None:
     """Load the libraries for resizing, which takes seconds, before an image waits for them."""
     _resizer(rules)
 
 
-def _jpeg_fault(body: bytes) -> Refused | None:
+def _jpeg_fault(body: bytes) -> RefusedImage | None:
     """Return what is wrong with a JPEG's markers: no end of image, or more of them than any camera writes.
 
     Decoders silently fill a truncated image with grey, and parsers take minutes for millions of empty segments or for
@@ -169,7 +169,7 @@ def _jpeg_fault(body: bytes) -> Refused | None:
     offset, scans, filled_bytes = 2, 0, 0
     for _ in range(_MAX_MARKERS):
         if not (marker := _MARKER.search(body, offset)):
-            return Refused("truncated_image", f"{len(body)} bytes without an end of image")
+            return RefusedImage("truncated_image", f"{len(body)} bytes without an end of image")
         code = marker[1][0]
         filled_bytes += 0 if scans else marker.start() - offset
         offset, scans = marker.end(), scans + (code == 0xDA)
@@ -179,23 +179,23 @@ def _jpeg_fault(body: bytes) -> Refused | None:
             break
         if code not in (0x01, 0xD8):
             offset += max(2, int.from_bytes(body[offset : offset + 2]))
-    return Refused(
+    return RefusedImage(
         "undecodable_image",
         f"more than {_MAX_MARKERS} markers, {_MAX_SCANS} scans or {_MAX_FILLED_BYTES} bytes of gaps",
     )
 
 
-def _png_fault(body: bytes) -> Refused | None:
+def _png_fault(body: bytes) -> RefusedImage | None:
     """Return what is wrong with a PNG's chunks: too many of them, as parsers stop at each."""
     offset = 8
     for _ in range(_MAX_CHUNKS):
         if offset >= len(body):
             return None
         offset += 12 + int.from_bytes(body[offset : offset + 4])
-    return Refused("undecodable_image", f"more than {_MAX_CHUNKS} chunks")
+    return RefusedImage("undecodable_image", f"more than {_MAX_CHUNKS} chunks")
 
 
-def _fault(body: bytes) -> Refused | None:
+def _fault(body: bytes) -> RefusedImage | None:
     """Return what is wrong with a body's markers or chunks, before any parser sees it."""
     if body.startswith(b"\xff\xd8\xff"):
         return _jpeg_fault(body)
@@ -218,7 +218,11 @@ def _orientation(image: Image.Image) -> int:
         count = unpack_from(f"{byte_order}H", exif, directory)[0]
         for tag, kind, length, value in iter_unpack(f"{byte_order}HHIHxx", exif[directory + 2 :][: 12 * count]):
             if tag == _ORIENTATION_TAG:
-                return int(value) if byte_order and (kind, length) == (_TIFF_SHORT, 1) and value in TURNS else 1
+                return (
+                    int(value)
+                    if byte_order and (kind, length) == (_TIFF_SHORT, 1) and value in EXIF_ORIENTATIONS
+                    else 1
+                )
     except StructError:
         pass
     return 1
@@ -256,65 +260,68 @@ def _to_bmp(image: Image.Image, orientation: int) -> bytes:
         pixels = np.asarray(image.convert("L"))
     else:
         pixels = cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
-    transpose, mirror_x, mirror_y = TURNS[orientation]
+    transpose, mirror_x, mirror_y = EXIF_ORIENTATIONS[orientation]
     pixels = pixels.swapaxes(0, 1) if transpose else pixels
     pixels = pixels[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
     return bytes(cv2.imencode(".bmp", np.ascontiguousarray(pixels))[1])
 
 
-def _unchanged(body: bytes, size: tuple[int, int]) -> Picture | Refused:
+def _unchanged(body: bytes, size: tuple[int, int]) -> StoredImage | RefusedImage:
     """Return a JPEG unchanged, once it decodes at an eighth of its size: that reads all scans at little other cost."""
     try:
         preview = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
     except cv2.error as error:
-        return Refused("undecodable_image", str(error)[:200])
+        return RefusedImage("undecodable_image", str(error)[:200])
     if preview is None or preview.shape != (-(-size[1] // 8), -(-size[0] // 8)):
-        return Refused("undecodable_image", "Image decoding error")
-    return Picture(body, *size, *size)
+        return RefusedImage("undecodable_image", "Image decoding error")
+    return StoredImage(body, *size, *size)
 
 
-def _resized(data: bytes, rules: ImageRules, size: tuple[int, int], boxes: Sequence[Box]) -> Picture | Refused:
+def _resized(data: bytes, rules: ImageRules, size: tuple[int, int], boxes: Sequence[Box]) -> StoredImage | RefusedImage:
     """Return the image that the Resizer makes of `data`, which has the upright size `size`."""
     jpg, width, height, *original, fault = _resizer(rules)(io.BytesIO(data), boxes or None)
     if fault is not None:
-        return Refused(
-            NOT_BLURRED if fault.startswith(NOT_BLURRED) else "undecodable_image", fault[:200] or "no cause given"
+        return RefusedImage(
+            FACE_NOT_BLURRED if fault.startswith(FACE_NOT_BLURRED) else "undecodable_image",
+            fault[:200] or "no cause given",
         )
     if tuple(original) != size:
-        return Refused("undecodable_image", f"decoded as {original[0]} x {original[1]}, its header says {size}")
-    return Picture(jpg, width, height, *size, len(boxes))
+        return RefusedImage("undecodable_image", f"decoded as {original[0]} x {original[1]}, its header says {size}")
+    return StoredImage(jpg, width, height, *size, len(boxes))
 
 
-def _header_fault(image: Image.Image, body: bytes, rules: ImageRules) -> Refused | None:
+def _header_fault(image: Image.Image, body: bytes, rules: ImageRules) -> RefusedImage | None:
     """Return why an opened image is refused by its header, None if it is not."""
     width, height = image.size
     if width * height > rules.max_pixels:
-        return Refused("too_many_pixels", f"{width} x {height}, expected at most {rules.max_pixels} pixels")
+        return RefusedImage("too_many_pixels", f"{width} x {height}, expected at most {rules.max_pixels} pixels")
     if min(width, height) < rules.min_side:
-        return Refused("image_too_small", f"{width} x {height}, expected sides of at least {rules.min_side} pixels")
+        return RefusedImage(
+            "image_too_small", f"{width} x {height}, expected sides of at least {rules.min_side} pixels"
+        )
     if image.format == "PNG" and body[16:24] != width.to_bytes(4) + height.to_bytes(4):  # Pillow uses the last IHDR
-        return Refused("undecodable_image", "more than one header")
+        return RefusedImage("undecodable_image", "more than one header")
     return None
 
 
-def _store(image: Image.Image, body: bytes, rules: ImageRules, faces: Sequence[Box]) -> Picture | Refused:
+def _store(image: Image.Image, body: bytes, rules: ImageRules, faces: Sequence[Box]) -> StoredImage | RefusedImage:
     """Return the stored image of an opened one that passed its checks, or why there is none."""
     orientation = _orientation(image)
     try:
-        boxes = upright(faces, orientation)
+        boxes = orient_boxes(faces, orientation)
     except (TypeError, ValueError) as error:
-        return Refused(NOT_BLURRED, str(error)[:200])
-    if rules.mode == NONE and image.format == "JPEG" and image.mode != "CMYK" and orientation == 1 and not boxes:
+        return RefusedImage(FACE_NOT_BLURRED, str(error)[:200])
+    if rules.mode == MODE_NONE and image.format == "JPEG" and image.mode != "CMYK" and orientation == 1 and not boxes:
         return _unchanged(body, image.size)
-    size = image.size[::-1] if TURNS[orientation][0] else image.size
+    size = image.size[::-1] if EXIF_ORIENTATIONS[orientation][0] else image.size
     try:
         data = body if _opencv_reads(image, body, orientation) else _to_bmp(image, orientation)
     except Exception as error:  # noqa: BLE001 - as in `opened`
-        return Refused("undecodable_image", str(error)[:200] or type(error).__name__)
+        return RefusedImage("undecodable_image", str(error)[:200] or type(error).__name__)
     return _resized(data, rules, size, boxes)
 
 
-def opened(body: bytes) -> Image.Image | Refused:
+def open_image(body: bytes) -> Image.Image | RefusedImage:
     """Return an image of which only the header is read, or why there is none; nothing is raised.
 
     Outcomes: truncated_image, undecodable_image, too_many_pixels and not_an_image.
@@ -324,28 +331,28 @@ def opened(body: bytes) -> Image.Image | Refused:
     try:
         return Image.open(io.BytesIO(body), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return Refused("too_many_pixels", str(error)[:200])
+        return RefusedImage("too_many_pixels", str(error)[:200])
     except Exception as error:  # noqa: BLE001 - Pillow's parsers raise anything, and one image must not end a shard
-        return Refused("not_an_image", type(error).__name__)
+        return RefusedImage("not_an_image", type(error).__name__)
 
 
-def made_of(
-    image: Image.Image | Refused, body: bytes, rules: ImageRules, faces: Sequence[Box] = ()
-) -> Picture | Refused:
+def store_image(
+    image: Image.Image | RefusedImage, body: bytes, rules: ImageRules, faces: Sequence[Box] = ()
+) -> StoredImage | RefusedImage:
     """Return the stored image of a body that was `opened`, or why there is none; nothing is raised.
 
     Outcomes: too_many_pixels and image_too_small before anything is decoded, then undecodable_image and
     face_not_blurred. `faces` are boxes to blur, in the image as it came (not turned upright).
     """
-    if isinstance(image, Refused):
+    if isinstance(image, RefusedImage):
         return image
     with image:
         stored = _header_fault(image, body, rules) or _store(image, body, rules, faces)
-        if isinstance(stored, Refused) or image.format in _JPEG_FORMATS:
+        if isinstance(stored, RefusedImage) or image.format in _JPEG_FORMATS:
             return stored
-        return replace(stored, format=str(image.format).lower(), frames=frames(image, body))
+        return replace(stored, format=str(image.format).lower(), frames=count_frames(image, body))
 
 
-def to_picture(body: bytes, rules: ImageRules, faces: Sequence[Box] = ()) -> Picture | Refused:
+def to_stored_image(body: bytes, rules: ImageRules, faces: Sequence[Box] = ()) -> StoredImage | RefusedImage:
     """Return the stored image of a body, or why there is none; nothing is raised, whatever the bytes are."""
-    return made_of(opened(body), body, rules, faces)
+    return store_image(open_image(body), body, rules, faces)

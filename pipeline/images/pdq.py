@@ -11,16 +11,16 @@ RESULT_VERSION = 1
 PDQ_BYTES = 32
 
 
-SAME_PICTURE = 31
+SAME_PICTURE_BITS = 31
 """The largest Hamming distance, in bits of 256, at which two fingerprints count as the same image: PDQ's README
 (facebook/ThreatExchange, pdq/README.md, "Matching") recommends to start with <= 31."""
 
 
-LEAST_QUALITY = 50
+MIN_QUALITY = 50
 """Fingerprints of a lower quality are not compared: the same README recommends to discard <= 49."""
 
 
-def pdq(image: npt.NDArray[np.uint8]) -> tuple[bytes, int]:
+def pdq_fingerprint(image: npt.NDArray[np.uint8]) -> tuple[bytes, int]:
     """Return the fingerprint (32 bytes) and quality (0 to 100) of an RGB image, (height, width, 3) uint8."""
     bits, quality = pdqhash.compute(np.ascontiguousarray(image))
     return np.packbits(bits.astype(np.uint8)).tobytes(), int(quality)

@@ -16,14 +16,14 @@ from typing import IO, Any
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, Refused, made_of, opened
-from pipeline.ingest.hash_check import verdict
+from pipeline.images.normalize import ImageRules, RefusedImage, StoredImage, open_image, store_image
+from pipeline.ingest.hash_check import compare_hashes
 from pipeline.ingest.tombstones import Tombstones
 from pipeline.ledger.schemas import TABLES
 from pipeline.outcomes import STORED, TAKEN_DOWN, Attempt
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 
-SPOOL = 64 << 20
+SPOOL_BYTES = 64 << 20
 """Bytes of a shard's pairs that are held in memory before they are spooled to a temporary file."""
 
 
@@ -31,27 +31,27 @@ SMALL_BYTES, SMALL_PIXELS = 1 << 16, 1 << 18
 """Bytes and pixels up to which an image is decoded at once: that takes some milliseconds, whatever its content."""
 
 
-Row = dict[str, Any]
+PairRow = dict[str, Any]
 
 
-Opened = Image.Image | Refused
+OpenedImage = Image.Image | RefusedImage
 
 
-class FilledShard:
+class ShardBuilder:
     """Builds a shard. `answered` is called in the event loop's thread, `_decode` runs in its own thread; a lock guards
     what both write.
     """
 
     def __init__(
-        self, rows: Sequence[Row], image: ImageRules, give: Callable[[int], None], tombstones: Tombstones
+        self, rows: Sequence[PairRow], image: ImageRules, give: Callable[[int], None], tombstones: Tombstones
     ) -> None:
         self.rows, self._image, self._release_bytes, self._tombstones = rows, image, give, tombstones
         self._attempts: list[list[Attempt]] = [[] for _ in rows]
         self._sizes: dict[int, int] = {}
-        self._refused: dict[int, Refused] = {}
-        self._samples: dict[int, tuple[Row, int, int]] = {}
-        self._queue: SimpleQueue[tuple[int, bytes, Opened | None] | None] = SimpleQueue()
-        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 - closed by `close`
+        self._refused: dict[int, RefusedImage] = {}
+        self._samples: dict[int, tuple[PairRow, int, int]] = {}
+        self._queue: SimpleQueue[tuple[int, bytes, OpenedImage | None] | None] = SimpleQueue()
+        self._spool: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by `close`
         self._end = 0
         self._lock = Lock()
         self._failure: Exception | None = None
@@ -73,7 +73,7 @@ class FilledShard:
             raise self._failure
 
     def _accept_body(self, index: int, body: bytes) -> None:
-        image = opened(body) if len(body) <= SMALL_BYTES else None
+        image = open_image(body) if len(body) <= SMALL_BYTES else None
         if image is None or (isinstance(image, Image.Image) and image.width * image.height > SMALL_PIXELS):
             self._queue.put((index, body, image))
             return
@@ -100,19 +100,19 @@ class FilledShard:
             index, body, image = item
             try:
                 if self._failure is None:
-                    self._store(index, body, image or opened(body))
+                    self._store(index, body, image or open_image(body))
             except Exception as error:  # noqa: BLE001 - raised by `answered`; fetches that wait for memory must not hang
                 self._failure = error
             finally:
                 self._release_bytes(len(body))
 
-    def _store(self, index: int, body: bytes, image: Opened) -> None:
+    def _store(self, index: int, body: bytes, image: OpenedImage) -> None:
         row = self.rows[index]
         faces = json.loads(row["faces"]) if row.get("faces") else ()
-        stored = made_of(image, body, self._image, faces)
-        if isinstance(stored, Picture) and self._tombstones and self._is_taken_down(body, stored):
-            stored = Refused(TAKEN_DOWN, "")
-        if isinstance(stored, Refused):
+        stored = store_image(image, body, self._image, faces)
+        if isinstance(stored, StoredImage) and self._tombstones and self._is_taken_down(body, stored):
+            stored = RefusedImage(TAKEN_DOWN, "")
+        if isinstance(stored, RefusedImage):
             self._refused[index] = stored
             return
         sample, members = _pair(row, body, stored)
@@ -121,8 +121,8 @@ class FilledShard:
             self._samples[index] = (sample, self._end, len(members))
             self._end += len(members)
 
-    def _is_taken_down(self, body: bytes, stored: Picture) -> bool:
-        return self._tombstones.holds_image(body, stored.jpg) or self._tombstones.looks_taken(stored)
+    def _is_taken_down(self, body: bytes, stored: StoredImage) -> bool:
+        return self._tombstones.refuses_bytes(body, stored.jpg) or self._tombstones.is_near_removed(stored)
 
     def write(self, writer: ShardWriter) -> dict[str, pa.Table]:
         """Write the pairs in the rows' order; return the shard's rows of `fetches` and `samples`."""
@@ -159,13 +159,13 @@ class FilledShard:
         return pa.Table.from_pydict(columns, TABLES["fetches"])
 
 
-def _pair(row: Row, body: bytes, stored: Picture) -> tuple[Row, bytes]:
+def _pair(row: PairRow, body: bytes, stored: StoredImage) -> tuple[PairRow, bytes]:
     """Return a pair's row of `samples`, without its shard and place, and its members as written to the tar."""
     raw = hashlib.sha256(body).hexdigest()
     hashes = json.loads(row["hashes"]) if row.get("hashes") else {}
     if row.get("place"):  # a downloader may have re-encoded it: only its PDQ can be compared
         hashes = {name: value for name, value in hashes.items() if name == "pdq"}
-    comparison = verdict(hashes, body, stored, raw)
+    comparison = compare_hashes(hashes, body, stored, raw)
     sizes = {
         "width": stored.width,
         "height": stored.height,
@@ -177,7 +177,7 @@ def _pair(row: Row, body: bytes, stored: Picture) -> tuple[Row, bytes]:
         meta["blurred_faces"] = stored.blurred
     if comparison.verdict:
         meta["verdict"] = comparison.verdict
-    bits, quality = stored.known_fingerprint
+    bits, quality = stored.computed_fingerprint
     sample = {
         "uid": row["uid"],
         "source": row["source"],

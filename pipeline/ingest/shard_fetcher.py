@@ -1,8 +1,8 @@
 """From a shard's published rows to its tar: fetch within the rate limits, check, resize, write in uid order.
 
-A `Lane` fetches a task's shards one after another with one event loop and one client, so that a host's state (its
-rate limit, its pauses, its robots.txt, its open connections) lasts from shard to shard. Responses come in any order;
-bodies become pairs that are spooled, and the tar is written from the spool in the rows' order.
+A `HostPartitionFetcher` fetches a task's shards one after another with one event loop and one client, so that a host's
+state (its rate limit, its pauses, its robots.txt, its open connections) lasts from shard to shard. Responses come in
+any order; bodies become pairs that are spooled, and the tar is written from the spool in the rows' order.
 """
 
 import asyncio
@@ -16,57 +16,59 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.fetch.byte_budget import Claim
-from pipeline.fetch.client import Client, WebRules
+from pipeline.fetch.byte_budget import BudgetClaim
+from pipeline.fetch.client import FetchRules, HttpClient
 from pipeline.fetch.urls import host_of
-from pipeline.images.normalize import ImageRules, ready
-from pipeline.ingest.shard_builder import FilledShard, Row
-from pipeline.ingest.tombstones import NONE, Tombstones
+from pipeline.images.normalize import ImageRules, load_resizer
+from pipeline.ingest.shard_builder import PairRow, ShardBuilder
+from pipeline.ingest.tombstones import NO_TOMBSTONES, Tombstones
 from pipeline.ledger.schemas import TABLES
 from pipeline.outcomes import STORED, Attempt
 from pipeline.shards.tar_format import ShardWriter
 
-LocalBytes = Callable[[str, int, int], bytes]
+ReadLocalBytes = Callable[[str, int, int], bytes]
 """(published file, offset, size) to the bytes there: reads the images that are part of a source's files."""
 
 
-MANY = 32
+KEEP_ALIVE_ROWS = 32
 """A host with more rows than this in a shard keeps its connections: the partition's next shard will need them."""
 
 
 @dataclass(frozen=True)
-class LaneRules:
+class PartitionRules:
     """Settings of the fetches: the web's rules, what is stored of an image, and the seconds that a shard may take.
 
     The time that the hosts' rate limits need is added to `shard_seconds`.
     """
 
-    web: WebRules
+    web: FetchRules
     image: ImageRules
     shard_seconds: float
 
 
-class Lane:
+class HostPartitionFetcher:
     """Fetches shard after shard; a context manager. `local` reads the images that are part of a source's files.
 
     An image that matches one of the `tombstones` is not stored; rows that they name must not be passed.
     """
 
-    def __init__(self, rules: LaneRules, local: LocalBytes | None = None, tombstones: Tombstones = NONE) -> None:
+    def __init__(
+        self, rules: PartitionRules, local: ReadLocalBytes | None = None, tombstones: Tombstones = NO_TOMBSTONES
+    ) -> None:
         self._rules = rules
         self._local = local
         self._tombstones = tombstones
         self._runner = asyncio.Runner()
-        self._client: Client
+        self._client: HttpClient
 
-    def __enter__(self) -> "Lane":
-        async def open_client() -> Client:
+    def __enter__(self) -> "HostPartitionFetcher":
+        async def open_client() -> HttpClient:
             # host names are resolved in these threads: a few dead name servers would block asyncio's few
             resolver_threads = ThreadPoolExecutor(self._rules.web.concurrency, "names")
             asyncio.get_running_loop().set_default_executor(resolver_threads)
-            return Client(self._rules.web, forbidden=lambda url: self._tombstones.names("", url))
+            return HttpClient(self._rules.web, forbidden=lambda url: self._tombstones.names("", url))
 
-        ready(self._rules.image)
+        load_resizer(self._rules.image)
         self._client = self._runner.run(open_client())
         return self
 
@@ -76,14 +78,14 @@ class Lane:
         self._runner.run(self._client.__aexit__(None, None, None))
         self._runner.close()
 
-    def fetch(self, rows: Sequence[Row], writer: ShardWriter) -> dict[str, pa.Table]:
+    def fetch(self, rows: Sequence[PairRow], writer: ShardWriter) -> dict[str, pa.Table]:
         """Fetch one shard's rows into `writer` in their order; return its rows of `fetches` and `samples`.
 
         `rows` have uid, source, record_id, url and caption, and may have `hashes` and `faces` (JSON), `place` and
         `file` (bytes in a file of the source), and `attempts` (how many were made before). Every row gets at least
         one attempt, whatever happens to it. The tar has no name yet: `samples.shard` is "".
         """
-        shard = FilledShard(rows, self._rules.image, self._client.budget.give_from_thread, self._tombstones)
+        shard = ShardBuilder(rows, self._rules.image, self._client.budget.return_from_thread, self._tombstones)
         try:
             self._runner.run(self._fill(shard))
             shard.decoded()
@@ -91,7 +93,7 @@ class Lane:
         finally:
             shard.close()
 
-    async def _fill(self, shard: FilledShard) -> None:
+    async def _fill(self, shard: ShardBuilder) -> None:
         by_host: dict[str, deque[int]] = {}
         for index, row in enumerate(shard.rows):
             if row.get("place"):
@@ -108,9 +110,9 @@ class Lane:
 
         await _gather([serve() for _ in range(min(len(hosts), self._rules.web.concurrency))])
 
-    async def _serve(self, shard: FilledShard, queue: deque[int], deadline: float) -> None:
+    async def _serve(self, shard: ShardBuilder, queue: deque[int], deadline: float) -> None:
         """Fetch one host's rows, as many concurrently as its limit allows."""
-        keep_connections = len(queue) > MANY
+        keep_connections = len(queue) > KEEP_ALIVE_ROWS
         workers = min(len(queue), self._client.host(shard.rows[queue[0]]["url"]).workers, self._rules.web.concurrency)
 
         async def work() -> None:
@@ -121,14 +123,14 @@ class Lane:
 
         await _gather([work() for _ in range(workers)])
 
-    async def _from_file(self, shard: FilledShard, index: int, row: Row) -> None:
+    async def _from_file(self, shard: ShardBuilder, index: int, row: PairRow) -> None:
         offset, size = map(int, row["place"].split(":"))
         limit = self._rules.web.max_bytes
         if size > limit:
             shard.answered(index, [Attempt("body_too_large", 0, f"{size} bytes, expected at most {limit}")])
             return
         assert self._local is not None
-        claim, body = Claim(self._client.budget), b""
+        claim, body = BudgetClaim(self._client.budget), b""
         await claim.hold(size)
         try:
             body = await asyncio.to_thread(self._local, row["file"], offset, size)
@@ -153,7 +155,7 @@ async def _gather(jobs: Iterable[Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)  # what they hold is released before the shard ends
 
 
-def without_fetch(rows: Iterable[Row]) -> pa.Table:
+def unfetched_rows(rows: Iterable[PairRow]) -> pa.Table:
     """Return the rows of `fetches` of published rows that are no pairs: attempt 0, with the problem as the outcome."""
     attempts = [
         {
@@ -172,7 +174,7 @@ def without_fetch(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist(attempts, TABLES["fetches"])
 
 
-def unaccounted(pairs: pa.Table, fetches: pa.Table, samples: pa.Table) -> str:
+def count_mismatch(pairs: pa.Table, fetches: pa.Table, samples: pa.Table) -> str:
     """Return how a shard's counts do not add up, or "": each published row has one outcome, each stored one a place.
 
     Compared as multisets of uids, since a uid that was published twice has two rows and two outcomes.

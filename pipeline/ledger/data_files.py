@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 
 from pipeline.storage.store import Store
 
-GROUP = 1 << 16
+ROW_GROUP_ROWS = 1 << 16
 """Rows of a row group: so many are read to find one pair."""
 
 
-SORTED = 1 << 30
+MAX_SORT_BYTES = 1 << 30
 """Bytes above which rows are not sorted: a sorted copy would be held in memory beside them."""
 
 
@@ -67,13 +67,13 @@ def write_rows(store: Store, job: str, table: str, rows: pa.Table) -> DataFile:
     """
     path = f"job={job}/{uuid.uuid4().hex}.parquet"
     store_path = f"tables/{table}/{path}"
-    sorted_rows = by_uid(rows)
+    sorted_rows = sort_by_uid(rows)
     with store.create(store_path) as stream:
-        pq.write_table(sorted_rows, stream, row_group_size=GROUP, **encoded(sorted_rows.schema))
-    return DataFile(table, path, rows.num_rows, store.size(store_path), *span(sorted_rows))
+        pq.write_table(sorted_rows, stream, row_group_size=ROW_GROUP_ROWS, **writer_options(sorted_rows.schema))
+    return DataFile(table, path, rows.num_rows, store.size(store_path), *uid_range(sorted_rows))
 
 
-def filled(rows: Rows, schema: pa.Schema) -> Rows:
+def with_schema(rows: Rows, schema: pa.Schema) -> Rows:
     """Return the columns of `schema` of rows of a data file; a column that the file lacks is null.
 
     Such a file was written by an earlier version of cuvee, which did not have the column.
@@ -85,7 +85,7 @@ def filled(rows: Rows, schema: pa.Schema) -> Rows:
     return result
 
 
-def encoded(schema: pa.Schema) -> dict[str, Any]:
+def writer_options(schema: pa.Schema) -> dict[str, Any]:
     """Return the options of pyarrow's writers (compression, dictionaries) for a data file of a schema."""
     repeating = [
         field.name
@@ -98,9 +98,9 @@ def encoded(schema: pa.Schema) -> dict[str, Any]:
     return {"compression": codecs, "use_dictionary": repeating}
 
 
-def by_uid(rows: pa.Table) -> pa.Table:
+def sort_by_uid(rows: pa.Table) -> pa.Table:
     """Return the rows sorted by uid; unchanged where they have no uid or are too large to copy."""
-    if "uid" not in rows.column_names or rows.num_rows < 2 or rows.nbytes > SORTED:
+    if "uid" not in rows.column_names or rows.num_rows < 2 or rows.nbytes > MAX_SORT_BYTES:
         return rows
     uids = rows["uid"].combine_chunks()
     if pc.all(pc.less_equal(uids[:-1], uids[1:])).as_py():
@@ -108,7 +108,7 @@ def by_uid(rows: pa.Table) -> pa.Table:
     return rows.take(pc.sort_indices(uids))  # a stable sort
 
 
-def span(rows: pa.Table) -> tuple[str, str]:
+def uid_range(rows: pa.Table) -> tuple[str, str]:
     """Return the least and the greatest uid of rows, ("", "") if they have none."""
     if "uid" not in rows.column_names or not rows.num_rows:
         return "", ""

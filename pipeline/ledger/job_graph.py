@@ -6,14 +6,14 @@ from pipeline.errors import InputError
 from pipeline.ledger.tables import JobRow
 
 
-def latest(jobs: Sequence[JobRow], stage: str) -> dict[str, JobRow]:
+def newest_jobs(jobs: Sequence[JobRow], stage: str) -> dict[str, JobRow]:
     """Return the newest finished job of each name in a stage; for ingest, only the retries of a newest job."""
     by_name = {job.name: job for job in jobs if job.stage == stage}
     newest = {job.job for job in by_name.values()}
-    return {name: job for name, job in by_name.items() if retried(job) in ("", *newest)}
+    return {name: job for name, job in by_name.items() if retried_job(job) in ("", *newest)}
 
 
-def retried(job: JobRow) -> str:
+def retried_job(job: JobRow) -> str:
     """Return the id of the ingest job that a job is a retry of, "" if it is no retry."""
     retry = job.config.get("retry") if isinstance(job.config, dict) else None
     return str(retry["of"]) if retry else ""
@@ -24,7 +24,7 @@ def source_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
+def ingests_by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the ids of each source's ingest jobs, the first and then its retries in order; `ingests` is name to id."""
     grouped: dict[str, list[str]] = {}
     for name in sorted(ingests, key=lambda name: (source_of(name), int(name.partition("/retry-")[2] or 0))):
@@ -32,12 +32,12 @@ def by_source(ingests: Mapping[str, str]) -> dict[str, list[str]]:
     return grouped
 
 
-def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
+def current_jobs(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
     """Return the newest ingests, and the newest filters and mixtures that depend on them and on no older ones.
 
     The result is the ids of jobs by stage and name.
     """
-    ingests = latest(jobs, "ingest")
+    ingests = newest_jobs(jobs, "ingest")
     source_by_ingest = {row.job: source_of(name) for name, row in ingests.items()}
     by_id = {row.job: row for row in jobs}
 
@@ -57,11 +57,11 @@ def current(jobs: Sequence[JobRow]) -> dict[str, dict[str, str]]:
 
     chosen = {"ingest": {name: row.job for name, row in ingests.items()}}
     for stage in ("decide", "blend"):
-        chosen[stage] = {name: row.job for name, row in latest(jobs, stage).items() if fresh(row)}
+        chosen[stage] = {name: row.job for name, row in newest_jobs(jobs, stage).items() if fresh(row)}
     return chosen
 
 
-def as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
+def jobs_as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
     """Return the jobs that were finished when `job` (an id or its first digits) was.
 
     A job's rows do not change, so a funnel of these jobs equals the one of that time, except for later takedowns.
@@ -75,7 +75,7 @@ def as_of(jobs: Sequence[JobRow], job: str) -> list[JobRow]:
     return list(jobs[: matches[0] + 1])
 
 
-def _upstream(job: str, jobs: Mapping[str, JobRow]) -> set[str]:
+def upstream(job: str, jobs: Mapping[str, JobRow]) -> set[str]:
     ancestors, pending = set[str](), [job]
     while pending:
         if (ancestor := pending.pop()) not in ancestors and ancestor in jobs:

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.ledger.data_files import filled
-from pipeline.ledger.tables import Ledger, between
+from pipeline.ledger.data_files import with_schema
+from pipeline.ledger.tables import Ledger, any_between
 
-BATCH = 1 << 16
+BATCH_ROWS = 1 << 16
 """Rows of a batch at most."""
 
 
 @dataclass(frozen=True)
-class Scanned:
+class ScannedBatch:
     """Rows of one data file: the job that wrote it, its path in the store, and the requested columns."""
 
     job: str
@@ -29,23 +29,23 @@ class Scanned:
     rows: pa.RecordBatch
 
 
-def scan(ledger: Ledger, table: str, columns: Sequence[str]) -> Iterator[Scanned]:
+def scan_table(ledger: Ledger, table: str, columns: Sequence[str]) -> Iterator[ScannedBatch]:
     """Yield these columns of all rows of a table's newest version, including those of unfinished jobs."""
     for job, path in ledger.snapshot(table):
         yield from scan_file(ledger, job, path, columns)
 
 
-def scan_file(ledger: Ledger, job: str, path: str, columns: Sequence[str]) -> Iterator[Scanned]:
+def scan_file(ledger: Ledger, job: str, path: str, columns: Sequence[str]) -> Iterator[ScannedBatch]:
     """Yield these columns of one data file."""
     schema = ledger.schema(path.split("/")[1], columns)
     with ledger.store.parquet(path) as file:
-        for batch in file.iter_batches(BATCH, columns=list(columns), use_threads=False):
-            yield Scanned(job, path, filled(batch, schema))
+        for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
+            yield ScannedBatch(job, path, with_schema(batch, schema))
 
 
-def matching(
-    parts: Iterator[Scanned], mask: Callable[[pa.RecordBatch], Any]
-) -> Iterator[tuple[Scanned, dict[str, Any]]]:
+def matching_rows(
+    parts: Iterator[ScannedBatch], mask: Callable[[pa.RecordBatch], Any]
+) -> Iterator[tuple[ScannedBatch, dict[str, Any]]]:
     """Yield each row that `mask` (booleans for a batch) selects, as a mapping, with the part it is in."""
     for part in parts:
         chosen = part.rows.filter(mask(part.rows))
@@ -54,7 +54,7 @@ def matching(
                 yield part, row
 
 
-def columns_of(ledger: Ledger, table: str) -> list[str]:
+def column_names(ledger: Ledger, table: str) -> list[str]:
     """Return the names of a table's columns without the partition column; none where there is no such table."""
     delta = ledger.open(table)
     return [] if delta is None else [field.name for field in delta.schema().fields if field.name != "job"]
@@ -98,7 +98,7 @@ def _matching_rows(
             matches = _is_one_of(searched[name], values)
             mask = matches if mask is None else pc.or_kleene(mask, matches)
         if pc.any(mask).as_py():
-            rows += filled(file.read_row_group(group, use_threads=False).filter(mask), schema).to_pylist()
+            rows += with_schema(file.read_row_group(group, use_threads=False).filter(mask), schema).to_pylist()
     return rows
 
 
@@ -111,4 +111,4 @@ def _is_one_of(column: pa.ChunkedArray, values: Sequence[str]) -> pa.ChunkedArra
 def _may_hold(statistics: Any, values: Sequence[str]) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
-    return between(values, statistics.min, statistics.max)
+    return any_between(values, statistics.min, statistics.max)

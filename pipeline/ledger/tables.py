@@ -23,17 +23,17 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import InputError, StageFailed
-from pipeline.ledger.data_files import DataFile, filled
+from pipeline.ledger.data_files import DataFile, with_schema
 from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION, TABLES
-from pipeline.storage.object_store import failures, told
+from pipeline.storage.object_store import error_message, io_errors
 from pipeline.storage.store import Store
 
-ATTEMPTS = 5
+MAX_COMMIT_ATTEMPTS = 5
 """How often a commit is tried that conflicts with another writer's."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class SnapshotFile:
     """A data file of a snapshot: its job, its path in the store, its rows, and its least and greatest uid.
 
     The uids are "" where they are unknown.
@@ -47,10 +47,10 @@ class Listed:
 
     def may_hold(self, uids: Sequence[str]) -> bool:
         """Return whether the file may hold one of these uids, which are sorted."""
-        return not self.first or between(uids, self.first, self.last)
+        return not self.first or any_between(uids, self.first, self.last)
 
 
-def between(ordered: Sequence[str], first: str, last: str) -> bool:
+def any_between(ordered: Sequence[str], first: str, last: str) -> bool:
     """Return whether one of these sorted texts is at least `first` and at most `last`."""
     index = bisect_left(ordered, first)
     return index < len(ordered) and ordered[index] <= last
@@ -106,8 +106,8 @@ class Ledger:
             delta = DeltaTable(uri, version=version, storage_options=self.store.delta_options())
         except TableNotFoundError:
             return None
-        except failures(DeltaError) as error:
-            raise InputError(f"{uri}: the table cannot be opened ({told(error)})") from error
+        except io_errors(DeltaError) as error:
+            raise InputError(f"{uri}: the table cannot be opened ({error_message(error)})") from error
         if (written := schema_version(delta)) > SCHEMA_VERSION:
             message = f"written by a later version of cuvee: found schema {written}, expected {SCHEMA_VERSION} at most"
             raise InputError(f"{uri}: {message}")
@@ -127,7 +127,7 @@ class Ledger:
         delta = self.open(table) if self.store.exists(f"tables/{table}") else None
         return -1 if delta is None else delta.version()
 
-    def files(self, table: str) -> list[Listed]:
+    def files(self, table: str) -> list[SnapshotFile]:
         """Return the data files of the table's newest version, sorted by job and path."""
         delta = self.open(table)
         if delta is None:
@@ -136,7 +136,7 @@ class Ledger:
         for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
             path, rows = f"tables/{table}/{action['path']}", action["num_records"]
             first, last = action.get("min.uid") or "", action.get("max.uid") or ""
-            listed.append(Listed(action.get("partition.job", ""), path, rows, first, last))
+            listed.append(SnapshotFile(action.get("partition.job", ""), path, rows, first, last))
         return sorted(listed, key=lambda data_file: (data_file.job, data_file.path))
 
     def snapshot(self, table: str, jobs: Iterable[str] | None = None) -> list[tuple[str, str]]:
@@ -170,7 +170,7 @@ class Ledger:
             with self.store.arrow(path) as stream:
                 # pyarrow's dataset reader takes three times as long
                 part = pq.ParquetFile(stream).read(schema.names, use_threads=False)
-            part = keep(filled(part, schema))
+            part = keep(with_schema(part, schema))
             if "job" not in part.column_names:
                 part = part.append_column("job", pa.array([job] * part.num_rows, pa.string()))
             return part
@@ -263,13 +263,13 @@ class Ledger:
         deltalake itself retries an append behind other jobs' appends. It gives up where the same job was committed, by
         a second driver or by this one in a put whose response was lost; `append` then finds that in the new version.
         """
-        for retries_left in reversed(range(ATTEMPTS)):
+        for retries_left in reversed(range(MAX_COMMIT_ATTEMPTS)):
             try:
                 return append(self._open_or_create(table, schema, *create))
             except CommitFailedError as error:
                 if not retries_left:
                     raise self._commit_error(table, error) from error
-            except failures(DeltaError) as error:
+            except io_errors(DeltaError) as error:
                 if self.store.local:
                     raise
                 raise self._commit_error(table, error) from error
@@ -277,7 +277,7 @@ class Ledger:
 
     def _commit_error(self, table: str, error: Exception) -> StageFailed:
         return StageFailed(
-            f"{self.store.uri(f'tables/{table}')}: the commit failed ({told(error)}); run again to resume"
+            f"{self.store.uri(f'tables/{table}')}: the commit failed ({error_message(error)}); run again to resume"
         )
 
     def _open_or_create(

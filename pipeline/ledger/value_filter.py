@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-class Keys:
+class ValueFilter:
     """Values to search a column for: few by Arrow, which builds its hash table for each batch, many by Python."""
 
     FEW = 4096

@@ -21,7 +21,7 @@ _SAFE = re.compile(r"[^A-Za-z0-9_.=-]+")
 
 
 @dataclass(frozen=True)
-class Output:
+class UnitOutput:
     """A unit's result: the rows of each table by job, and facts for its record (counts, for example)."""
 
     rows: Mapping[str, Mapping[str, pa.Table]]
@@ -29,7 +29,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Record:
+class UnitRecord:
     """A unit's completion record: the files it wrote for each job, and its facts."""
 
     unit: str
@@ -41,7 +41,7 @@ class Record:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Record":
+    def from_json(cls, text: str | bytes) -> "UnitRecord":
         """Return the record that `to_json` wrote."""
         plain = json.loads(text)
         files = {job: [DataFile(**file) for file in files] for job, files in plain["files"].items()}
@@ -53,22 +53,24 @@ def record_path(group: str, unit: str) -> str:
     return f"staging/{group}/{_SAFE.sub('_', unit)}.json"
 
 
-def run_unit(store: Store, group: str, unit: str, work: Callable[[], Output]) -> Record:
+def run_unit(store: Store, group: str, unit: str, work: Callable[[], UnitOutput]) -> UnitRecord:
     """Run one unit unless its record exists; write its rows, then its record. Called in tasks."""
     path = record_path(group, unit)
     if store.exists(path):
-        return Record.from_json(store.read(path))
+        return UnitRecord.from_json(store.read(path))
     output = work()
     files = {
         job: [write_rows(store, job, table, rows) for table, rows in tables.items()]
         for job, tables in output.rows.items()
     }
-    record = Record(unit, files, output.facts)
+    record = UnitRecord(unit, files, output.facts)
     store.write(path, record.to_json().encode())
     return record
 
 
-def finished_units(store: Store, group: str) -> dict[str, Record]:
+def finished_units(store: Store, group: str) -> dict[str, UnitRecord]:
     """Return the records of the finished units, by unit."""
-    records = [Record.from_json(store.read(path)) for path in store.files(f"staging/{group}") if path.endswith(".json")]
+    records = [
+        UnitRecord.from_json(store.read(path)) for path in store.files(f"staging/{group}") if path.endswith(".json")
+    ]
     return {record.unit: record for record in records}

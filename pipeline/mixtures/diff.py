@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.uid_arrays import Keys, keys, order, places
+from pipeline.core.uid_arrays import UidKeys, find_keys, sort_order
+from pipeline.core.uid_arrays import uid_keys as keys
 from pipeline.ledger.tables import Ledger
-from pipeline.outcomes import MISMATCH
+from pipeline.outcomes import VERDICT_MISMATCH
 
 NOT_STORED, QUARANTINED, NOT_DRAWN = "not_stored", "quarantined", "not_drawn"
 """Why a pair is not in a mixture although no filter drops it. `NOT_DRAWN` pairs are beyond their part's quota, in no
@@ -21,7 +22,7 @@ part, or not listed."""
 
 
 @dataclass(frozen=True)
-class Behind:
+class MixtureInputs:
     """The inputs of a mixture: the jobs of its filters by name, in the order they apply, its ingest jobs, and whether
     it accepts images that differ from the hash that their source publishes.
     """
@@ -32,20 +33,20 @@ class Behind:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class MixturePairs:
     """A mixture's pairs, sorted by uid: columns of its rows in the ledger."""
 
-    keys: Keys
+    keys: UidKeys
     source: npt.NDArray[np.object_]
     times: npt.NDArray[np.int64]
     by_part: dict[str, int]
 
     @classmethod
-    def read(cls, ledger: Ledger, job: str) -> "Drawn":
+    def read(cls, ledger: Ledger, job: str) -> "MixturePairs":
         """Return the pairs of a blend job."""
         rows = ledger.read("mixtures", ["uid", "source", "part", "times"], [job])
         uid_keys = keys(rows["uid"])
-        by_uid = order(uid_keys)
+        by_uid = sort_order(uid_keys)
         return cls(
             uid_keys[by_uid],
             rows["source"].to_numpy(zero_copy_only=False)[by_uid],
@@ -69,7 +70,7 @@ def _sums_by(rows: pa.Table, column: str) -> dict[str, int]:
     return {str(group[column]): group["times_sum"] for group in sorted(grouped, key=lambda group: str(group[column]))}
 
 
-def reasons(ledger: Ledger, inputs: Behind, keys_left_out: Keys) -> npt.NDArray[np.object_]:
+def exclusion_reasons(ledger: Ledger, inputs: MixtureInputs, keys_left_out: UidKeys) -> npt.NDArray[np.object_]:
     """Return why a mixture left out each of the sorted keys: "<filter>: <reason>" of the first filter that drops the
     pair, `NOT_STORED`, `QUARANTINED` or `NOT_DRAWN`.
     """
@@ -77,17 +78,17 @@ def reasons(ledger: Ledger, inputs: Behind, keys_left_out: Keys) -> npt.NDArray[
     for _, path in ledger.snapshot("samples", inputs.ingests) if len(keys_left_out) else []:
         with ledger.store.arrow(path) as stream:
             rows = pq.read_table(stream, columns=["uid", "verdict"])
-        positions, is_wanted = places(keys(rows["uid"]), keys_left_out)
+        positions, is_wanted = find_keys(keys(rows["uid"]), keys_left_out)
         reasons_out[positions[is_wanted]] = NOT_DRAWN
         if not inputs.mismatched:
-            mismatched = pc.equal(rows["verdict"], MISMATCH).to_numpy()
+            mismatched = pc.equal(rows["verdict"], VERDICT_MISMATCH).to_numpy()
             reasons_out[positions[is_wanted & mismatched]] = QUARANTINED
     for name, job in inputs.filters.items() if len(keys_left_out) else []:
         for _, path in ledger.snapshot("decisions", [job]):
             with ledger.store.arrow(path) as stream:
                 rows = pq.read_table(stream, columns=["uid", "reason"])
             dropped = rows.filter(pc.not_equal(rows["reason"], ""))
-            positions, is_wanted = places(keys(dropped["uid"]), keys_left_out)
+            positions, is_wanted = find_keys(keys(dropped["uid"]), keys_left_out)
             drop_reasons = np.array(
                 [f"{name}: {reason}" for reason in dropped["reason"].filter(pa.array(is_wanted)).to_pylist()], object
             )
@@ -106,22 +107,24 @@ def _change_counts(source: npt.NDArray[np.object_], reasons_out: npt.NDArray[np.
     }
 
 
-def changes(ledger: Ledger, before: tuple[Drawn, Behind], after: tuple[Drawn, Behind]) -> dict[str, Any]:
+def diff_mixtures(
+    ledger: Ledger, before: tuple[MixturePairs, MixtureInputs], after: tuple[MixturePairs, MixtureInputs]
+) -> dict[str, Any]:
     """Return the diff as plain data: `out` by the reason why the mixture after leaves pairs out, `in` by the reason why
     the one before did.
 
     `nested` is "same", "after in before", "before in after" or "neither", for distinct pairs.
     """
     (old, old_inputs), (new, new_inputs) = before, after
-    positions, is_in_new = places(old.keys, new.keys)
-    _, was_in_old = places(new.keys, old.keys)
+    positions, is_in_new = find_keys(old.keys, new.keys)
+    _, was_in_old = find_keys(new.keys, old.keys)
     removed, added = old.keys[~is_in_new], new.keys[~was_in_old]
     kind = {(0, 0): "same", (1, 0): "after in before", (0, 1): "before in after"}
     return {
         "before": old.plain(),
         "after": new.plain(),
-        "out": _change_counts(old.source[~is_in_new], reasons(ledger, new_inputs, removed)),
-        "in": _change_counts(new.source[~was_in_old], reasons(ledger, old_inputs, added)),
+        "out": _change_counts(old.source[~is_in_new], exclusion_reasons(ledger, new_inputs, removed)),
+        "in": _change_counts(new.source[~was_in_old], exclusion_reasons(ledger, old_inputs, added)),
         "stay": int(is_in_new.sum()),
         "times_changed": int((new.times[positions[is_in_new]] != old.times[is_in_new]).sum()),
         "nested": kind.get((min(1, len(removed)), min(1, len(added))), "neither"),
@@ -135,7 +138,7 @@ def _change_lines(change: Mapping[str, Any], word: str) -> list[str]:
     return lines
 
 
-def as_text(diff: Mapping[str, Any]) -> str:
+def format_diff(diff: Mapping[str, Any]) -> str:
     """Return `changes` as a table for a terminal."""
     before, after = diff["before"], diff["after"]
     lines = [f"{'':<36} {'before':>9} {'after':>9}"]

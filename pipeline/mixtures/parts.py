@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.config.mixture import Mixture, Part
+from pipeline.config.mixture import MixtureConfig, MixturePartConfig
 from pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
-class Condition:
+class ColumnCondition:
     """A condition on a signal's column: one of `values`, or a number in the half-open range [least, below)."""
 
     signal: str
@@ -20,7 +20,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Taken:
+class PartSpec:
     """A part: its name, its share (None where it gives all its pairs), and which pairs it takes."""
 
     name: str
@@ -28,12 +28,12 @@ class Taken:
     sources: tuple[str, ...]
     filter: str = ""
     dropped_by: str = ""
-    condition: Condition | None = None
+    condition: ColumnCondition | None = None
 
 
 def _parse_condition(
     where: str, by: str, values: Sequence[str] = (), least: float | None = None, below: float | None = None
-) -> Condition | None:
+) -> ColumnCondition | None:
     has_range = least is not None or below is not None
     if bool(by) != (bool(values) or has_range) or (values and has_range):
         raise InputError(f"{where}: expected by with values, or by with least, below or both")
@@ -42,7 +42,7 @@ def _parse_condition(
     signal, dot, column = by.partition(".")
     if not (signal and dot and column):
         raise InputError(f"{where}.by: expected a signal's column such as clip_v1.similarity, found {by!r}")
-    condition = Condition(
+    condition = ColumnCondition(
         signal, column, tuple(values), -math.inf if least is None else least, math.inf if below is None else below
     )
     if condition.least >= condition.below:
@@ -50,7 +50,7 @@ def _parse_condition(
     return condition
 
 
-def _part_name(part: Part, number: int) -> str:
+def _part_name(part: MixturePartConfig, number: int) -> str:
     """Return a part's name, or else one made from its keys; a part without keys is named by its number."""
     range_text = f"{'' if part.least is None else f'{part.least} <= '}{part.by}"
     range_text += "" if part.below is None else f" < {part.below}"
@@ -63,7 +63,7 @@ def _part_name(part: Part, number: int) -> str:
     return part.name or ", ".join(filter(None, phrases)) or f"part {number + 1}"
 
 
-def _explicit_parts(where: str, mixture: Mixture, sources: Sequence[str]) -> list[Taken]:
+def _explicit_parts(where: str, mixture: MixtureConfig, sources: Sequence[str]) -> list[PartSpec]:
     if mixture.shares or mixture.by or mixture.buckets:
         raise InputError(f"{where}: expected parts or shares, found both")
     if len({part.share is None for part in mixture.parts}) > 1:
@@ -73,16 +73,18 @@ def _explicit_parts(where: str, mixture: Mixture, sources: Sequence[str]) -> lis
         key = f"{where}.parts.{number}"
         condition = _parse_condition(key, part.by, part.values, part.least, part.below)
         part_sources = part.sources or tuple(sources)
-        parts.append(Taken(_part_name(part, number), part.share, part_sources, part.filter, part.dropped_by, condition))
+        parts.append(
+            PartSpec(_part_name(part, number), part.share, part_sources, part.filter, part.dropped_by, condition)
+        )
     return parts
 
 
-def _parts_by_column(where: str, mixture: Mixture, sources: Sequence[str]) -> list[Taken]:
+def _parts_by_column(where: str, mixture: MixtureConfig, sources: Sequence[str]) -> list[PartSpec]:
     """Return the parts of a mixture whose shares are by a signal's column."""
     all_sources = tuple(sources)
     if isinstance(mixture.shares, dict):
         return [
-            Taken(value, share, all_sources, condition=_parse_condition(where, mixture.by, (value,)))
+            PartSpec(value, share, all_sources, condition=_parse_condition(where, mixture.by, (value,)))
             for value, share in mixture.shares.items()
         ]
     edges = mixture.buckets
@@ -93,12 +95,14 @@ def _parts_by_column(where: str, mixture: Mixture, sources: Sequence[str]) -> li
         )
     parts = []
     for share, least, below in zip(mixture.shares, (None, *edges), (*edges, None), strict=True):
-        name = _part_name(Part(by=mixture.by, least=least, below=below), 0)
-        parts.append(Taken(name, share, all_sources, condition=_parse_condition(where, mixture.by, (), least, below)))
+        name = _part_name(MixturePartConfig(by=mixture.by, least=least, below=below), 0)
+        parts.append(
+            PartSpec(name, share, all_sources, condition=_parse_condition(where, mixture.by, (), least, below))
+        )
     return parts
 
 
-def parts_of(name: str, mixture: Mixture, sources: Sequence[str]) -> list[Taken]:
+def parts_of(name: str, mixture: MixtureConfig, sources: Sequence[str]) -> list[PartSpec]:
     """Return the parts of mixture `name` over `sources`, in the order in which they apply.
 
     Raises InputError where the keys contradict each other. Without shares and parts, each source is a part.
@@ -114,19 +118,19 @@ def parts_of(name: str, mixture: Mixture, sources: Sequence[str]) -> list[Taken]
         parts = _parts_by_column(where, mixture, sources)
     else:
         shares = mixture.shares
-        parts = [Taken(source, shares.get(source), (source,)) for source in sources]
+        parts = [PartSpec(source, shares.get(source), (source,)) for source in sources]
     if repeated := {part.name for part in parts if sum(part.name == other.name for other in parts) > 1}:
         raise InputError(f"{where}.parts: found two parts named {min(repeated)!r}, expected different names")
     return parts
 
 
-def filters_of(mixture: Mixture) -> list[str]:
+def filters_of(mixture: MixtureConfig) -> list[str]:
     """Return the filters that a mixture names, each once, its own first."""
     filters = [mixture.filter, *(name for part in mixture.parts for name in (part.filter, part.dropped_by))]
     return list(dict.fromkeys(filter(None, filters)))
 
 
-def columns_of(parts: Sequence[Taken]) -> dict[str, list[str]]:
+def signal_columns_of(parts: Sequence[PartSpec]) -> dict[str, list[str]]:
     """Return the signals that parts read, with the columns of each."""
     columns: dict[str, list[str]] = {}
     for part in parts:

@@ -13,7 +13,7 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 
 
-class NotFinite(ValueError):
+class NonFiniteWeights(ValueError):
     """A checkpoint holds a weight that is infinite or NaN."""
 
 
@@ -29,7 +29,7 @@ def save_as_folder(checkpoint: Path, config: Path, folder: Path) -> None:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     weights = {key.removeprefix("module."): value.contiguous() for key, value in state.items()}
     if not_finite := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
-        raise NotFinite(f"{len(not_finite)} of {len(weights)} weights are not finite ({not_finite[0]} is one)")
+        raise NonFiniteWeights(f"{len(not_finite)} of {len(weights)} weights are not finite ({not_finite[0]} is one)")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / WEIGHTS_FILE)
     shutil.copyfile(config, folder / CONFIG_FILE)

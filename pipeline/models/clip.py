@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import InputError, unknown
+from pipeline.errors import InputError, unknown_message
 from pipeline.models.embedder import Vectors
 from pipeline.models.fast_forward import image_tower, text_tower
 from pipeline.models.preprocessing import Images, Preprocessing
@@ -23,7 +23,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The type of matrix products by precision; sums and normalisation are float32 in both."""
 
 
-CHARACTERS_A_TOKEN = 64
+MAX_CHARACTERS_PER_TOKEN = 64
 """Characters of a text that are read per token of the model's context; the longest word of CLIP's vocabulary has 32
 bytes. The tokenizer's time grows with the square of a word's length: a word of 20,000 random letters took 14 s."""
 
@@ -72,7 +72,7 @@ class ClipModel:
         if not texts:
             return np.zeros((0, 0), np.float32)
         text_rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        max_characters = self._tokenize.context_length * CHARACTERS_A_TOKEN
+        max_characters = self._tokenize.context_length * MAX_CHARACTERS_PER_TOKEN
         tokens: Tensor = self._tokenize([text[:max_characters] for text in text_rows])
         order = torch.argsort(tokens.argmax(dim=1), stable=True)
         batches = []
@@ -95,7 +95,7 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(min(count, os.cpu_count() or 1))
 
 
-def load(reference: str, precision: str = "fp32") -> ClipModel:
+def load_clip(reference: str, precision: str = "fp32") -> ClipModel:
     """Return the model of a reference, loaded once per precision and process.
 
     A reference is "local-dir:FOLDER", or "NAME::TAG" with open_clip's model name and pretrained tag or weights file.
@@ -107,7 +107,7 @@ def load(reference: str, precision: str = "fp32") -> ClipModel:
 @cache
 def _loaded(reference: str, precision: str) -> ClipModel:
     if precision not in PRECISIONS:
-        raise InputError(f"precision: {unknown('precision', precision, PRECISIONS)}")
+        raise InputError(f"precision: {unknown_message('precision', precision, PRECISIONS)}")
     name, _, pretrained = reference.partition("::")
     try:
         return ClipModel(name, pretrained or None, precision)

@@ -19,10 +19,10 @@ def open_image(data: bytes, where: str) -> Image.Image:
         raise InputError(f"{where}: not an image: {type(error).__name__}") from None
 
 
-BATCH = 128
+BATCH_IMAGES = 128
 
 
-def embed_pictures(
+def embed_image_files(
     files: Iterable[tuple[str, bytes]], where: str, model: Embedder
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Return the keys of image files (key, bytes) and their unit embeddings, as `embed_set` does."""
@@ -32,11 +32,11 @@ def embed_pictures(
     for key, data in files:
         keys.append(key)
         batch.append(open_image(data, f"{where}: {key}"))
-        if len(batch) == BATCH:
-            parts.append(model.embed_images(batch, BATCH))
+        if len(batch) == BATCH_IMAGES:
+            parts.append(model.embed_images(batch, BATCH_IMAGES))
             batch = []
     if batch:
-        parts.append(model.embed_images(batch, BATCH))
+        parts.append(model.embed_images(batch, BATCH_IMAGES))
     if not parts:
         raise InputError(f"{where}: no images")
     return keys, np.concatenate(parts)

@@ -15,12 +15,12 @@ Figures = Mapping[str, Any]
 CORES, GPUS, NETWORK, FIXED, ALONE = "cores", "GPUs", "bandwidth", "start-up", "one core"
 
 
-PART = 8 << 20
+PART_BYTES = 8 << 20
 """Bytes of a part of a multipart upload."""
 
 
 @dataclass(frozen=True)
-class Rate:
+class StageRate:
     """The duration of a command at N pairs in seconds, fixed + each * N, on `cores` cores, and the source."""
 
     fixed: float
@@ -43,7 +43,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Scope:
+class CostScope:
     """The work of an experiment per pair, with assumed shares of the published rows and sizes in bytes.
 
     `stored` is the share with a stored image, `drawn` the share in each mixture, by name. `fetched_bytes` is the size
@@ -68,7 +68,7 @@ class Scope:
 
 
 @dataclass
-class Cost:
+class StageCost:
     """The cost of a stage; a number is None where a rate is missing, and `unknown` says which one."""
 
     stage: str
@@ -92,7 +92,7 @@ def _origin(name: str, figure: Figures) -> str:
     return f"{name}, {figure.get('made_at', 'undated')}, {figure.get('cores', '?')} cores"
 
 
-def measured(figures: Figures, stage: str) -> Rate | None:
+def measured_rate(figures: Figures, stage: str) -> StageRate | None:
     """Return the rate of a stage that `stages` and `scale` measured as a whole, None with fewer than two sizes.
 
     `each` is the slope between the two largest sizes, `fixed` the remainder at the smallest.
@@ -110,7 +110,7 @@ def measured(figures: Figures, stage: str) -> Rate | None:
     each = max(0.0, (points[largest][0] - points[second_largest][0]) / (largest - second_largest))
     source = "; ".join(dict.fromkeys(points[size][1] for size in (second_largest, largest)))
     source += f", at {second_largest:,} and {largest:,} pairs"
-    return Rate(max(0.0, points[smallest][0] - each * smallest), each, points[largest][2], source)
+    return StageRate(max(0.0, points[smallest][0] - each * smallest), each, points[largest][2], source)
 
 
 def _bytes_per_pair(figures: Figures, tables: Sequence[str]) -> tuple[float, str] | None:
@@ -132,18 +132,18 @@ def _figure(figures: Figures, name: str, *keys: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-class Costs:
+class CostModel:
     """The costs of N pairs on a cluster."""
 
-    def __init__(self, figures: Figures, scope: Scope, cluster: Cluster, gpu_rate: float | None) -> None:
+    def __init__(self, figures: Figures, scope: CostScope, cluster: Cluster, gpu_rate: float | None) -> None:
         self._figures, self._scope, self._cluster, self._gpu_rate = figures, scope, cluster, gpu_rate
 
-    def of(self, pairs: float) -> list[Cost]:
+    def of(self, pairs: float) -> list[StageCost]:
         """Return the cost of each stage."""
         stages = (self._ingest, self._score, self._corpus, self._decide, self._blend, self._export)
         return [*(stage(pairs) for stage in stages), self._train(), self._evaluate(), self._report()]
 
-    def _with_wall_time(self, cost: Cost, fixed: float = 0.0) -> Cost:
+    def _with_wall_time(self, cost: StageCost, fixed: float = 0.0) -> StageCost:
         """Add the wall time and the bottleneck: the slowest of the resources that work in parallel."""
         if cost.unknown:
             return cost
@@ -161,18 +161,18 @@ class Costs:
             cost.wall_hours = fixed / 3600 + hours[cost.binds]
         return cost
 
-    def _add_ledger_bytes(self, cost: Cost, pairs: float, tables: Sequence[str]) -> None:
+    def _add_ledger_bytes(self, cost: StageCost, pairs: float, tables: Sequence[str]) -> None:
         if (bytes_and_source := _bytes_per_pair(self._figures, tables)) is None:
             cost.unknown.append("bytes of the ledger's rows (scale, stages)")
             return
         cost.storage_bytes = (cost.storage_bytes or 0.0) + bytes_and_source[0] * pairs
         cost.sources.append(bytes_and_source[1])
 
-    def _ingest(self, pairs: float) -> Cost:
+    def _ingest(self, pairs: float) -> StageCost:
         scope, name = self._scope, "ingest_against_img2dataset"
         stored, shards = pairs * scope.stored, math.ceil(pairs / scope.pairs_per_shard)
-        cost = Cost("ingest", storage_bytes=stored * scope.pair_bytes, download_bytes=stored * scope.fetched_bytes)
-        parts = math.ceil(scope.pairs_per_shard * scope.stored * scope.pair_bytes / PART)
+        cost = StageCost("ingest", storage_bytes=stored * scope.pair_bytes, download_bytes=stored * scope.fetched_bytes)
+        parts = math.ceil(scope.pairs_per_shard * scope.stored * scope.pair_bytes / PART_BYTES)
         cost.requests = pairs + shards * (parts + 4)
         self._add_ledger_bytes(cost, pairs, ("pairs", "fetches", "samples"))
         rate, cores = (
@@ -186,10 +186,10 @@ class Costs:
             cost.sources.append(_origin(f"{name}.reencoded", self._figures[name]))
         return self._with_wall_time(cost)
 
-    def _score(self, pairs: float) -> Cost:
+    def _score(self, pairs: float) -> StageCost:
         scope, name = self._scope, "signals_against_decoding"
         stored = pairs * scope.stored
-        cost = Cost("score", egress_bytes=stored * scope.pair_bytes, core_hours=0.0)
+        cost = StageCost("score", egress_bytes=stored * scope.pair_bytes, core_hours=0.0)
         cost.requests = math.ceil(pairs / scope.pairs_per_shard) * (2 + len(scope.signals) + scope.clip)
         tables = [f"signals_{kind}_v1" for kind in (*scope.signals, *(["clip"] if scope.clip else []))]
         self._add_ledger_bytes(cost, stored, tables)
@@ -206,7 +206,7 @@ class Costs:
             self._add_clip(cost, stored)
         return self._with_wall_time(cost)
 
-    def _add_clip(self, cost: Cost, stored: float) -> None:
+    def _add_clip(self, cost: StageCost, stored: float) -> None:
         """Add the CLIP signals: on GPUs at the given rate, else on cores at the measured rate."""
         name = "clip_through_the_pipeline"
         if self._gpu_rate is not None:
@@ -220,9 +220,9 @@ class Costs:
         cost.core_hours = (cost.core_hours or 0.0) + stored * self._scope.clip / rate * cores / 3600
         cost.sources.append(_origin(name, self._figures[name]))
 
-    def _corpus(self, pairs: float) -> Cost:
+    def _corpus(self, pairs: float) -> StageCost:
         """Signals over all pairs: those of `deduplication` at their measured growth, at least proportional."""
-        cost, name, size = Cost("score, whole corpus"), "deduplication", 1_000_000
+        cost, name, size = StageCost("score, whole corpus"), "deduplication", 1_000_000
         stored = pairs * self._scope.stored
         for kind in self._scope.corpus:
             seconds = _figure(self._figures, name, "pairs", str(size), "seconds", f"{kind}_v1")
@@ -236,10 +236,10 @@ class Costs:
             cost.sources.append(_origin(f"{name}.{kind}", self._figures[name]))
         return self._with_wall_time(cost)
 
-    def _measured_stage(self, stage: str, pairs: float, times: float = 1.0, tables: Sequence[str] = ()) -> Cost:
+    def _measured_stage(self, stage: str, pairs: float, times: float = 1.0, tables: Sequence[str] = ()) -> StageCost:
         """Return the cost of a stage that was measured as a whole, with `times` the measured work per pair."""
-        cost = Cost(stage)
-        rate = measured(self._figures, stage)
+        cost = StageCost(stage)
+        rate = measured_rate(self._figures, stage)
         self._add_ledger_bytes(cost, pairs * times, tables)
         if rate is None:
             cost.unknown.append(f"seconds of {stage} at two sizes (stages, scale)")
@@ -248,26 +248,26 @@ class Costs:
         cost.sources.append(rate.source)
         return self._with_wall_time(cost, rate.fixed)
 
-    def _decide(self, pairs: float) -> Cost:
+    def _decide(self, pairs: float) -> StageCost:
         cost = self._measured_stage(
             "decide", pairs * self._scope.stored, self._scope.filters / MEASURED_FILTERS, ["decisions"]
         )
         cost.requests = math.ceil(pairs / self._scope.pairs_per_shard) * max(1, len(self._scope.signals))
         return cost
 
-    def _blend(self, pairs: float) -> Cost:
+    def _blend(self, pairs: float) -> StageCost:
         cost = self._measured_stage("blend", pairs * self._scope.stored, len(self._scope.drawn), ["mixtures"])
         cost.requests = math.ceil(pairs / self._scope.pairs_per_shard) * len(self._scope.drawn)
         return cost
 
-    def _export(self, pairs: float) -> Cost:
+    def _export(self, pairs: float) -> StageCost:
         """The drawn pairs of each mixture are copied: read from shards, written to tars."""
         scope = self._scope
         drawn = pairs * sum(scope.drawn.values())
-        cost = Cost("export", storage_bytes=drawn * scope.pair_bytes, egress_bytes=drawn * scope.pair_bytes)
+        cost = StageCost("export", storage_bytes=drawn * scope.pair_bytes, egress_bytes=drawn * scope.pair_bytes)
         tars = sum(math.ceil(pairs * share / scope.pairs_per_tar) for share in scope.drawn.values())
-        cost.requests = drawn + tars * math.ceil(scope.pairs_per_tar * scope.pair_bytes / PART)
-        rate = measured(self._figures, "export")
+        cost.requests = drawn + tars * math.ceil(scope.pairs_per_tar * scope.pair_bytes / PART_BYTES)
+        rate = measured_rate(self._figures, "export")
         exported = self._figures.get("stages", {}).get("pairs", {})
         if rate is None or not exported:
             cost.unknown.append("seconds of export at two sizes (stages)")
@@ -280,32 +280,34 @@ class Costs:
         self._add_ledger_bytes(cost, drawn / MEASURED_SHARE, ["export_members"])
         return self._with_wall_time(cost, rate.fixed * len(scope.drawn))
 
-    def _train(self) -> Cost:
+    def _train(self) -> StageCost:
         """The trainings see the samples that the experiment configures, independent of the number of pairs."""
-        cost, samples_seen = Cost("train"), self._scope.samples_seen
+        cost, samples_seen = StageCost("train"), self._scope.samples_seen
         if not samples_seen:
             cost.unknown.append("samples seen (training.epochs depends on the exports)")
-        self._add_gpu_hours(cost, TRAINED * samples_seen, f"a training step at {TRAINED} forward ones")
+        self._add_gpu_hours(
+            cost, TRAINING_FORWARD_PASSES * samples_seen, f"a training step at {TRAINING_FORWARD_PASSES} forward ones"
+        )
         return self._with_wall_time(cost)
 
-    def _evaluate(self) -> Cost:
+    def _evaluate(self) -> StageCost:
         """Every model is evaluated once on every image of the evaluation sets and of their synthetic shifts."""
-        cost = Cost("evaluate")
+        cost = StageCost("evaluate")
         self._add_gpu_hours(cost, self._scope.evaluated, "one forward pass an image")
         return self._with_wall_time(cost)
 
-    def _add_gpu_hours(self, cost: Cost, passes: float, basis: str) -> None:
+    def _add_gpu_hours(self, cost: StageCost, passes: float, basis: str) -> None:
         if self._gpu_rate is None:
             cost.unknown.append(f"samples a second of the trained model in {cost.stage} (give --gpu-rate)")
         else:
             cost.gpu_hours = passes / self._gpu_rate / 3600
             cost.sources.append(f"--gpu-rate {self._gpu_rate:g} samples/s, {basis}")
 
-    def _report(self) -> Cost:
+    def _report(self) -> StageCost:
         """In proportion to the trainings, whose predictions it reads, and at least what was measured: one core, a small
         ledger.
         """
-        cost = Cost("report")
+        cost = StageCost("report")
         seconds, trainings = _figure(self._figures, "report", "seconds"), _figure(self._figures, "report", "trainings")
         if seconds is None or trainings is None:
             cost.unknown.append("seconds of a report (report)")
@@ -316,6 +318,6 @@ class Costs:
         return cost
 
 
-MEASURED_FILTERS, MEASURED_SHARE, TRAINED = 2, 0.3, 3
+MEASURED_FILTERS, MEASURED_SHARE, TRAINING_FORWARD_PASSES = 2, 0.3, 3
 """The number of filters in `scale` and `stages`, the share of pairs that these draw, and the cost of a training step in
 forward passes: one forward and a backward of about two (Kaplan et al. 2020, arXiv 2001.08361, section 2.1)."""

@@ -50,7 +50,7 @@ def events(namespace: str, row: JobRow, inputs: Sequence[str]) -> "list[RunEvent
     ]
 
 
-def record(store: Store, row: JobRow, inputs: Sequence[str]) -> None:
+def write_events(store: Store, row: JobRow, inputs: Sequence[str]) -> None:
     """Write a finished job's events, and send them where the environment configures a transport.
 
     Failure to send is a warning: the failure of another system must not fail the job.

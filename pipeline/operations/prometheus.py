@@ -19,29 +19,29 @@ from urllib.error import URLError
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config.experiment import Metrics
+from pipeline.config.experiment import MetricsConfig
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.tables import JobRow
 from pipeline.outcomes import STORED
-from pipeline.storage.object_store import told
+from pipeline.storage.object_store import error_message
 from pipeline.storage.store import Store
 
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
 
-JOB = ("experiment", "stage", "name")
+JOB_LABELS = ("experiment", "stage", "name")
 """The labels that identify a job. `job` is not among them, as it is Prometheus' own label."""
 
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "cuvee_job_rows": ("Rows that the job committed.", (*JOB, "table")),
-    "cuvee_job_bytes": ("Bytes of the data files that the job committed.", (*JOB, "table")),
-    "cuvee_job_rows_per_second": ("Rows that the job committed per second of its duration.", (*JOB, "table")),
-    "cuvee_job_tried": ("Published rows for which an ingest reached an outcome.", JOB),
-    "cuvee_job_failures": ("Those of them that are not stored, by the outcome.", (*JOB, "reason")),
-    "cuvee_job_seconds": ("Seconds from the start of the job to its commit.", JOB),
-    "cuvee_job_finished_timestamp_seconds": ("When the job was committed, in Unix time.", JOB),
+    "cuvee_job_rows": ("Rows that the job committed.", (*JOB_LABELS, "table")),
+    "cuvee_job_bytes": ("Bytes of the data files that the job committed.", (*JOB_LABELS, "table")),
+    "cuvee_job_rows_per_second": ("Rows that the job committed per second of its duration.", (*JOB_LABELS, "table")),
+    "cuvee_job_tried": ("Published rows for which an ingest reached an outcome.", JOB_LABELS),
+    "cuvee_job_failures": ("Those of them that are not stored, by the outcome.", (*JOB_LABELS, "reason")),
+    "cuvee_job_seconds": ("Seconds from the start of the job to its commit.", JOB_LABELS),
+    "cuvee_job_finished_timestamp_seconds": ("When the job was committed, in Unix time.", JOB_LABELS),
     "cuvee_run_timestamp_seconds": (
         "When a run last ended with this `outcome`, finished or failed, with the stage that it reached and the type of "
         "the error, in Unix time. A run that has nothing to do has finished.",
@@ -51,12 +51,12 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Each metric's help text and labels. All are gauges: they describe the last run of a job."""
 
 
-PATIENCE = 5.0
+PUSH_TIMEOUT_S = 5.0
 """Timeout of a push to the gateway, in seconds."""
 
 
 @dataclass
-class Group:
+class MetricGroup:
     """Samples that replace all those with the labels `of`; by metric, (label values, value)."""
 
     of: Mapping[str, str]
@@ -79,9 +79,9 @@ class Group:
                 yield family
 
 
-def job_group(experiment: str, row: JobRow, sizes: Mapping[str, int], outcomes: Mapping[str, int]) -> Group:
+def job_group(experiment: str, row: JobRow, sizes: Mapping[str, int], outcomes: Mapping[str, int]) -> MetricGroup:
     """Return a finished job's samples; `sizes` are bytes by table, `outcomes` counts of an ingest's final attempts."""
-    group = Group({"experiment": experiment, "stage": row.stage, "name": row.name})
+    group = MetricGroup({"experiment": experiment, "stage": row.stage, "name": row.name})
     seconds = max((row.finished - row.started).total_seconds(), 0.001)
     for table, rows in row.rows.items():
         group.add("cuvee_job_rows", rows, table=table)
@@ -111,7 +111,7 @@ def _count_outcomes(store: Store, files: Sequence[DataFile]) -> Counter[str]:
 class Monitor:
     """Publishes metrics of an experiment's jobs and runs where its file configures a destination, else does nothing."""
 
-    def __init__(self, where: Metrics, experiment: str) -> None:
+    def __init__(self, where: MetricsConfig, experiment: str) -> None:
         self._where = where
         self._experiment = experiment
         self._lock = threading.Lock()  # sources are ingested in parallel
@@ -141,11 +141,11 @@ class Monitor:
         self._publish_run("finished", until, "")
 
     def _publish_run(self, outcome: str, stage: str, reason: str) -> None:
-        group = Group({"experiment": self._experiment, "outcome": outcome})
+        group = MetricGroup({"experiment": self._experiment, "outcome": outcome})
         group.add("cuvee_run_timestamp_seconds", time.time(), stage=stage, reason=reason)
         self._publish([group])
 
-    def _publish(self, groups: Sequence[Group]) -> None:
+    def _publish(self, groups: Sequence[MetricGroup]) -> None:
         with self._lock:
             if self._where.file:
                 _write_file(self._where.file, groups)
@@ -154,7 +154,7 @@ class Monitor:
                     return  # an unreachable gateway costs one warning and one timeout
 
 
-def _write_file(path: str, groups: Sequence[Group]) -> None:
+def _write_file(path: str, groups: Sequence[MetricGroup]) -> None:
     """Rewrite the file, whole or not at all: these groups, and its samples of others."""
     from prometheus_client import write_to_textfile
 
@@ -167,17 +167,17 @@ def _write_file(path: str, groups: Sequence[Group]) -> None:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         write_to_textfile(path, merged)
     except (OSError, ValueError) as error:
-        logging.getLogger(__name__).warning("cuvee: metrics.file: %s: not written (%s)", path, told(error))
+        logging.getLogger(__name__).warning("cuvee: metrics.file: %s: not written (%s)", path, error_message(error))
 
 
-def _read_file(path: str) -> Group:
+def _read_file(path: str) -> MetricGroup:
     """Return the samples of a file that Cuvée wrote, none where there is no file.
 
     Raises ValueError where the file has other metrics, since it must not be replaced then.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
-    group = Group({})
+    group = MetricGroup({})
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
@@ -192,7 +192,7 @@ def _read_file(path: str) -> Group:
     return group
 
 
-def _without_labels(group: Group, label_values: Mapping[str, str]) -> Group:
+def _without_labels(group: MetricGroup, label_values: Mapping[str, str]) -> MetricGroup:
     """Return a group without the samples that carry all of these labels."""
     remaining: dict[str, list[tuple[tuple[str, ...], float]]] = {}
     for metric, samples in group.samples.items():
@@ -204,7 +204,7 @@ def _without_labels(group: Group, label_values: Mapping[str, str]) -> Group:
         ]
         if others:
             remaining[metric] = others
-    return Group({}, remaining)
+    return MetricGroup({}, remaining)
 
 
 def _push(gateway: str, group: Any) -> bool:
@@ -212,9 +212,11 @@ def _push(gateway: str, group: Any) -> bool:
     from prometheus_client import push_to_gateway
 
     try:
-        push_to_gateway(gateway, "cuvee", group, grouping_key=dict(group.of), timeout=PATIENCE)
+        push_to_gateway(gateway, "cuvee", group, grouping_key=dict(group.of), timeout=PUSH_TIMEOUT_S)
     except (OSError, HTTPException) as error:
         cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
-        logging.getLogger(__name__).warning("cuvee: metrics.gateway: %s: not pushed (%s)", gateway, told(cause))
+        logging.getLogger(__name__).warning(
+            "cuvee: metrics.gateway: %s: not pushed (%s)", gateway, error_message(cause)
+        )
         return False
     return True

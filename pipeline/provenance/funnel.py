@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.ledger.job_graph import by_source, current
+from pipeline.ledger.job_graph import current_jobs, ingests_by_source
 from pipeline.ledger.tables import Ledger
 from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelStep:
     """One stage of one source: input, kept, and dropped counts by reason."""
 
     stage: str
@@ -39,7 +39,7 @@ class SourceFunnel:
 
     source: str
     published: int
-    steps: tuple[Step, ...]
+    steps: tuple[FunnelStep, ...]
 
     def plain(self) -> dict[str, Any]:
         """Return the funnel as plain data."""
@@ -53,7 +53,7 @@ def _counts(rows: pa.Table, *keys: str) -> Counter[tuple[Any, ...]]:
     return Counter({tuple(row[key] for key in keys): row["count_all"] for row in grouped.to_pylist()})
 
 
-def settled(fetches: Sequence[pa.Table]) -> pa.Table:
+def final_attempts(fetches: Sequence[pa.Table]) -> pa.Table:
     """Return the final attempts, one per published row, from the `fetches` of an ingest and of its retries, in order.
 
     The outcome of a retry replaces the failed attempt; a row that is not a pair keeps its problem.
@@ -65,15 +65,15 @@ def settled(fetches: Sequence[pa.Table]) -> pa.Table:
     return result
 
 
-def failed_for_now(ledger: Ledger, jobs: Sequence[str]) -> dict[str, int]:
+def transient_failures(ledger: Ledger, jobs: Sequence[str]) -> dict[str, int]:
     """Return the uids with a transient failure and their attempts; `jobs` are the base job, then its retries."""
     columns = ["uid", "attempt", "final", "outcome"]
-    final = settled([ledger.read("fetches", columns, [job]) for job in jobs])
+    final = final_attempts([ledger.read("fetches", columns, [job]) for job in jobs])
     failed = final.filter(pc.is_in(final["outcome"], pa.array(sorted(TRANSIENT))))
     return dict(zip(failed["uid"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
 
 
-def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:
+def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> FunnelStep:
     """Return a source's ingest step from the final attempts: one per published row, including rows with problems.
 
     `taken_down` is the number of rows that takedowns removed; nothing else is left of these.
@@ -81,10 +81,10 @@ def ingest_step(published: int, final: pa.Table, taken_down: int = 0) -> Step:
     outcomes = _counts(final, "outcome")
     outcomes[(TAKEN_DOWN,)] += taken_down
     dropped = Counter({key[0]: count for key, count in outcomes.items() if key[0] != STORED and count})
-    return Step("ingest", published, outcomes[(STORED,)], dropped)
+    return FunnelStep("ingest", published, outcomes[(STORED,)], dropped)
 
 
-def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None) -> list[SourceFunnel]:
+def source_funnels(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None) -> list[SourceFunnel]:
     """Return each source's funnel from the ledger's newest jobs, or from the `chosen` jobs by stage and name.
 
     A filter is a stage of every source. "mixture:<name>" is a stage of the sources that the mixture may draw from. Of
@@ -92,23 +92,27 @@ def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None
     differ from the hash that their source publishes, and as `not_sampled` the available pairs that were not drawn.
     """
     if chosen is None:
-        chosen = current(ledger.jobs())
+        chosen = current_jobs(ledger.jobs())
     decisions = {
         name: ledger.read("decisions", ["source", "keep", "reason"], [job]) for name, job in chosen["decide"].items()
     }
     mixtures = {name: ledger.read("mixtures", ["source"], [job]) for name, job in chosen["blend"].items()}
     result = []
-    for source, jobs in by_source(chosen["ingest"]).items():
+    for source, jobs in ingests_by_source(chosen["ingest"]).items():
         taken_down = sum(row.facts.get(TAKEN_DOWN, 0) for job in jobs if (row := ledger.finished(job)))
         published = ledger.read("pairs", ["problem"], jobs).num_rows + taken_down
         columns = ["uid", "attempt", "final", "outcome"]
-        ingest = ingest_step(published, settled([ledger.read("fetches", columns, [job]) for job in jobs]), taken_down)
+        ingest = ingest_step(
+            published, final_attempts([ledger.read("fetches", columns, [job]) for job in jobs]), taken_down
+        )
         steps = [ingest]
         for name, rows in decisions.items():
             source_rows = rows.filter(pc.equal(rows["source"], source))
             kept = pc.sum(source_rows["keep"]).as_py() or 0
             reasons = _counts(source_rows.filter(pc.invert(source_rows["keep"])), "reason")
-            steps.append(Step(f"filter:{name}", ingest.kept, kept, {key[0]: count for key, count in reasons.items()}))
+            steps.append(
+                FunnelStep(f"filter:{name}", ingest.kept, kept, {key[0]: count for key, count in reasons.items()})
+            )
         for name, rows in mixtures.items():
             row = ledger.finished(chosen["blend"][name])
             available = row.facts["available"] if row else {}
@@ -120,16 +124,16 @@ def funnel(ledger: Ledger, chosen: Mapping[str, Mapping[str, str]] | None = None
     return result
 
 
-def _mixture_step(name: str, stored: int, available: int, drawn: int, quarantined: int) -> Step:
+def _mixture_step(name: str, stored: int, available: int, drawn: int, quarantined: int) -> FunnelStep:
     dropped = {
         "filtered_out": stored - quarantined - available,
         "quarantined": quarantined,
         "not_sampled": available - drawn,
     }
-    return Step(f"mixture:{name}", stored, drawn, {reason: count for reason, count in dropped.items() if count})
+    return FunnelStep(f"mixture:{name}", stored, drawn, {reason: count for reason, count in dropped.items() if count})
 
 
-def faults(funnels: Sequence[SourceFunnel]) -> list[str]:
+def inconsistencies(funnels: Sequence[SourceFunnel]) -> list[str]:
     """Return a line for each stage whose counts do not add up."""
     lines = []
     for source_funnel in funnels:
@@ -143,7 +147,7 @@ def faults(funnels: Sequence[SourceFunnel]) -> list[str]:
     return lines
 
 
-def as_text(funnels: Sequence[SourceFunnel]) -> str:
+def format_funnels(funnels: Sequence[SourceFunnel]) -> str:
     """Return the funnels as a table for a terminal."""
     lines = []
     for source_funnel in funnels:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pipeline.errors import InputError
 from pipeline.fetch.urls import url_key
-from pipeline.ingest.tombstones import IMAGE, UID, URL, hashed
-from pipeline.ledger.job_graph import _upstream
+from pipeline.ingest.tombstones import KIND_SHA256, KIND_UID, KIND_URL, hash_key
+from pipeline.ledger.job_graph import upstream as _upstream
 from pipeline.ledger.scan import rows_with
 from pipeline.ledger.tables import JobRow, Ledger
 
@@ -18,7 +18,7 @@ _UID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-PARTS = ("published", "fetches", "stored", "signals", "decisions", "mixtures", "exports", "taken_down")
+SECTIONS = ("published", "fetches", "stored", "signals", "decisions", "mixtures", "exports", "taken_down")
 """The sections of a pair's provenance, in order."""
 
 
@@ -29,17 +29,17 @@ _SEARCH_OF_REASON = {"evaluation_copy": "pdq", "evaluation_lookalike": "cosine",
 """The search that found the evaluation image, by the reason of the decision."""
 
 
-def stones_of(ledger: Ledger, key: str, uids: Iterable[str] = ()) -> list[dict[str, Any]]:
+def tombstones_of(ledger: Ledger, key: str, uids: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Return the tombstones of a uid, a URL or an image's SHA-256: kind, time, reason, and the trainings that saw it.
 
     Tombstones of the additional `uids` are included.
     """
-    kind, value = URL, hashed(url_key(key))
+    kind, value = KIND_URL, hash_key(url_key(key))
     if _UID.fullmatch(key):
-        kind, value = UID, key
+        kind, value = KIND_UID, key
     elif _SHA256.fullmatch(key):
-        kind, value = IMAGE, key
-    identifiers = {(kind, value), *((UID, uid) for uid in uids)}
+        kind, value = KIND_SHA256, key
+    identifiers = {(kind, value), *((KIND_UID, uid) for uid in uids)}
     rows = rows_with(ledger, "tombstones", ["value"], [value for _, value in identifiers])
     return [_tombstone(row) for row in rows if (row["kind"], row["value"]) in identifiers]
 
@@ -59,8 +59,8 @@ def _without_binaries(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
-    """Return the provenance of all pairs that match `key`, with the sections in `PARTS`; raise InputError where there
-    is none.
+    """Return the provenance of all pairs that match `key`, with the sections in `SECTIONS`; raise InputError where
+    there is none.
 
     For a pair that was taken down the result has tombstones alone, and its uid is "" unless `key` is the uid.
     """
@@ -71,7 +71,7 @@ def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
     else:
         rows = rows_with(ledger, "pairs", ["url"], [key])
     uids = sorted({row["uid"] for row in rows})
-    tombstones = stones_of(ledger, key, uids)
+    tombstones = tombstones_of(ledger, key, uids)
     if not uids:
         if not tombstones:
             message = "no pair and no tombstone; expected a uid, a URL or a SHA-256 of an image"
@@ -87,7 +87,7 @@ def trace(ledger: Ledger, key: str) -> list[dict[str, Any]]:
             {"pairs": rows, **tables},
             jobs,
             trainings,
-            [stone for stone in tombstones if stone["kind"] != UID or stone["value"] == uid],
+            [stone for stone in tombstones if stone["kind"] != KIND_UID or stone["value"] == uid],
         )
         for uid in uids
     ]
@@ -171,10 +171,10 @@ def _training_summary(row: dict[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in ("training", "mixture", "seed", "samples_seen", "checkpoint", "checkpoint_sha256")}
 
 
-def as_text(life: dict[str, Any]) -> str:
+def format_trace(life: dict[str, Any]) -> str:
     """Return one pair's provenance as a tree for a terminal."""
     lines = [f"{life['uid']}  ({life['source']})"]
-    for part in PARTS:
+    for part in SECTIONS:
         entries = life[part]
         if part == "taken_down" and not entries:
             continue

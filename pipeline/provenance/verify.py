@@ -8,15 +8,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.ingest.tombstones import read
-from pipeline.ledger.compaction import kept
-from pipeline.ledger.journal import half_compacted, how_to_compact, how_to_finish, unfinished
-from pipeline.ledger.scan import matching, scan
+from pipeline.ingest.tombstones import read_tombstones
+from pipeline.ledger.compaction import retained_files
+from pipeline.ledger.journal import (
+    unfinished_compaction_message,
+    unfinished_compactions,
+    unfinished_takedowns,
+    unfinished_takedowns_message,
+)
+from pipeline.ledger.scan import matching_rows, scan_table
 from pipeline.ledger.tables import Ledger
 from pipeline.models.checkpoint import WEIGHTS_FILE
 from pipeline.operations.openlineage import event_path
 from pipeline.outcomes import TAKEN_DOWN
-from pipeline.provenance.funnel import faults, funnel
+from pipeline.provenance.funnel import inconsistencies, source_funnels
 from pipeline.storage.store import Store
 
 
@@ -28,7 +33,7 @@ class Finding:
     leftover: bool = False
 
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 def _sha256(store: Store, path: str) -> str:
@@ -63,7 +68,7 @@ def _check_digest(store: Store, path: str, expected: str, size: int | None = Non
         yield Finding(f"{path}: SHA-256 is {actual[:12]}…, the ledger says {expected[:12]}…")
 
 
-def owned(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
+def files_owned_by_jobs(ledger: Ledger) -> dict[str, tuple[str, int | None]]:
     """Return the files that finished jobs own outside the tables: SHA-256 ("" if unknown) and size by path."""
     files: dict[str, tuple[str, int | None]] = {}
     for job in ledger.jobs():
@@ -87,11 +92,11 @@ def _table_files(ledger: Ledger) -> set[str]:
     return {path for table in ledger.tables() for _, path in ledger.snapshot(table)}
 
 
-TOPS = ("tables", "shards", "exports", "staging", "lineage", "trainings", "indexes")
+OWNED_FOLDERS = ("tables", "shards", "exports", "staging", "lineage", "trainings", "indexes")
 """The folders of a store in which every file must belong to a finished job."""
 
 
-def unowned(ledger: Ledger, known_files: Mapping[str, Any], tops: Sequence[str] = TOPS) -> Iterator[str]:
+def unowned_files(ledger: Ledger, known_files: Mapping[str, Any], tops: Sequence[str] = OWNED_FOLDERS) -> Iterator[str]:
     """Yield the files in these folders that no finished job owns; `known_files` are as `owned` returns them."""
     table_files = _table_files(ledger)
     trainings = {path.split("/")[1] for path in known_files if path.startswith("trainings/")}
@@ -107,7 +112,7 @@ def unowned(ledger: Ledger, known_files: Mapping[str, Any], tops: Sequence[str] 
 
 def _check_tombstones(ledger: Ledger) -> Iterator[Finding]:
     """Find pairs that were taken down and are still stored; matching by PDQ is left to `cuvee takedown`."""
-    tombstones = read(ledger)
+    tombstones = read_tombstones(ledger)
     if not tombstones:
         return
 
@@ -129,20 +134,24 @@ def _check_tombstones(ledger: Ledger) -> Iterator[Finding]:
         ("pairs", ["uid", "url", "problem"], named_mask),
         ("samples", ["uid", "raw_sha256", "jpg_sha256"], stored_mask),
     ):
-        for batch, row in matching(scan(ledger, table, columns), mask):
+        for batch, row in matching_rows(scan_table(ledger, table, columns), mask):
             yield Finding(f"{batch.path}: holds the pair {row['uid']}, which was taken down")
 
 
-def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
+def verify(ledger: Ledger, prune: bool, on_progress: ProgressCallback) -> list[Finding]:
     """Return every difference; with `prune`, remove the files that no finished job owns. Nothing else is changed.
 
     A row whose job has no row in `jobs` belongs to an unfinished job: its files are leftovers of a kill between two
     commits, and a new run finishes it. Where a takedown or a compaction is unfinished, unowned files may be its own and
     are not touched. Files that a compaction replaced are kept for time travel, and are no leftovers until they expire.
     """
-    owned_files = owned(ledger)
-    unfinished_work = [how_to_finish(ledger.store, takedowns)] if (takedowns := unfinished(ledger.store)) else []
-    unfinished_work += [how_to_compact(ledger.store)] if half_compacted(ledger.store) else []
+    owned_files = files_owned_by_jobs(ledger)
+    unfinished_work = (
+        [unfinished_takedowns_message(ledger.store, takedowns)]
+        if (takedowns := unfinished_takedowns(ledger.store))
+        else []
+    )
+    unfinished_work += [unfinished_compaction_message(ledger.store)] if unfinished_compactions(ledger.store) else []
     findings = [Finding(line) for line in unfinished_work]
     for number, (path, (sha256, size)) in enumerate(sorted(owned_files.items())):
         on_progress(number, len(owned_files))
@@ -152,11 +161,15 @@ def verify(ledger: Ledger, prune: bool, on_progress: Progress) -> list[Finding]:
     for table in ledger.tables():
         findings.extend(_check_row_counts(ledger, table))
     if ledger.jobs():
-        findings.extend(Finding(f"the counts do not add up: {line}") for line in faults(funnel(ledger)))
+        findings.extend(
+            Finding(f"the counts do not add up: {line}") for line in inconsistencies(source_funnels(ledger))
+        )
     findings.extend(_check_tombstones(ledger))
-    kept_for_time_travel = kept(ledger)
+    kept_for_time_travel = retained_files(ledger)
     for path in (
-        [] if unfinished_work else (path for path in unowned(ledger, owned_files) if path not in kept_for_time_travel)
+        []
+        if unfinished_work
+        else (path for path in unowned_files(ledger, owned_files) if path not in kept_for_time_travel)
     ):
         findings.append(Finding(f"{path}: no finished job owns it{'; removed' if prune else ''}", leftover=True))
         if prune:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.analysis.results import Robustness
-from pipeline.mixtures.names import unsized
-from pipeline.report.figures import Point, Whisker
-from pipeline.report.schema import EvaluationSet, Report, Result
+from pipeline.mixtures.names import base_name
+from pipeline.report.figures import AccuracyInterval, Point
+from pipeline.report.schema import AccuracyResult, EvaluationSetSummary, ReportData
 
 _DEFAULT_EDGE = 0.001  # a point whose number of images is unknown is drawn no closer to 0 or 1 than this
 
@@ -15,25 +15,25 @@ _CHANCE_MARGIN = 1.1
 
 
 @dataclass(frozen=True)
-class Row:
+class MixtureRow:
     """One mixture's results, set by set; None where it was not evaluated. `position` gives its colour."""
 
     mixture: str
     position: int
-    results: Sequence[Result | None]
+    results: Sequence[AccuracyResult | None]
 
 
 @dataclass(frozen=True)
-class Matrix:
+class AccuracyTable:
     """Accuracy by mixture and evaluation set, the reference first. `best` is the highest accuracy on each set."""
 
-    sets: Sequence[EvaluationSet]
-    rows: Sequence[Row]
+    sets: Sequence[EvaluationSetSummary]
+    rows: Sequence[MixtureRow]
     best: Sequence[float | None]
 
 
 @dataclass(frozen=True)
-class Panel:
+class ShiftPanel:
     """One shift of the robustness figure. `clipped` counts points moved off 0 or 1 so that they can be drawn."""
 
     shift: Robustness
@@ -41,7 +41,7 @@ class Panel:
     clipped: int
 
 
-def positions(report: Report) -> dict[str, int]:
+def mixture_positions(report: ReportData) -> dict[str, int]:
     """Each mixture's position, which gives its colour and marker: as blended, then those that only the results name.
 
     All sizes and seeds of a mixture have its position.
@@ -54,33 +54,33 @@ def positions(report: Report) -> dict[str, int]:
 
 
 def _family(label: str) -> str:
-    return unsized(label).partition(" (seed ")[0]
+    return base_name(label).partition(" (seed ")[0]
 
 
-def matrix(report: Report) -> Matrix:
+def accuracy_table(report: ReportData) -> AccuracyTable:
     """All results as a table; a mixture without results has no row."""
     evaluation = report["evaluation"]
     by_key = _by_key(evaluation["results"])
     sets = sorted(evaluation["sets"], key=lambda evaluation_set: evaluation_set["name"] != evaluation["reference"])
     rows = [
-        Row(mixture, position, [by_key.get((mixture, evaluation_set["name"])) for evaluation_set in sets])
-        for mixture, position in positions(report).items()
+        MixtureRow(mixture, position, [by_key.get((mixture, evaluation_set["name"])) for evaluation_set in sets])
+        for mixture, position in mixture_positions(report).items()
     ]
     rows = [row for row in rows if any(row.results)]
     columns = [[result["top1"] for row in rows if (result := row.results[number])] for number in range(len(sets))]
-    return Matrix(sets, rows, [max(column, default=None) for column in columns])
+    return AccuracyTable(sets, rows, [max(column, default=None) for column in columns])
 
 
-def whiskers(table: Matrix, column: int) -> list[Whisker]:
+def whiskers(table: AccuracyTable, column: int) -> list[AccuracyInterval]:
     """The accuracies with their intervals in one evaluation set's panel."""
     return [
-        Whisker(row.mixture, row.position, result["top1"], result["low"], result["high"])
+        AccuracyInterval(row.mixture, row.position, result["top1"], result["low"], result["high"])
         for row in table.rows
         if (result := row.results[column])
     ]
 
 
-def upper_end(table: Matrix) -> float:
+def accuracy_limit(table: AccuracyTable) -> float:
     """The right end of every accuracy panel (fraction): the next tenth above all intervals and chance."""
     highs = [result["high"] for row in table.rows for result in row.results if result]
     highs += [_CHANCE_MARGIN * evaluation_set["chance"] for evaluation_set in table.sets]
@@ -88,10 +88,10 @@ def upper_end(table: Matrix) -> float:
     return min(max(tenths, 1), 10) / 10
 
 
-def panels(report: Report) -> list[Panel]:
+def panels(report: ReportData) -> list[ShiftPanel]:
     """The points of every shift that has any, with their intervals where there are results for them."""
-    by_key, position_of = _by_key(report["evaluation"]["results"]), positions(report)
-    panels: list[Panel] = []
+    by_key, position_of = _by_key(report["evaluation"]["results"]), mixture_positions(report)
+    panels: list[ShiftPanel] = []
     for shift in report["robustness"]:
         points: list[Point] = []
         clipped = 0
@@ -102,22 +102,22 @@ def panels(report: Report) -> list[Panel]:
             points.append(Point(position_of[point["mixture"]], x, y))
             clipped += x_clipped or y_clipped
         if points:
-            panels.append(Panel(shift, points, clipped))
+            panels.append(ShiftPanel(shift, points, clipped))
     return panels
 
 
-def limits(shown: Sequence[Panel]) -> tuple[float, float]:
+def probit_limits(shown: Sequence[ShiftPanel]) -> tuple[float, float]:
     """The common ends of all probit axes (fractions), a little outside every whisker."""
     ends = [end for panel in shown for point in panel.points for end in (*point.reference, *point.shift)]
     low, high = min(ends, default=0.05), max(ends, default=0.95)
     return max(low * 0.85, low / 2), min(1 - 0.85 * (1 - high), 1 - (1 - high) / 2)
 
 
-def _by_key(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
+def _by_key(results: Iterable[AccuracyResult]) -> dict[tuple[str, str], AccuracyResult]:
     return {(result["mixture"], result["set"]): result for result in results}
 
 
-def _clipped(value: float, result: Result | None) -> tuple[tuple[float, float, float], bool]:
+def _clipped(value: float, result: AccuracyResult | None) -> tuple[tuple[float, float, float], bool]:
     """((value, low, high), clipped): all within [0.5/n, 1 - 0.5/n], because the probit of 0 and 1 is infinite."""
     edge = 0.5 / result["n"] if result and result["n"] else _DEFAULT_EDGE
     low, high = (result["low"], result["high"]) if result else (value, value)

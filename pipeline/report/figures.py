@@ -11,7 +11,7 @@ from statistics import NormalDist
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from pipeline.report.svg import draw, marker, paint, series, shorten
+from pipeline.report.svg import draw_svg, marker, placeholder_colour, series_token, shorten
 
 _PERCENT_TICKS = (
     0.001,
@@ -52,7 +52,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Whisker:
+class AccuracyInterval:
     """One accuracy (fraction) with its interval; the mixture's `position` gives the colour."""
 
     label: str
@@ -72,7 +72,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Band:
+class TrendBand:
     """A mixture's line with its band as points (reference, line, low, high), fractions strictly between 0 and 1."""
 
     position: int
@@ -80,7 +80,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Rung:
+class SizePoint:
     """Accuracy (fraction) of a mixture of `size` pairs: mean, minimum and maximum over its seeds."""
 
     size: int
@@ -90,11 +90,11 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Steps:
+class SizeCurve:
     """A mixture's accuracies by size, from the smallest."""
 
     position: int
-    rungs: Sequence[Rung]
+    rungs: Sequence[SizePoint]
 
 
 def probit(fraction: float) -> float:
@@ -102,7 +102,7 @@ def probit(fraction: float) -> float:
     return NormalDist().inv_cdf(fraction)
 
 
-def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
+def plot_stacked_bars(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
     """Stacked horizontal bars of shares, one for each source or mixture, in a figure `width` pixels wide."""
     narrow = width < 600
     pitch, label_limit = 32.0, 14 if narrow else 22
@@ -112,7 +112,7 @@ def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
             left = 0.0
             for token, count in bar.segments:
                 share = 100 * count / bar.whole if bar.whole else 0.0
-                axes.barh(row, share, left=left, height=0.62, color=paint(token))
+                axes.barh(row, share, left=left, height=0.62, color=placeholder_colour(token))
                 left += share
             axes.text(-1.5, row, shorten(bar.label, label_limit), ha="right", va="center")
             axes.text(
@@ -121,37 +121,39 @@ def stacked(name: str, title: str, bars: Sequence[Bar], width: float) -> Markup:
                 bar.brief if narrow else bar.note,
                 ha="left",
                 va="center",
-                color=paint("muted"),
+                color=placeholder_colour("muted"),
             )
         axes.set_xlim(0, 100)
         axes.set_ylim(len(bars) - 0.5, -0.5)
         _hide_frame(axes, [(0, "0"), (25, "25"), (50, "50"), (75, "75"), (100, "100 %")])
 
     margins = (100.0, 46.0, 4.0, 26.0) if narrow else (140.0, 104.0, 4.0, 26.0)
-    return draw(name, title, (width, pitch * len(bars) + 30), margins, plot)
+    return draw_svg(name, title, (width, pitch * len(bars) + 30), margins, plot)
 
 
-def intervals(name: str, title: str, rows: Sequence[Whisker], chance: float, top: float) -> Markup:
+def plot_intervals(name: str, title: str, rows: Sequence[AccuracyInterval], chance: float, top: float) -> Markup:
     """Accuracies with 95 % intervals, one row a mixture, from 0 to `top`; `chance` is a dotted line (fractions)."""
 
     def plot(axes: Axes) -> None:
-        axes.axvline(100 * chance, color=paint("muted"), linestyle=(0, (2, 3)), linewidth=1.2)
+        axes.axvline(100 * chance, color=placeholder_colour("muted"), linestyle=(0, (2, 3)), linewidth=1.2)
         for row, point in enumerate(rows):
-            colour = paint(series(point.position))
+            colour = placeholder_colour(series_token(point.position))
             axes.plot([100 * point.low, 100 * point.high], [row, row], color=colour, linewidth=2)
             axes.plot([100 * point.value], [row], marker(point.position), color=colour, markersize=7.5)
             axes.text(-5 * top, row, shorten(point.label, 15), ha="right", va="center")
-            axes.text(103 * top, row, f"{100 * point.value:.1f}", ha="left", va="center", color=paint("muted"))
+            axes.text(
+                103 * top, row, f"{100 * point.value:.1f}", ha="left", va="center", color=placeholder_colour("muted")
+            )
         axes.set_xlim(0, 100 * top)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         step = 0.1 if top <= 0.5 else 0.2
         ticks = [index * step for index in range(int(top / step + 1e-9) + 1)]
         _hide_frame(axes, [(100 * tick, f"{100 * tick:.0f}") for tick in ticks])
 
-    return draw(name, title, (_PANEL_WIDTH, 27.0 * len(rows) + 30), (106.0, 36.0, 4.0, 26.0), plot)
+    return draw_svg(name, title, (_PANEL_WIDTH, 27.0 * len(rows) + 30), (106.0, 36.0, 4.0, 26.0), plot)
 
 
-def scatter(
+def plot_scatter(
     name: str,
     title: str,
     points: Sequence[Point],
@@ -166,22 +168,22 @@ def scatter(
     low, high = probit(limits[0]), probit(limits[1])
 
     def plot(axes: Axes) -> None:
-        axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
+        axes.plot([low, high], [low, high], color=placeholder_colour("muted"), linestyle=(0, (4, 4)), linewidth=1)
         if line is not None:
             ends = [line[0] * x + line[1] for x in (low, high)]
-            axes.plot([low, high], ends, color=paint("ink"), linewidth=1.4)
+            axes.plot([low, high], ends, color=placeholder_colour("ink"), linewidth=1.4)
         for position in dict.fromkeys(point.position for point in points):
             _plot_crosses(axes, position, [point for point in points if point.position == position])
         _probit_axes(axes, limits)
 
-    return draw(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
+    return draw_svg(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
 
 
-def trends(
+def plot_trends(
     name: str,
     title: str,
     points: Sequence[tuple[int, float, float]],
-    bands: Sequence[Band],
+    bands: Sequence[TrendBand],
     line: tuple[float, float] | None,
     limits: tuple[float, float],
 ) -> Markup:
@@ -193,32 +195,34 @@ def trends(
     low, high = probit(limits[0]), probit(limits[1])
 
     def plot(axes: Axes) -> None:
-        axes.plot([low, high], [low, high], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
+        axes.plot([low, high], [low, high], color=placeholder_colour("muted"), linestyle=(0, (4, 4)), linewidth=1)
         if line is not None:
-            axes.plot([low, high], [line[0] * x + line[1] for x in (low, high)], color=paint("ink"), linewidth=1)
+            axes.plot(
+                [low, high], [line[0] * x + line[1] for x in (low, high)], color=placeholder_colour("ink"), linewidth=1
+            )
         for band in bands:
             x, middle, lower, upper = ([probit(value) for value in row] for row in zip(*band.points, strict=True))
-            colour = paint(series(band.position))
+            colour = placeholder_colour(series_token(band.position))
             axes.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, middle, color=colour, linewidth=1.8)
         for position in dict.fromkeys(position for position, *_ in points):
             places = [(probit(point[1]), probit(point[2])) for point in points if point[0] == position]
-            colour = paint(series(position))
+            colour = placeholder_colour(series_token(position))
             axes.plot(
                 *zip(*places, strict=True), marker(position), color=colour, markersize=5, alpha=0.85, linestyle=""
             )
         _probit_axes(axes, limits)
 
-    return draw(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
+    return draw_svg(name, title, (_SCATTER_SIDE, _SCATTER_SIDE), (52.0, 12.0, 10.0, 50.0), plot)
 
 
-def ladder(name: str, title: str, steps: Sequence[Steps], top: float) -> Markup:
+def plot_accuracy_by_size(name: str, title: str, steps: Sequence[SizeCurve], top: float) -> Markup:
     """Accuracy from 0 to `top` (fraction) against the number of training pairs on a base-2 logarithmic axis."""
     sizes = sorted({rung.size for curve in steps for rung in curve.rungs})
 
     def plot(axes: Axes) -> None:
         for curve in steps:
-            colour = paint(series(curve.position))
+            colour = placeholder_colour(series_token(curve.position))
             x = [math.log2(rung.size) for rung in curve.rungs]
             axes.plot(x, [100 * rung.mean for rung in curve.rungs], color=colour, linewidth=1.6)
             for place, rung in zip(x, curve.rungs, strict=True):
@@ -232,7 +236,7 @@ def ladder(name: str, title: str, steps: Sequence[Steps], top: float) -> Markup:
         axes.set_axisbelow(True)
         axes.set_xlabel("training pairs")
 
-    return draw(name, title, (_PANEL_WIDTH, 220.0), (34.0, 12.0, 8.0, 46.0), plot)
+    return draw_svg(name, title, (_PANEL_WIDTH, 220.0), (34.0, 12.0, 8.0, 46.0), plot)
 
 
 def _probit_axes(axes: Axes, limits: tuple[float, float]) -> None:
@@ -252,7 +256,7 @@ def _probit_axes(axes: Axes, limits: tuple[float, float]) -> None:
 
 def _plot_crosses(axes: Axes, position: int, points: Sequence[Point]) -> None:
     """Draw a mixture's points with their intervals; in two calls for all points, as each call takes a millisecond."""
-    colour, centres = paint(series(position)), []
+    colour, centres = placeholder_colour(series_token(position)), []
     arms: tuple[list[float], list[float]] = ([], [])
     for point in points:
         x, x_low, x_high = map(probit, point.reference)
@@ -298,7 +302,7 @@ _MIN_MARKER, _MAX_MARKER = (
 
 
 @dataclass(frozen=True)
-class Curve:
+class ReliabilityCurve:
     """A mixture's non-empty bins by increasing confidence: (confidence, accuracy, share of the images), fractions.
 
     `position` gives its colour.
@@ -308,16 +312,16 @@ class Curve:
     bins: Sequence[tuple[float, float, float]]
 
 
-def reliability(name: str, title: str, curves: Sequence[Curve]) -> Markup:
+def plot_reliability(name: str, title: str, curves: Sequence[ReliabilityCurve]) -> Markup:
     """Reliability diagram: accuracy against confidence, both 0 to 100 %, a line for each mixture; y = x is dashed.
 
     A marker's area grows with the share of the images in its bin.
     """
 
     def plot(axes: Axes) -> None:
-        axes.plot([0, 100], [0, 100], color=paint("muted"), linestyle=(0, (4, 4)), linewidth=1)
+        axes.plot([0, 100], [0, 100], color=placeholder_colour("muted"), linestyle=(0, (4, 4)), linewidth=1)
         for curve in curves:
-            colour = paint(series(curve.position))
+            colour = placeholder_colour(series_token(curve.position))
             x, y = ([100 * part[axis] for part in curve.bins] for axis in (0, 1))
             axes.plot(x, y, color=colour, linewidth=1.4, alpha=0.7, clip_on=False)
             for place, height, (_, _, share) in zip(x, y, curve.bins, strict=True):
@@ -333,4 +337,4 @@ def reliability(name: str, title: str, curves: Sequence[Curve]) -> Markup:
         axes.set_xlabel("confidence, %")
         axes.set_ylabel("accuracy, %")
 
-    return draw(name, title, (_RELIABILITY_SIDE, _RELIABILITY_SIDE), (52.0, 14.0, 10.0, 50.0), plot)
+    return draw_svg(name, title, (_RELIABILITY_SIDE, _RELIABILITY_SIDE), (52.0, 14.0, 10.0, 50.0), plot)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.mixtures.names import unsized
+from pipeline.mixtures.names import base_name
 from pipeline.report.figures import Bar
-from pipeline.report.schema import Report, SourceFunnel, Stage
-from pipeline.report.svg import series
+from pipeline.report.schema import FunnelStage, ReportData, SourceFunnelData
+from pipeline.report.svg import series_token
 
 _SHADES = 5  # of each family: dropped at ingest, dropped by a filter
 
@@ -36,14 +36,14 @@ class SourceRows:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarChart:
     """The bars of all sources or mixtures, and their legend as (colour token, meaning)."""
 
     bars: Sequence[Bar]
     legend: Sequence[tuple[str, str]]
 
 
-def rows(funnel: Sequence[SourceFunnel]) -> list[SourceRows]:
+def funnel_rows(funnel: Sequence[SourceFunnelData]) -> list[SourceRows]:
     """Every stage of every source with its check; reasons by decreasing count, without those at 0."""
     return [
         SourceRows(source["source"], source["published"], [_row(source, stage) for stage in source["stages"]])
@@ -51,7 +51,7 @@ def rows(funnel: Sequence[SourceFunnel]) -> list[SourceRows]:
     ]
 
 
-def _row(source: SourceFunnel, stage: Stage) -> StageRow:
+def _row(source: SourceFunnelData, stage: FunnelStage) -> StageRow:
     dropped = sum(stage["dropped"].values())
     if stage["in"] != stage["kept"] + dropped:
         fault = f"does not add up: {stage['in']:,} in, {stage['kept']:,} kept + {dropped:,} dropped"
@@ -59,16 +59,16 @@ def _row(source: SourceFunnel, stage: Stage) -> StageRow:
         fault = f"does not add up: {source['published']:,} published, {stage['in']:,} in"
     else:
         fault = ""
-    return StageRow(stage["stage"], stage["in"], stage["kept"], ranked(stage["dropped"]), fault)
+    return StageRow(stage["stage"], stage["in"], stage["kept"], sorted_counts(stage["dropped"]), fault)
 
 
-def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+def sorted_counts(counts: Mapping[str, int]) -> list[tuple[str, int]]:
     """(name, count) by decreasing count, then by name; zeros are left out."""
     nonzero = [(name, count) for name, count in counts.items() if count]
     return sorted(nonzero, key=lambda item: (-item[1], item[0]))
 
 
-def bars(funnel: Sequence[SourceFunnel]) -> Bars:
+def funnel_bars(funnel: Sequence[SourceFunnelData]) -> BarChart:
     """One bar for each source: kept by its last stage, dropped there by reason, and dropped at ingest before it.
 
     Filters may be alternatives or applied one after another. Where the input of the last one is smaller than what
@@ -87,29 +87,29 @@ def bars(funnel: Sequence[SourceFunnel]) -> Bars:
             segments += _segments(ingest, ingest_shades)
         bars.append(Bar(name, *_notes(last_stage["kept"], whole), whole, segments))
     if not bars:
-        return Bars([], [])
+        return BarChart([], [])
     legend = {"kept": "kept"}
     for family in (filter_shades, ingest_shades):
         for reason, token in family.items():
             legend[token] = "other reasons" if token in legend else reason
-    return Bars(bars, list(legend.items()))
+    return BarChart(bars, list(legend.items()))
 
 
-def _ingest_and_last(source: SourceFunnel) -> tuple[Stage | None, Stage]:
+def _ingest_and_last(source: SourceFunnelData) -> tuple[FunnelStage | None, FunnelStage]:
     """(the ingest stage, or None where it is not part of the bar; the last stage)."""
     first, last = source["stages"][0], source["stages"][-1]
     return (first if first is last or last["in"] == first["kept"] else None), last
 
 
-def _shades(family: str, stages: Sequence[Stage]) -> dict[str, str]:
+def _shades(family: str, stages: Sequence[FunnelStage]) -> dict[str, str]:
     """Each reason's colour token; the most frequent ones have their own, the others share the last."""
     totals: Counter[str] = Counter()
     for stage in stages:
         totals.update(stage["dropped"])
-    return {name: f"{family}{min(rank, _SHADES)}" for rank, (name, _) in enumerate(ranked(totals), start=1)}
+    return {name: f"{family}{min(rank, _SHADES)}" for rank, (name, _) in enumerate(sorted_counts(totals), start=1)}
 
 
-def _segments(stage: Stage, shades: Mapping[str, str]) -> list[tuple[str, int]]:
+def _segments(stage: FunnelStage, shades: Mapping[str, str]) -> list[tuple[str, int]]:
     by_shade: Counter[str] = Counter()
     for reason, count in stage["dropped"].items():
         if count:
@@ -124,22 +124,22 @@ def _notes(kept: int, whole: int) -> tuple[str, str]:
     return f"{share} of {whole:,}", share
 
 
-def mixture_bars(report: Report) -> Bars:
+def mixture_bars(report: ReportData) -> BarChart:
     """One bar for each mixture: the share of each source in its pairs. All sizes of a mixture have the same shares."""
     sources = {source for mixture in report["mixtures"] for source in mixture["by_source"]}
     names = list(dict.fromkeys([*(source["source"] for source in report["funnel"]), *sorted(sources)]))
-    colour = {name: series(position) for position, name in enumerate(names)}
+    colour = {name: series_token(position) for position, name in enumerate(names)}
     bars: list[Bar] = []
     for mixture in report["mixtures"]:
-        if mixture["name"] != unsized(mixture["name"]):
+        if mixture["name"] != base_name(mixture["name"]):
             continue
         segments = [(colour[name], mixture["by_source"].get(name, 0)) for name in names]
         pairs, whole = f"{mixture['pairs']:,}", sum(mixture["by_source"].values())
         bars.append(Bar(mixture["name"], f"{pairs} pairs", pairs, whole, segments))
-    return Bars(bars, [(colour[name], name) for name in names if name in sources])
+    return BarChart(bars, [(colour[name], name) for name in names if name in sources])
 
 
-def tiles(report: Report) -> list[tuple[str, str]]:
+def key_figures(report: ReportData) -> list[tuple[str, str]]:
     """The key figures as (value, meaning); a dash where a stage has not run yet."""
     stages = [stage for source in report["funnel"] for stage in source["stages"]]
     stored = [stage["kept"] for stage in stages if stage["stage"] == "ingest"]

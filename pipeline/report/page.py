@@ -15,10 +15,10 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.mixtures.names import unsized
+from pipeline.mixtures.names import base_name
 from pipeline.report import accuracy_section, error_section, figures, funnel_section, trends_section
-from pipeline.report.schema import Report
-from pipeline.report.svg import marker, series
+from pipeline.report.schema import ReportData
+from pipeline.report.svg import marker, series_token
 
 _THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]*={0,2}")
 
@@ -33,12 +33,12 @@ _WIDE, _NARROW = 900.0, 350.0  # CSS pixels
 _MAX_FIGURE_ROWS = 24  # with more models, the table and the figures of accuracy by size are more readable
 
 
-def render(report: Report) -> str:
+def render_page(report: ReportData) -> str:
     """The page as HTML. The same report gives the same bytes.
 
     Raises ValueError for a thumbnail that is not a JPEG data URL.
     """
-    clean = cast(Report, _printable(report))
+    clean = cast(ReportData, _printable(report))
     _check_thumbnails(clean)
     environment = _environment()
     css = _stylesheet(environment)
@@ -47,7 +47,7 @@ def render(report: Report) -> str:
         report=clean,
         css=css,
         css_hash=f"sha256-{digest}",
-        tiles=funnel_section.tiles(clean),
+        tiles=funnel_section.key_figures(clean),
         evaluation_digests=[
             (evaluation_set["name"], evaluation_set["sha256"])
             for evaluation_set in clean["provenance"]["evaluation_sets"]
@@ -78,9 +78,9 @@ def _environment() -> Environment:
         duration=_duration,
         size=_size,
         moment=_moment,
-        series=series,
+        series=series_token,
         marker=marker,
-        ranked=funnel_section.ranked,
+        ranked=funnel_section.sorted_counts,
     )
     return environment
 
@@ -102,7 +102,7 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _check_thumbnails(report: Report) -> None:
+def _check_thumbnails(report: ReportData) -> None:
     for owner, thumbnail in _thumbnails(report):
         if not _THUMBNAIL.fullmatch(thumbnail):
             raise ValueError(
@@ -111,7 +111,7 @@ def _check_thumbnails(report: Report) -> None:
             )
 
 
-def _thumbnails(report: Report) -> Iterator[tuple[str, str]]:
+def _thumbnails(report: ReportData) -> Iterator[tuple[str, str]]:
     """(owner, thumbnail) of every thumbnail on the page."""
     for example in report["examples"]:
         yield f"example {example['uid']}", example["thumbnail"]
@@ -123,15 +123,15 @@ def _thumbnails(report: Report) -> Iterator[tuple[str, str]]:
                 yield f"mistake {mistakes['mixture']}, {mistakes['set']}/{mistake['key']}", mistake["thumbnail"]
 
 
-def _example_pairs(report: Report) -> dict[str, Any]:
+def _example_pairs(report: ReportData) -> dict[str, Any]:
     """The example pairs: the kept ones, and the dropped ones sorted by reason."""
     kept = [example for example in report["examples"] if example["kept"]]
     dropped = [example for example in report["examples"] if not example["kept"]]
     return {"kept_pairs": kept, "dropped_pairs": sorted(dropped, key=lambda example: example["reason"])}
 
 
-def _funnel(report: Report) -> dict[str, Any]:
-    sources, bars = funnel_section.rows(report["funnel"]), funnel_section.bars(report["funnel"])
+def _funnel(report: ReportData) -> dict[str, Any]:
+    sources, bars = funnel_section.funnel_rows(report["funnel"]), funnel_section.funnel_bars(report["funnel"])
     faults = [f"{row.source}, {stage.stage}: {stage.fault}" for row in sources for stage in row.stages if stage.fault]
     title = "Outcome of each source's published pairs, in percent"
     return {
@@ -142,34 +142,34 @@ def _funnel(report: Report) -> dict[str, Any]:
     }
 
 
-def _mixtures(report: Report) -> dict[str, Any]:
+def _mixtures(report: ReportData) -> dict[str, Any]:
     bars = funnel_section.mixture_bars(report)
     title = "Share of each source in each mixture, in percent"
     trained = [mixture["name"] for mixture in report["mixtures"] if mixture["training"]]
     return {
         "share_legend": bars.legend,
         "share_figures": _both_widths("shares", title, bars),
-        "in_sizes": {unsized(name) for name in trained},
+        "in_sizes": {base_name(name) for name in trained},
     }
 
 
-def _both_widths(name: str, title: str, bars: funnel_section.Bars) -> list[tuple[str, Markup]]:
+def _both_widths(name: str, title: str, bars: funnel_section.BarChart) -> list[tuple[str, Markup]]:
     """The same bars for a wide and a narrow screen; the style sheet shows one of them."""
     if not bars.bars:
         return []
     widths = (("wide", _WIDE), ("narrow", _NARROW))
-    return [(kind, figures.stacked(f"{name}-{kind}", title, bars.bars, width)) for kind, width in widths]
+    return [(kind, figures.plot_stacked_bars(f"{name}-{kind}", title, bars.bars, width)) for kind, width in widths]
 
 
-def _evaluation(report: Report) -> dict[str, Any]:
-    table = accuracy_section.matrix(report)
+def _evaluation(report: ReportData) -> dict[str, Any]:
+    table = accuracy_section.accuracy_table(report)
     has_trends = any(trend["groups"] for trend in report["trends"])  # then `_trends` provides the panels
     panels = [] if has_trends else accuracy_section.panels(report)
-    top, limits = accuracy_section.upper_end(table), accuracy_section.limits(panels)
+    top, limits = accuracy_section.accuracy_limit(table), accuracy_section.probit_limits(panels)
     interval_figures = [
         (
             evaluated,
-            figures.intervals(
+            figures.plot_intervals(
                 f"accuracy-{number}", f"Accuracy on {evaluated['name']}, in percent", rows, evaluated["chance"], top
             ),
         )
@@ -181,39 +181,45 @@ def _evaluation(report: Report) -> dict[str, Any]:
         slope, intercept = panel.shift["slope"], panel.shift["intercept"]
         line = (slope, intercept) if slope is not None and intercept is not None else None
         title = f"Accuracy on {panel.shift['set']} against accuracy on the reference"
-        scatters.append((panel, figures.scatter(f"shift-{number}", title, panel.points, line, limits)))
+        scatters.append((panel, figures.plot_scatter(f"shift-{number}", title, panel.points, line, limits)))
     return {
         "accuracy": table,
         "accuracy_figures": interval_figures,
         "scatters": scatters,
-        "positions": accuracy_section.positions(report),
+        "positions": accuracy_section.mixture_positions(report),
     }
 
 
-def _trends(report: Report) -> dict[str, Any]:
-    positions = trends_section.positions(report)
-    shift_panels, ladders = trends_section.panels(report, positions), trends_section.ladders(report, positions)
-    limits = trends_section.limits(shift_panels)
+def _trends(report: ReportData) -> dict[str, Any]:
+    positions = trends_section.trend_positions(report)
+    shift_panels, ladders = (
+        trends_section.trend_panels(report, positions),
+        trends_section.accuracy_by_size(report, positions),
+    )
+    limits = trends_section.trend_limits(shift_panels)
     highest = max((rung.most for _, steps in ladders for curve in steps for rung in curve.rungs), default=1.0)
     top = min(math.ceil(10 * highest + 1e-9), 10) / 10
     panels = []
     for number, panel in enumerate(shift_panels):
         title = f"Accuracy on {panel.trend['set']} against accuracy on the reference, a line for each mixture"
-        svg = figures.trends(f"trend-{number}", title, panel.points, panel.bands, panel.line, limits)
+        svg = figures.plot_trends(f"trend-{number}", title, panel.points, panel.bands, panel.line, limits)
         panels.append((panel.trend, svg))
     return {
         "trend_positions": positions,
         "trend_panels": panels,
         "ladders": [
-            (name, figures.ladder(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top))
+            (
+                name,
+                figures.plot_accuracy_by_size(f"ladder-{number}", f"Accuracy on {name} by training pairs", steps, top),
+            )
             for number, (name, steps) in enumerate(ladders)
         ],
-        "effective": trends_section.effective(report),
-        "leaders": trends_section.leaders(report),
+        "effective": trends_section.effective_by_set(report),
+        "leaders": trends_section.ranking_by_mixture(report),
     }
 
 
-def _contamination(report: Report) -> dict[str, Any]:
+def _contamination(report: ReportData) -> dict[str, Any]:
     rows = report["contamination"]
     by_mixture = {name: [row for row in rows if row["mixture"] == name] for name in (row["mixture"] for row in rows)}
     return {
@@ -222,12 +228,12 @@ def _contamination(report: Report) -> dict[str, Any]:
     }
 
 
-def _error_analysis(report: Report) -> dict[str, Any]:
-    positions, sets = trends_section.positions(report), error_section.by_set(report)
+def _error_analysis(report: ReportData) -> dict[str, Any]:
+    positions, sets = trends_section.trend_positions(report), error_section.calibration_by_set(report)
     diagrams = []
-    for number, diagram in enumerate(error_section.diagrams(sets, positions)):
+    for number, diagram in enumerate(error_section.reliability_diagrams(sets, positions)):
         title = f"Accuracy on {diagram.set} by confidence, a line for each mixture"
-        diagrams.append((diagram, figures.reliability(f"reliability-{number}", title, diagram.curves)))
+        diagrams.append((diagram, figures.plot_reliability(f"reliability-{number}", title, diagram.curves)))
     return {
         "calibrated": sets,
         "calibration_at": {(row["set"], row["mixture"]): row for row in report["calibration"]},

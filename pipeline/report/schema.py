@@ -11,27 +11,27 @@ from pipeline.analysis.results import (
     Calibration,
     ClassDrops,
     Contamination,
-    Cost,
-    Dilution,
-    Filtered,
-    Ladder,
+    DilutionResult,
+    FilterEffect,
     Mistakes,
+    RankingRow,
     Robustness,
-    Standing,
+    SizeAccuracy,
+    TrainingCost,
     Trend,
-    Tuned,
+    TuningResult,
 )
 
 #: One stage of one source's funnel: `stage` is "ingest" or "filter:<name>", `dropped` counts pairs by reason.
-Stage = TypedDict("Stage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
+FunnelStage = TypedDict("FunnelStage", {"stage": str, "in": int, "kept": int, "dropped": dict[str, int]})
 
 
-class SourceFunnel(TypedDict):
+class SourceFunnelData(TypedDict):
     """The input, kept and dropped counts of one source's published rows, stage by stage."""
 
     source: str
     published: int
-    stages: list[Stage]
+    stages: list[FunnelStage]
 
 
 class FilterRule(TypedDict):
@@ -43,7 +43,7 @@ class FilterRule(TypedDict):
     dropped: int
 
 
-class Resemblance(TypedDict):
+class SimilarImage(TypedDict):
     """The image that a pair resembles: `what` names it, `thumbnail` is a JPEG data URL, None where ingest would refuse
     the image.
     """
@@ -62,10 +62,10 @@ class Example(TypedDict):
     reason: str
     scores: dict[str, float | str | None]
     thumbnail: str
-    resembles: Resemblance | None
+    resembles: SimilarImage | None
 
 
-class Training(TypedDict):
+class TrainingSummary(TypedDict):
     """The training of one mixture: `seconds` of wall-clock time, `samples_seen` including repeats."""
 
     id: str
@@ -76,7 +76,7 @@ class Training(TypedDict):
     outcome: str
 
 
-class Mixture(TypedDict):
+class MixtureSummary(TypedDict):
     """One mixture: `pairs` includes repeats, `distinct` does not; the values of `by_source` sum to `pairs`."""
 
     name: str
@@ -84,10 +84,10 @@ class Mixture(TypedDict):
     distinct: int
     by_source: dict[str, int]
     export_digest: str
-    training: Training | None
+    training: TrainingSummary | None
 
 
-class EvaluationSet(TypedDict):
+class EvaluationSetSummary(TypedDict):
     """One evaluation set; `chance` is the accuracy of guessing (fraction)."""
 
     name: str
@@ -96,7 +96,7 @@ class EvaluationSet(TypedDict):
     chance: float
 
 
-class Result(TypedDict):
+class AccuracyResult(TypedDict):
     """Zero-shot accuracy of one mixture on one set, with its 95 % Clopper-Pearson interval (fractions)."""
 
     mixture: str
@@ -108,12 +108,12 @@ class Result(TypedDict):
     high: float
 
 
-class Evaluation(TypedDict):
+class EvaluationResults(TypedDict):
     """All accuracies; `reference` names the evaluation set that the others are shifts of."""
 
     reference: str
-    sets: list[EvaluationSet]
-    results: list[Result]
+    sets: list[EvaluationSetSummary]
+    results: list[AccuracyResult]
 
 
 class SelfCheck(TypedDict):
@@ -125,7 +125,7 @@ class SelfCheck(TypedDict):
     ok: bool
 
 
-class Job(TypedDict):
+class JobRecord(TypedDict):
     """One job: its id (64 hex digits), wall-clock seconds and the rows it appended to each table."""
 
     stage: str
@@ -161,14 +161,14 @@ class EvaluationDigest(TypedDict):
 class Provenance(TypedDict):
     """What the numbers were computed from: jobs, package versions, file digests, Delta table versions."""
 
-    jobs: list[Job]
+    jobs: list[JobRecord]
     versions: dict[str, str]
     sources: list[SourceOrigin]
     evaluation_sets: list[EvaluationDigest]
     tables: dict[str, int]
 
 
-class Report(TypedDict):
+class ReportData(TypedDict):
     """Everything the page shows. `made_at` is ISO 8601; `answer` is the summary, a few computed sentences."""
 
     experiment: str
@@ -176,20 +176,20 @@ class Report(TypedDict):
     made_at: str
     question: str
     answer: list[str]
-    funnel: list[SourceFunnel]
+    funnel: list[SourceFunnelData]
     filters: list[FilterRule]
     examples: list[Example]
-    mixtures: list[Mixture]
-    evaluation: Evaluation
+    mixtures: list[MixtureSummary]
+    evaluation: EvaluationResults
     robustness: list[Robustness]
-    standings: list[Standing]
-    filtered: list[Filtered]
+    standings: list[RankingRow]
+    filtered: list[FilterEffect]
     trends: list[Trend]
-    ladder: list[Ladder]
-    dilution: list[Dilution]
+    ladder: list[SizeAccuracy]
+    dilution: list[DilutionResult]
     contamination: list[Contamination]
-    tuning: list[Tuned]
-    cost: list[Cost]
+    tuning: list[TuningResult]
+    cost: list[TrainingCost]
     calibration: list[Calibration]
     classes: list[ClassDrops]
     mistakes: list[Mistakes]

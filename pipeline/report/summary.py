@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-from pipeline.analysis.results import Dilution, Estimate, Filtered, Standing
-from pipeline.report.schema import Evaluation
+from pipeline.analysis.results import DilutionResult, Estimate, FilterEffect, RankingRow
+from pipeline.report.schema import EvaluationResults
 
-NAMED = 6
+MAX_NAMED_MODELS = 6
 """Up to this many models at chance are named; more are only counted."""
 
 
-def answer(
-    evaluation: Evaluation,
-    standings: Sequence[Standing],
-    filtered: Iterable[Filtered],
-    dilution: Sequence[Dilution],
+def summary_sentences(
+    evaluation: EvaluationResults,
+    standings: Sequence[RankingRow],
+    filtered: Iterable[FilterEffect],
+    dilution: Sequence[DilutionResult],
     baseline: Collection[str] = (),
 ) -> list[str]:
     """Return the sentences: which mixture leads, which lie above `baseline`'s line, effects of filters and mixing.
@@ -24,7 +24,7 @@ def answer(
     if not evaluation["results"] or not standings:
         return ["No model has been evaluated yet."]
     known_sets = {evaluated["name"] for evaluated in evaluation["sets"]}
-    by_set: dict[str, list[Standing]] = {}
+    by_set: dict[str, list[RankingRow]] = {}
     for row in standings:
         if row["set"] in known_sets:
             by_set.setdefault(row["set"], []).append(row)
@@ -53,12 +53,12 @@ def _sign(estimate: Estimate) -> int:
     return -1 if estimate["high"] < 0 else int(estimate["low"] > 0)
 
 
-def _decided(rows: Sequence[Standing]) -> bool:
+def _decided(rows: Sequence[RankingRow]) -> bool:
     """Tell whether the first mixture is ahead of the second by more than the interval of their difference."""
     return len(rows) > 1 and rows[1]["behind"] is not None and _sign(rows[1]["behind"]) > 0
 
 
-def _leader(rows: Sequence[Standing]) -> str:
+def _leader(rows: Sequence[RankingRow]) -> str:
     first = rows[0]
     role = "the reference set" if first["kind"] == "reference" else "the shift"
     seeds = f" ({first['size']:,} pairs, the mean of {first['seeds']} seeds)" if first["seeds"] > 1 else ""
@@ -70,7 +70,7 @@ def _leader(rows: Sequence[Standing]) -> str:
     return f"{sentence}, ahead of {rows[1]['mixture']} by {_points(rows[1]['behind'])}{verdict}."
 
 
-def _leaders(shifts: Sequence[Sequence[Standing]]) -> list[str]:
+def _leaders(shifts: Sequence[Sequence[RankingRow]]) -> list[str]:
     first = {rows[0]["mixture"] for rows in shifts}
     if len(first) == 1:
         return [f"{first.pop()} is first on every shift."]
@@ -84,18 +84,18 @@ def _leaders(shifts: Sequence[Sequence[Standing]]) -> list[str]:
     return ["No mixture is first on every shift, but the intervals do not exclude that one is."] if first else []
 
 
-def _seed_caveat(standings: Iterable[Standing]) -> list[str]:
+def _seed_caveat(standings: Iterable[RankingRow]) -> list[str]:
     if any(row["seeds"] > 1 for row in standings):
         return []
     return ["Each mixture was trained once: these intervals do not include the variation between seeds."]
 
 
-def _at_chance(evaluation: Evaluation) -> list[str]:
+def _at_chance(evaluation: EvaluationResults) -> list[str]:
     chance = {evaluated["name"]: evaluated["chance"] for evaluated in evaluation["sets"]}
     at_chance = [result for result in evaluation["results"] if result["low"] <= chance[result["set"]]]
     if not at_chance:
         return ["Every model is above chance on every evaluation set: its 95 % interval lies above chance."]
-    if len(at_chance) <= NAMED:
+    if len(at_chance) <= MAX_NAMED_MODELS:
         names = ", ".join(f"{result['mixture']} on {result['set']}" for result in at_chance)
     else:  # a grid has too many models to name each
         models = Counter(result["set"] for result in evaluation["results"])
@@ -104,7 +104,7 @@ def _at_chance(evaluation: Evaluation) -> list[str]:
     return [f"Not above chance, as the 95 % interval reaches down to it: {names}."]
 
 
-def _robustness(standings: Iterable[Standing], baseline: Collection[str]) -> list[str]:
+def _robustness(standings: Iterable[RankingRow], baseline: Collection[str]) -> list[str]:
     """State for each mixture on which shifts it lies above or below the baseline's line, and on how many neither."""
     by_mixture: dict[str, list[tuple[str, int]]] = {}
     for row in standings:
@@ -129,9 +129,9 @@ def _robustness(standings: Iterable[Standing], baseline: Collection[str]) -> lis
     return [f"Relative to {line}: {'; '.join(verdicts)}."]
 
 
-def _filter_effects(filtered: Iterable[Filtered], reference: str) -> list[str]:
+def _filter_effects(filtered: Iterable[FilterEffect], reference: str) -> list[str]:
     """State the effect of each filter on accuracy, and relative to the line of the unfiltered mixture."""
-    by_pair: dict[tuple[str, str], list[Filtered]] = {}
+    by_pair: dict[tuple[str, str], list[FilterEffect]] = {}
     for row in filtered:
         by_pair.setdefault((row["mixture"], row["plain"]), []).append(row)
     sentences = []
@@ -150,7 +150,7 @@ def _filter_effects(filtered: Iterable[Filtered], reference: str) -> list[str]:
     return sentences
 
 
-def _dilution(dilution: Sequence[Dilution]) -> list[str]:
+def _dilution(dilution: Sequence[DilutionResult]) -> list[str]:
     """State on which shifts each mixture is less, or more, robust than the best of its sources."""
     sentences = []
     for name in dict.fromkeys(row["mixture"] for row in dilution):

@@ -54,12 +54,12 @@ _NAMESPACE = re.compile(r"^\{[^}]*\}")
 _REFERENCE_ATTRIBUTES = ("href", "clip-path")
 
 
-def paint(token: str) -> str:
+def placeholder_colour(token: str) -> str:
     """The placeholder colour of a CSS variable; raises ValueError for a name that is not in `TOKENS`."""
     return f"#0000{TOKENS.index(token) + 1:02x}"
 
 
-def series(position: int) -> str:
+def series_token(position: int) -> str:
     """The colour of the mixture or source at this position, counted from 0; they repeat after 8."""
     return f"m{position % 8 + 1}"
 
@@ -75,7 +75,7 @@ def shorten(text: str, limit: int = 18) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def draw(
+def draw_svg(
     name: str,
     title: str,
     size: tuple[float, float],
@@ -121,14 +121,14 @@ def _settings(name: str) -> Iterator[None]:
                 "text.parse_math": False,
                 "axes.unicode_minus": False,
                 "font.size": 13,
-                "text.color": paint("ink"),
-                "axes.edgecolor": paint("line"),
-                "axes.labelcolor": paint("muted"),
-                "xtick.color": paint("line"),
-                "ytick.color": paint("line"),
-                "xtick.labelcolor": paint("muted"),
-                "ytick.labelcolor": paint("muted"),
-                "grid.color": paint("line"),
+                "text.color": placeholder_colour("ink"),
+                "axes.edgecolor": placeholder_colour("line"),
+                "axes.labelcolor": placeholder_colour("muted"),
+                "xtick.color": placeholder_colour("line"),
+                "ytick.color": placeholder_colour("line"),
+                "xtick.labelcolor": placeholder_colour("muted"),
+                "ytick.labelcolor": placeholder_colour("muted"),
+                "grid.color": placeholder_colour("line"),
             }
         )
         yield

@@ -6,10 +6,10 @@ Here a colour stands for a mixture, whatever the number of its models.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.analysis.results import BandPoint, Estimate, Ladder, Standing, Trend
+from pipeline.analysis.results import BandPoint, Estimate, RankingRow, SizeAccuracy, Trend
 from pipeline.report import accuracy_section
-from pipeline.report.figures import Band, Rung, Steps
-from pipeline.report.schema import Report
+from pipeline.report.figures import SizeCurve, SizePoint, TrendBand
+from pipeline.report.schema import ReportData
 
 _EDGE = 0.001  # accuracies of 0 and 1 are drawn this far inside, as their probit is infinite
 
@@ -20,13 +20,13 @@ class TrendPanel:
 
     trend: Trend
     points: Sequence[tuple[int, float, float]]
-    bands: Sequence[Band]
+    bands: Sequence[TrendBand]
     line: tuple[float, float] | None
 
 
-def positions(report: Report) -> dict[str, int]:
+def trend_positions(report: ReportData) -> dict[str, int]:
     """Each mixture's position as in the other sections; then further mixtures and models that were not trained here."""
-    position_of = accuracy_section.positions(report)
+    position_of = accuracy_section.mixture_positions(report)
     models = (model for trend in report["trends"] for model in trend["models"])
     rows = (*report["ladder"], *report["calibration"], *report["standings"], *report["filtered"], *models)
     names = dict.fromkeys([row["mixture"] for row in rows] + [row["plain"] for row in report["filtered"]])
@@ -34,7 +34,7 @@ def positions(report: Report) -> dict[str, int]:
     return {name: position_of.get(name, first_free + number) for number, name in enumerate(names)}
 
 
-def panels(report: Report, place: dict[str, int]) -> list[TrendPanel]:
+def trend_panels(report: ReportData, place: dict[str, int]) -> list[TrendPanel]:
     """A panel for each shift, where any mixture was trained in more than one size."""
     return [_panel(trend, place) for trend in report["trends"] if trend["groups"]]
 
@@ -43,7 +43,7 @@ def _panel(trend: Trend, positions: dict[str, int]) -> TrendPanel:
     points = [
         (positions[model["mixture"]], _clip(model["reference"]), _clip(model["shift"])) for model in trend["models"]
     ]
-    bands = [Band(positions[group["mixture"]], _points(group["band"])) for group in trend["groups"]]
+    bands = [TrendBand(positions[group["mixture"]], _points(group["band"])) for group in trend["groups"]]
     baseline = trend["baseline"]
     return TrendPanel(trend, points, bands, (baseline["slope"], baseline["intercept"]) if baseline else None)
 
@@ -58,31 +58,31 @@ def _clip(fraction: float) -> float:
     return min(max(fraction, _EDGE), 1 - _EDGE)
 
 
-def limits(shown: Sequence[TrendPanel]) -> tuple[float, float]:
+def trend_limits(shown: Sequence[TrendPanel]) -> tuple[float, float]:
     """The common ends of all probit axes (fractions), a little outside every point."""
     ends = [end for panel in shown for _, *ends in panel.points for end in ends]
     low, high = min(ends, default=0.05), max(ends, default=0.95)
     return max(low * 0.85, low / 2), min(1 - 0.85 * (1 - high), 1 - (1 - high) / 2)
 
 
-def ladders(report: Report, place: dict[str, int]) -> list[tuple[str, list[Steps]]]:
+def accuracy_by_size(report: ReportData, place: dict[str, int]) -> list[tuple[str, list[SizeCurve]]]:
     """By evaluation set, the accuracies by size of the mixtures that have more than one size."""
     ladders = []
     for name in dict.fromkeys(row["set"] for row in report["ladder"]):
         rows = [row for row in report["ladder"] if row["set"] == name]
         steps = [
-            Steps(position, rungs) for mixture, position in place.items() if len(rungs := _rungs(rows, mixture)) > 1
+            SizeCurve(position, rungs) for mixture, position in place.items() if len(rungs := _rungs(rows, mixture)) > 1
         ]
         if steps:
             ladders.append((name, steps))
     return ladders
 
 
-def _rungs(rows: Iterable[Ladder], mixture: str) -> list[Rung]:
-    return [Rung(row["size"], row["mean"], row["least"], row["most"]) for row in rows if row["mixture"] == mixture]
+def _rungs(rows: Iterable[SizeAccuracy], mixture: str) -> list[SizePoint]:
+    return [SizePoint(row["size"], row["mean"], row["least"], row["most"]) for row in rows if row["mixture"] == mixture]
 
 
-def effective(report: Report) -> dict[str, dict[str, Estimate]]:
+def effective_by_set(report: ReportData) -> dict[str, dict[str, Estimate]]:
     """By shift, the effective robustness of each mixture and external model; none where a shift has no baseline."""
     by_set: dict[str, dict[str, Estimate]] = {trend["set"]: {} for trend in report["trends"]}
     for row in report["standings"]:
@@ -96,9 +96,9 @@ def effective(report: Report) -> dict[str, dict[str, Estimate]]:
     return by_set
 
 
-def leaders(report: Report) -> dict[str, dict[str, Standing]]:
+def ranking_by_mixture(report: ReportData) -> dict[str, dict[str, RankingRow]]:
     """The ranking by mixture and set; empty where each mixture was trained in one size with one seed."""
-    by_mixture: dict[str, dict[str, Standing]] = {}
+    by_mixture: dict[str, dict[str, RankingRow]] = {}
     for row in report["standings"]:
         by_mixture.setdefault(row["mixture"], {})[row["set"]] = row
     models = {model["model"] for trend in report["trends"] for model in trend["models"]}

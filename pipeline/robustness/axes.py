@@ -43,14 +43,14 @@ AXES = {axis.name: axis for axis in (PROBIT, LOGIT, LINEAR)}
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class AxisValues:
     """Accuracies on an axis (float64, same shape), and how many of them were moved off 0 or 1 for it."""
 
     values: Floats
     moved: int
 
 
-def place(axis: Axis, accuracy: ArrayLike, n: int) -> Placed:
+def to_axis(axis: Axis, accuracy: ArrayLike, n: int) -> AxisValues:
     """Return accuracies (fractions of `n` images, any shape) on an axis, kept within [0.5 / n, 1 - 0.5 / n].
 
     The bounds are half an image away from none and from all, the usual correction for rates of 0 and 1 (Macmillan and
@@ -63,6 +63,6 @@ def place(axis: Axis, accuracy: ArrayLike, n: int) -> Placed:
     if not ((values >= 0) & (values <= 1)).all():  # NaN fails too
         raise ValueError(f"expected accuracies between 0 and 1, found {values[~((values >= 0) & (values <= 1))][0]}")
     if axis.bounded:
-        return Placed(values, 0)
+        return AxisValues(values, 0)
     clipped = np.clip(values, 0.5 / n, 1 - 0.5 / n)
-    return Placed(axis.forward(clipped), int((clipped != values).sum()))
+    return AxisValues(axis.forward(clipped), int((clipped != values).sum()))

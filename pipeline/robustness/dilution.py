@@ -8,12 +8,12 @@ from itertools import combinations
 import numpy as np
 
 from pipeline.robustness.axes import Floats
-from pipeline.robustness.effective import mean_excess
-from pipeline.robustness.intervals import Interval, interval
-from pipeline.robustness.trends import Trends, common_range
+from pipeline.robustness.effective import mean_effective_robustness
+from pipeline.robustness.intervals import Interval, bootstrap_interval
+from pipeline.robustness.trends import TrendLines, common_range
 
 
-class Verdict(StrEnum):
+class DilutionVerdict(StrEnum):
     """A mixture against its best source: the sign of the whole interval of its effective robustness."""
 
     DILUTED = "diluted"
@@ -21,7 +21,7 @@ class Verdict(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Span(StrEnum):
+class SpanVerdict(StrEnum):
     """A mixture's line against the span of its sources' lines: the sign of the whole interval of its margin."""
 
     INSIDE = "inside"
@@ -29,14 +29,14 @@ class Span(StrEnum):
     UNDECIDED = "undecided"
 
 
-_VERDICTS = {-1: Verdict.DILUTED, 0: Verdict.UNDECIDED, 1: Verdict.BETTER}
+_VERDICTS = {-1: DilutionVerdict.DILUTED, 0: DilutionVerdict.UNDECIDED, 1: DilutionVerdict.BETTER}
 
 
-_SPANS = {-1: Span.OUTSIDE, 0: Span.UNDECIDED, 1: Span.INSIDE}
+_SPANS = {-1: SpanVerdict.OUTSIDE, 0: SpanVerdict.UNDECIDED, 1: SpanVerdict.INSIDE}
 
 
 @dataclass(frozen=True)
-class Dilution:
+class MixtureComparison:
     """A mixture's robustness compared with that of its sources.
 
     `effective`: mean over the mixture's models of accuracy under the shift minus what `best`'s line predicts at the
@@ -55,26 +55,28 @@ class Dilution:
     sources: tuple[str, ...]
     best: str
     effective: Interval
-    verdict: Verdict
+    verdict: DilutionVerdict
     extrapolated: int
     margin: Interval | None
-    span: Span | None
+    span: SpanVerdict | None
 
 
 @dataclass(frozen=True)
-class Mixing:
+class MixingComparison:
     """Input mixing (training on the mixture) compared with output mixing (the mean of the sources' outputs).
 
     `gain` is the effective robustness of output mixing minus that of input mixing, both from the line of the best
     source of the input mixture: a fraction, from paired draws.
     """
 
-    inputs: Dilution
-    outputs: Dilution
+    inputs: MixtureComparison
+    outputs: MixtureComparison
     gain: Interval
 
 
-def dilution(trends: Trends, mixture: str, sources: Sequence[str], level: float = 0.95) -> Dilution:
+def compare_with_sources(
+    trends: TrendLines, mixture: str, sources: Sequence[str], level: float = 0.95
+) -> MixtureComparison:
     """Compare a mixture with its sources, each a group of `trends`.
 
     The best source is chosen once, not in each draw. Where two sources are about equal, the better one is better partly
@@ -85,33 +87,37 @@ def dilution(trends: Trends, mixture: str, sources: Sequence[str], level: float 
     return _compare_with_sources(trends, mixture, sources, best, level)
 
 
-def compare_mixing(trends: Trends, mixture: str, ensemble: str, sources: Sequence[str], level: float = 0.95) -> Mixing:
+def compare_with_ensemble(
+    trends: TrendLines, mixture: str, ensemble: str, sources: Sequence[str], level: float = 0.95
+) -> MixingComparison:
     """Compare a mixture and the ensemble of its sources' models (`ensembling.mix_outputs`), both groups of `trends`.
 
     Both are measured from the line of the mixture's best source. Raises as `dilution` does.
     """
     best = _best_source(trends, mixture, sources)
-    output_excess, output_draws = mean_excess(trends, ensemble, trends.of(best))
-    input_excess, input_draws = mean_excess(trends, mixture, trends.of(best))
-    return Mixing(
+    output_excess, output_draws = mean_effective_robustness(trends, ensemble, trends.of(best))
+    input_excess, input_draws = mean_effective_robustness(trends, mixture, trends.of(best))
+    return MixingComparison(
         _compare_with_sources(trends, mixture, sources, best, level),
         _compare_with_sources(trends, ensemble, sources, best, level),
-        interval(output_excess - input_excess, output_draws - input_draws, level),
+        bootstrap_interval(output_excess - input_excess, output_draws - input_draws, level),
     )
 
 
-def _best_source(trends: Trends, mixture: str, sources: Sequence[str]) -> str:
+def _best_source(trends: TrendLines, mixture: str, sources: Sequence[str]) -> str:
     if len(set(sources)) < 2 or mixture in sources:
         raise ValueError(f"expected two or more sources beside {mixture}, found {', '.join(sources) or 'none'}")
-    return min(sorted(sources), key=lambda source: mean_excess(trends, mixture, trends.of(source))[0])
+    return min(sorted(sources), key=lambda source: mean_effective_robustness(trends, mixture, trends.of(source))[0])
 
 
-def _compare_with_sources(trends: Trends, mixture: str, sources: Sequence[str], best: str, level: float) -> Dilution:
-    effective = interval(*mean_excess(trends, mixture, trends.of(best)), level)
+def _compare_with_sources(
+    trends: TrendLines, mixture: str, sources: Sequence[str], best: str, level: float
+) -> MixtureComparison:
+    effective = bootstrap_interval(*mean_effective_robustness(trends, mixture, trends.of(best)), level)
     low, high = trends.range(best)
     x = trends.x[trends.members(mixture)]
     margin = _margin(trends, mixture, sources, level)
-    return Dilution(
+    return MixtureComparison(
         mixture=mixture,
         sources=tuple(sources),
         best=best,
@@ -127,7 +133,7 @@ def _sign(estimate: Interval) -> int:
     return -1 if estimate.high < 0 else int(estimate.low > 0)
 
 
-def _margin(trends: Trends, mixture: str, sources: Sequence[str], level: float) -> Interval | None:
+def _margin(trends: TrendLines, mixture: str, sources: Sequence[str], level: float) -> Interval | None:
     shared = common_range(trends, (mixture, *sources))
     if shared is None:
         return None
@@ -138,7 +144,7 @@ def _margin(trends: Trends, mixture: str, sources: Sequence[str], level: float) 
     drawn_margins = _smallest_margin(
         np.stack([line.slopes for line in lines]), np.stack([line.intercepts for line in lines]), *shared
     )
-    return interval(float(margins[0]), drawn_margins, level)
+    return bootstrap_interval(float(margins[0]), drawn_margins, level)
 
 
 def _smallest_margin(slopes: Floats, intercepts: Floats, low: float, high: float) -> Floats:

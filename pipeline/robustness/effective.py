@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.robustness.axes import Axis, Floats
-from pipeline.robustness.intervals import Interval, bounds, interval, usable
-from pipeline.robustness.lines import DrawnLine, Line, fit_line, fit_lines
-from pipeline.robustness.paired_accuracy import Evidence, Measured
+from pipeline.robustness.intervals import Interval, bootstrap_bounds, bootstrap_interval, finite_draws
+from pipeline.robustness.lines import BootstrapLine, Line, fit_line, fit_lines
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
 from pipeline.robustness.resampling import draw_models
-from pipeline.robustness.trends import Trends
+from pipeline.robustness.trends import TrendLines
 
 
 @dataclass(frozen=True, eq=False)
-class Effective:
+class EffectiveRobustness:
     """Effective robustness of `models`: `values`, `low`, `high` (models,), fractions of accuracy.
 
     `baseline` is the line they are relative to, `fitted_on` names the models that it was fitted on. `moved` counts the
@@ -37,7 +37,7 @@ class Effective:
 
 
 def effective_robustness(
-    evidence: Evidence,
+    evidence: PairedAccuracies,
     names: Sequence[str],
     baseline: Collection[str],
     axis: Axis,
@@ -45,7 +45,7 @@ def effective_robustness(
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
-) -> Effective:
+) -> EffectiveRobustness:
     """Return each model's accuracy under the shift minus the baseline line's prediction at its reference accuracy.
 
     The effective robustness of Taori et al. 2020: accuracies themselves are subtracted, not values on the axis. `names`
@@ -68,12 +68,14 @@ def effective_robustness(
     slopes, intercepts = _draw_lines(drawn_x[:, is_baseline], drawn_y[:, is_baseline], seed)
     values = axis.inverse(y.values) - line.predict(x.values)
     drawn = axis.inverse(drawn_y) - axis.inverse(slopes[:, None] * drawn_x + intercepts[:, None])
-    low, high = bounds(values, drawn, level)
+    low, high = bootstrap_bounds(values, drawn, level)
     fitted_on = tuple(name for name, fitted in zip(names, is_baseline, strict=True) if fitted)
-    return Effective(tuple(names), values, low, high, level, line, fitted_on, x.moved + y.moved, len(usable(drawn)))
+    return EffectiveRobustness(
+        tuple(names), values, low, high, level, line, fitted_on, x.moved + y.moved, len(finite_draws(drawn))
+    )
 
 
-def drawn_line(trends: Trends, groups: Collection[str] = ()) -> DrawnLine | None:
+def bootstrap_line(trends: TrendLines, groups: Collection[str] = ()) -> BootstrapLine | None:
     """Return the line through the models of `groups`, or of all, with the draws of `trends`; None where there is none.
 
     The line of a single group is that of `trends`, whose seeds are resampled as those of all other groups; the models
@@ -87,7 +89,7 @@ def drawn_line(trends: Trends, groups: Collection[str] = ()) -> DrawnLine | None
     if line is None:
         return None
     drawn = _draw_lines(trends.drawn_x[:, selected], trends.drawn_y[:, selected], trends.seed)
-    return DrawnLine(trends.axis, line.slope, line.intercept, *drawn)
+    return BootstrapLine(trends.axis, line.slope, line.intercept, *drawn)
 
 
 def _draw_lines(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
@@ -95,7 +97,7 @@ def _draw_lines(x: Floats, y: Floats, seed: int) -> tuple[Floats, Floats]:
     return fit_lines(x, y, draw_models(["baseline"] * x.shape[1], len(x), seed))
 
 
-def mean_excess(trends: Trends, group: str, line: DrawnLine) -> tuple[float, Floats]:
+def mean_effective_robustness(trends: TrendLines, group: str, line: BootstrapLine) -> tuple[float, Floats]:
     """Return a group's mean effective robustness relative to a line, and that of each draw (draws,); fractions.
 
     The draws must be those of the line: the same images and seeds. Raises ValueError for a group without models.
@@ -109,7 +111,7 @@ def mean_excess(trends: Trends, group: str, line: DrawnLine) -> tuple[float, Flo
 
 
 def relative_robustness(
-    shift: Measured, model: int, origin: int, *, level: float = 0.95, draws: int = 1000, seed: int = 0
+    shift: SetAccuracies, model: int, origin: int, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
     """Return the accuracy under the shift of a model minus that of the model it was derived from, a fraction.
 
@@ -118,4 +120,4 @@ def relative_robustness(
     account.
     """
     drawn, accuracy = shift.draw(draws, np.random.SeedSequence(seed)), shift.accuracy
-    return interval(accuracy[model] - accuracy[origin], drawn[:, model] - drawn[:, origin], level)
+    return bootstrap_interval(accuracy[model] - accuracy[origin], drawn[:, model] - drawn[:, origin], level)

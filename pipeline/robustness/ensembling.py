@@ -10,7 +10,7 @@ from scipy.special import softmax
 from pipeline.robustness.axes import Floats
 
 
-def mix_outputs(
+def ensemble_outputs(
     outputs: Sequence[NDArray[np.floating[Any]]],
     shares: Sequence[float] | None = None,
     of: Literal["logits", "probabilities"] = "logits",
@@ -38,7 +38,7 @@ def mix_outputs(
     return mixed
 
 
-def right(outputs: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def correct_predictions(outputs: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Return where (images,) the largest of `outputs` (images, classes) is the label's; the first of equal ones counts.
 
     Raises ValueError where `labels` (images,) do not match the outputs in number or in range.

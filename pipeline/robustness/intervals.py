@@ -21,7 +21,7 @@ def clopper_pearson(correct: int, n: int, level: float = 0.95) -> tuple[float, f
 
 
 #: With fewer draws the ends of an interval would be single draws.
-LEAST = 20
+MIN_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Interval:
     draws: int
 
 
-def usable(draws: Floats) -> Floats:
+def finite_draws(draws: Floats) -> Floats:
     """Return the draws (draws, ...) that are finite throughout; raise ValueError where fewer than LEAST are.
 
     A draw has no value where, for example, it contains one model only, through which no line can be fitted.
     """
     finite = draws[np.isfinite(draws).reshape(len(draws), -1).all(1)]
-    if len(finite) < LEAST:
-        raise ValueError(f"expected at least {LEAST} draws that have a value, found {len(finite)} of {len(draws)}")
+    if len(finite) < MIN_DRAWS:
+        raise ValueError(f"expected at least {MIN_DRAWS} draws that have a value, found {len(finite)} of {len(draws)}")
     return finite
 
 
-def bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+def bootstrap_bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
     """Return the lower and upper ends (...) of the bias-corrected percentile interval of draws (draws, ...).
 
     Efron 1981: where more than half the draws lie below the estimate, both ends move up. Lines need the correction,
@@ -55,7 +55,7 @@ def bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Flo
     """
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1, found {level}")
-    finite, centre = usable(draws), np.asarray(estimate, np.float64)
+    finite, centre = finite_draws(draws), np.asarray(estimate, np.float64)
     # A draw equal to the estimate, up to rounding, counts half: with few images many draws are equal to it.
     equal = np.abs(finite - centre) <= 1e-12 * (1 + np.abs(centre))
     below = np.where(equal, 0.5, finite < centre).sum(0)
@@ -71,7 +71,7 @@ def bounds(estimate: ArrayLike, draws: Floats, level: float = 0.95) -> tuple[Flo
     return ends[0], ends[1]
 
 
-def interval(estimate: float, draws: Floats, level: float = 0.95) -> Interval:
+def bootstrap_interval(estimate: float, draws: Floats, level: float = 0.95) -> Interval:
     """Return the interval of one number from its draws (draws,); raises as `bounds` does."""
-    low, high = bounds(estimate, draws, level)
-    return Interval(float(estimate), float(low), float(high), level, len(usable(draws)))
+    low, high = bootstrap_bounds(estimate, draws, level)
+    return Interval(float(estimate), float(low), float(high), level, len(finite_draws(draws)))

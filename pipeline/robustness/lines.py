@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pipeline.robustness.axes import Axis, Floats
-from pipeline.robustness.intervals import Interval, bounds, interval
+from pipeline.robustness.intervals import Interval, bootstrap_bounds, bootstrap_interval
 
 #: Values within less than this of each other count as one value, through which no line is fitted (axis units).
-SPREAD = 1e-9
+MIN_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ def fit_line(axis: Axis, reference: ArrayLike, shift: ArrayLike) -> Line | None:
     x, y = np.asarray(reference, np.float64), np.asarray(shift, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(f"expected two arrays (models,), found shapes {x.shape} and {y.shape}")
-    if len(x) < 3 or np.ptp(x) < SPREAD:
+    if len(x) < 3 or np.ptp(x) < MIN_SPREAD:
         return None
     slopes, intercepts = fit_lines(x, y, np.ones_like(x))
     slope, intercept = float(slopes), float(intercepts)
     residual, spread = float(((y - slope * x - intercept) ** 2).sum()), float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - residual / spread if np.ptp(y) >= SPREAD else 1.0
+    r2 = 1 - residual / spread if np.ptp(y) >= MIN_SPREAD else 1.0
     return Line(axis, slope, intercept, r2, len(x))
 
 
@@ -63,12 +63,12 @@ def fit_lines(reference: Floats, shift: Floats, weights: Floats) -> tuple[Floats
         x = (weights * reference).sum(-1, keepdims=True) / total
         y = (weights * shift).sum(-1, keepdims=True) / total
         square = (weights * (reference - x) ** 2).sum(-1)
-        slopes = np.where(square > SPREAD**2, (weights * (reference - x) * (shift - y)).sum(-1) / square, np.nan)
+        slopes = np.where(square > MIN_SPREAD**2, (weights * (reference - x) * (shift - y)).sum(-1) / square, np.nan)
     return slopes, y[..., 0] - slopes * x[..., 0]
 
 
 @dataclass(frozen=True, eq=False)
-class DrawnLine:
+class BootstrapLine:
     """shift = slope * reference + intercept on `axis`, and the same of each draw: `slopes`, `intercepts` (draws,).
 
     Draws without a line are NaN; no interval uses them.
@@ -82,11 +82,11 @@ class DrawnLine:
 
     def slope_interval(self, level: float = 0.95) -> Interval:
         """Return the slope with its interval."""
-        return interval(self.slope, self.slopes, level)
+        return bootstrap_interval(self.slope, self.slopes, level)
 
     def intercept_interval(self, level: float = 0.95) -> Interval:
         """Return the intercept (a value on the axis) with its interval."""
-        return interval(self.intercept, self.intercepts, level)
+        return bootstrap_interval(self.intercept, self.intercepts, level)
 
     def predict(self, reference: ArrayLike) -> Floats:
         """Return the accuracies (0 to 1) predicted under the shift at values of the reference (any shape)."""
@@ -99,5 +99,7 @@ class DrawnLine:
         is a band of the line, not a prediction band for another model.
         """
         x = np.asarray(reference, np.float64)
-        low, high = bounds(self.slope * x + self.intercept, self.slopes[:, None] * x + self.intercepts[:, None], level)
+        low, high = bootstrap_bounds(
+            self.slope * x + self.intercept, self.slopes[:, None] * x + self.intercepts[:, None], level
+        )
         return self.axis.inverse(low), self.axis.inverse(high)

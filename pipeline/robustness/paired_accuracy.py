@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.robustness.axes import Axis, Floats, Placed, place
+from pipeline.robustness.axes import Axis, AxisValues, Floats, to_axis
 
 #: Image weights in memory at once while drawing (float32): 16 MB, whatever the number of images and draws.
 _BLOCK_WEIGHTS = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class SetAccuracies:
     """Correct predictions of several models on one evaluation set of `n` images.
 
     `correct` (models,) counts them; `answers` (models, n) float32 is 1 where a model was correct on an image and 0
@@ -24,7 +24,7 @@ class Measured:
     answers: NDArray[np.float32] | None = None
 
     @classmethod
-    def of_counts(cls, correct: ArrayLike, n: int) -> "Measured":
+    def from_counts(cls, correct: ArrayLike, n: int) -> "SetAccuracies":
         """Construct from counts (models,) of `n` images; raise ValueError for other shapes or counts outside 0..n."""
         counts = np.asarray(correct)
         if counts.ndim != 1 or counts.dtype.kind not in "iu" or n < 1:
@@ -36,7 +36,7 @@ class Measured:
         return cls(counts.astype(np.int64), n)
 
     @classmethod
-    def of_answers(cls, answers: ArrayLike) -> "Measured":
+    def from_correct(cls, answers: ArrayLike) -> "SetAccuracies":
         """Construct from a matrix (models, images) of 0/1 or bool; raise ValueError for another shape or value."""
         matrix = np.asarray(answers)
         if matrix.ndim != 2 or matrix.shape[1] < 1:
@@ -72,15 +72,15 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class PairedAccuracies:
     """The same models, in the same order, on the reference set and under a shift.
 
     `same_images` says that image i of both sets is the same picture, as under a synthetic shift: a draw then takes the
     same images from both. Raises ValueError where the two sets do not match.
     """
 
-    reference: Measured
-    shift: Measured
+    reference: SetAccuracies
+    shift: SetAccuracies
     same_images: bool = False
 
     def __post_init__(self) -> None:
@@ -100,13 +100,15 @@ class Evidence:
         """The number of models."""
         return len(self.reference.correct)
 
-    def places(self, axis: Axis) -> tuple[Placed, Placed]:
+    def places(self, axis: Axis) -> tuple[AxisValues, AxisValues]:
         """Return the axis values (models,) on the reference and under the shift, and how many were moved off 0 or 1."""
-        return place(axis, self.reference.accuracy, self.reference.n), place(axis, self.shift.accuracy, self.shift.n)
+        return to_axis(axis, self.reference.accuracy, self.reference.n), to_axis(
+            axis, self.shift.accuracy, self.shift.n
+        )
 
     def draw(self, axis: Axis, draws: int, seed: int) -> tuple[Floats, Floats]:
         """Return axis values (draws, models) on the reference and under the shift, for resampled images."""
         reference_seed, shift_seed = np.random.SeedSequence(seed).spawn(2)
         x = self.reference.draw(draws, reference_seed)
         y = self.shift.draw(draws, reference_seed if self.same_images else shift_seed)
-        return place(axis, x, self.reference.n).values, place(axis, y, self.shift.n).values
+        return to_axis(axis, x, self.reference.n).values, to_axis(axis, y, self.shift.n).values

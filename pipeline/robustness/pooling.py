@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pipeline.robustness.axes import Floats
-from pipeline.robustness.intervals import Interval, interval
-from pipeline.robustness.trends import Trends, common_range
+from pipeline.robustness.intervals import Interval, bootstrap_interval
+from pipeline.robustness.trends import TrendLines, common_range
 
 
 def pooling_weights(shares: Mapping[str, float], strengths: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -34,7 +34,9 @@ def pooling_weights(shares: Mapping[str, float], strengths: Mapping[str, Floats]
     return {name: product / total for name, product in products.items()}
 
 
-def strengths(trends: Trends, sources: Sequence[str], chance: float) -> tuple[dict[str, Floats], dict[str, Floats]]:
+def source_strengths(
+    trends: TrendLines, sources: Sequence[str], chance: float
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Return each source's strength, estimated (a 0-d array) and drawn (draws,): its distance from guessing.
 
     That is the mean axis value on the reference of its models at the sizes that all sources were trained at, minus the
@@ -66,7 +68,7 @@ def _weighted_mean(values: Floats, weights: Floats) -> Floats:
     return mean
 
 
-def weight_found(trends: Trends, mixture: str, source: str, other: str, level: float = 0.95) -> Interval:
+def measured_weight(trends: TrendLines, mixture: str, source: str, other: str, level: float = 0.95) -> Interval:
     """Return the weight lambda of `source` against `other` that follows from a measured mixture of the two.
 
     That is the position of the mixture's line between theirs, 0 on `other`'s and 1 on `source`'s, at the middle of the
@@ -84,7 +86,7 @@ def weight_found(trends: Trends, mixture: str, source: str, other: str, level: f
     drawn_values = [line.slopes * middle + line.intercepts for line in lines]
     if values[1] == values[2]:
         raise ValueError(f"expected lines of {source} and {other} that differ, found one place for both")
-    return interval(
+    return bootstrap_interval(
         (values[0] - values[2]) / (values[1] - values[2]),
         (drawn_values[0] - drawn_values[2]) / (drawn_values[1] - drawn_values[2]),
         level,

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.robustness.axes import Axis, Floats
-from pipeline.robustness.intervals import Interval, interval
-from pipeline.robustness.lines import DrawnLine, Line, fit_line, fit_lines
-from pipeline.robustness.paired_accuracy import Evidence
+from pipeline.robustness.intervals import Interval, bootstrap_interval
+from pipeline.robustness.lines import BootstrapLine, Line, fit_line, fit_lines
+from pipeline.robustness.paired_accuracy import PairedAccuracies
 from pipeline.robustness.resampling import draw_models, draw_seeds
 
 
 @dataclass(frozen=True, eq=False)
-class Trends:
+class TrendLines:
     """The lines of all groups and what they were fitted on.
 
     `groups` (models,) names each model's group and `sizes` (models,) its number of training pairs, or is None; `x` and
@@ -32,12 +32,12 @@ class Trends:
     drawn_y: Floats
     weights: Floats
     lines: dict[str, Line]
-    drawn: dict[str, DrawnLine]
+    drawn: dict[str, BootstrapLine]
     without: tuple[str, ...]
     moved: int
     seed: int
 
-    def of(self, group: str) -> DrawnLine:
+    def of(self, group: str) -> BootstrapLine:
         """Return a group's line with its draws; raise ValueError where it has none."""
         if group not in self.drawn:
             known = f"expected one of {', '.join(sorted(self.drawn)) or 'none'}"
@@ -59,7 +59,7 @@ class Trends:
 
 
 def trend_lines(
-    evidence: Evidence,
+    evidence: PairedAccuracies,
     groups: Sequence[str],
     axis: Axis,
     *,
@@ -68,7 +68,7 @@ def trend_lines(
     over_models: bool = True,
     draws: int = 1000,
     seed: int = 0,
-) -> Trends:
+) -> TrendLines:
     """Fit a line to each group's models (those of a source or mixture, over several sizes), with bootstrap draws.
 
     `groups`, `sizes` (training pairs) and `seeds` (of the trainings) have one value for each model. A draw takes the
@@ -97,14 +97,14 @@ def trend_lines(
         weights = draw_seeds(groups, sizes, seeds, draws, seed)
     else:
         weights = draw_models(groups, draws, seed)
-    names, lines, drawn = np.array(groups, np.str_), dict[str, Line](), dict[str, DrawnLine]()
+    names, lines, drawn = np.array(groups, np.str_), dict[str, Line](), dict[str, BootstrapLine]()
     for group in dict.fromkeys(groups):
         members = names == group
         line = fit_line(axis, x.values[members], y.values[members])
         if line is not None:
             slopes, intercepts = fit_lines(drawn_x[:, members], drawn_y[:, members], weights[:, members])
-            lines[group], drawn[group] = line, DrawnLine(axis, line.slope, line.intercept, slopes, intercepts)
-    return Trends(
+            lines[group], drawn[group] = line, BootstrapLine(axis, line.slope, line.intercept, slopes, intercepts)
+    return TrendLines(
         axis=axis,
         groups=names,
         sizes=None if sizes is None else np.array(sizes, np.int64),
@@ -122,7 +122,7 @@ def trend_lines(
 
 
 @dataclass(frozen=True)
-class Difference:
+class LineDifference:
     """One group's line minus another's: of slopes, of intercepts, and of values at the middle of the common range.
 
     `height` is None where the groups share no range of reference accuracy. The noise of the difference in
@@ -134,7 +134,7 @@ class Difference:
     height: Interval | None
 
 
-def difference(trends: Trends, group: str, other: str, level: float = 0.95) -> Difference:
+def line_difference(trends: TrendLines, group: str, other: str, level: float = 0.95) -> LineDifference:
     """Return `group`'s line minus `other`'s (axis values), from paired draws.
 
     Both lines of a draw are fitted on the same images and, where the groups have the same ones, the same seeds, so
@@ -145,14 +145,14 @@ def difference(trends: Trends, group: str, other: str, level: float = 0.95) -> D
     slopes, intercepts = a.slopes - b.slopes, a.intercepts - b.intercepts
     shared = common_range(trends, (group, other))
     middle = None if shared is None else sum(shared) / 2
-    return Difference(
-        interval(slope, slopes, level),
-        interval(intercept, intercepts, level),
-        None if middle is None else interval(slope * middle + intercept, slopes * middle + intercepts, level),
+    return LineDifference(
+        bootstrap_interval(slope, slopes, level),
+        bootstrap_interval(intercept, intercepts, level),
+        None if middle is None else bootstrap_interval(slope * middle + intercept, slopes * middle + intercepts, level),
     )
 
 
-def common_range(trends: Trends, groups: Sequence[str]) -> tuple[float, float] | None:
+def common_range(trends: TrendLines, groups: Sequence[str]) -> tuple[float, float] | None:
     """Return the range (lowest, highest axis value) on the reference that all groups' models span; None for none."""
     ranges = [trends.range(group) for group in groups]
     low, high = max(ends[0] for ends in ranges), min(ends[1] for ends in ranges)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, BinaryIO
 
-BLOCK = 512
+TAR_BLOCK_BYTES = 512
 """Size of a tar's block in bytes: each header is one block, and each member's data is padded to whole blocks."""
 
 
-END = b"\0" * (2 * BLOCK)
+TAR_END = b"\0" * (2 * TAR_BLOCK_BYTES)
 
 
 SUFFIXES = ("jpg", "txt", "json")
@@ -26,7 +26,7 @@ SUFFIXES = ("jpg", "txt", "json")
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
 
-MAX_MEMBER = 256 << 20
+MAX_MEMBER_BYTES = 256 << 20
 
 
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -36,9 +36,9 @@ class BadTar(ValueError):
     """A tar holds something that Cuvée's tars never hold."""
 
 
-def padded(size: int) -> int:
+def padded_size(size: int) -> int:
     """Return `size` rounded up to whole blocks."""
-    return -(-size // BLOCK) * BLOCK
+    return -(-size // TAR_BLOCK_BYTES) * TAR_BLOCK_BYTES
 
 
 _SIZE_FIELD, _CHECKSUM_FIELD = slice(124, 136), slice(148, 156)
@@ -64,7 +64,7 @@ def _member(name: bytes, data: bytes) -> bytes:
     header[: len(name)] = name
     header[124:135] = size
     header[_CHECKSUM_FIELD] = b"%06o\0 " % (total + sum(name) + sum(size))
-    return bytes(header) + data + bytes(-len(data) % BLOCK)
+    return bytes(header) + data + bytes(-len(data) % TAR_BLOCK_BYTES)
 
 
 def pair_bytes(uid: str, jpg: bytes, caption: str, meta: dict[str, Any]) -> bytes:
@@ -91,7 +91,7 @@ class ShardWriter:
 
     def close(self) -> str:
         """Write the end of the tar; return the SHA-256 of the whole tar, 64 hex digits."""
-        self._write(END)
+        self._write(TAR_END)
         return self._hash.hexdigest()
 
     def _write(self, data: bytes) -> None:
@@ -116,7 +116,7 @@ def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[
     """Yield (key, suffix, data, offset of the data) of each member, in order, from an untrusted tar.
 
     Raises BadTar at a member that is not a regular file, lies in a folder, has another suffix, or is larger than
-    `MAX_MEMBER` bytes, and at a tar that is truncated inside a member.
+    `MAX_MEMBER_BYTES` bytes, and at a tar that is truncated inside a member.
     """
     try:
         with tarfile.open(fileobj=stream, mode="r|") as tar:
@@ -124,8 +124,8 @@ def read_members(stream: BinaryIO, suffixes: tuple[str, ...]) -> Iterator[tuple[
                 key, _, suffix = info.name.partition(".")
                 if not info.isreg() or "/" in info.name or not key or suffix not in suffixes:
                     raise BadTar(f"member {info.name!r}: expected a regular file <key>.{'|'.join(suffixes)}")
-                if info.size > MAX_MEMBER:
-                    raise BadTar(f"member {info.name!r}: {info.size} bytes, expected at most {MAX_MEMBER}")
+                if info.size > MAX_MEMBER_BYTES:
+                    raise BadTar(f"member {info.name!r}: {info.size} bytes, expected at most {MAX_MEMBER_BYTES}")
                 data = tar.extractfile(info)
                 content = data.read() if data else b""
                 if len(content) != info.size:
@@ -147,11 +147,14 @@ def read_pairs(stream: BinaryIO) -> Iterator[StoredPair]:
         if not _KEY.fullmatch(key) or names != [(key, suffix) for suffix in SUFFIXES]:
             raise BadTar(f"at byte {offset}: found members {names}, expected <uid>.jpg, .txt, .json of one uid")
         for _, suffix, data, data_offset in parts:
-            if data_offset != end + BLOCK:  # a pax header, a long name or a sparse map would make the ranges wrong
+            if (
+                data_offset != end + TAR_BLOCK_BYTES
+            ):  # a pax header, a long name or a sparse map would make the ranges wrong
                 raise BadTar(
-                    f"{key}.{suffix}: data at byte {data_offset}, expected {end + BLOCK}, after one plain header"
+                    f"{key}.{suffix}: data at byte {data_offset}, expected {end + TAR_BLOCK_BYTES}, "
+                    "after one plain header"
                 )
-            end = data_offset + padded(len(data))
+            end = data_offset + padded_size(len(data))
         jpg, text, meta = (part[2] for part in parts)
         try:
             fields = json.loads(meta)

@@ -5,28 +5,28 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.errors import StageFailed
-from pipeline.shards.tar_format import END, ShardWriter
+from pipeline.shards.tar_format import TAR_END, ShardWriter
 
 _BLOCK = 4 << 20
 """Bytes copied at once."""
 
 
-Place = tuple[int, int]
+PairRange = tuple[int, int]
 """A pair's offset and size in a tar, in bytes."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class TarCut:
     """How a tar is cut: the byte ranges [start, end) that remain, the new offset of each kept pair by its old one, and
     the size of the new tar in bytes.
     """
 
-    runs: tuple[Place, ...]
+    runs: tuple[PairRange, ...]
     moved: Mapping[int, int]
     bytes: int
 
 
-def cut(places: Sequence[Place], gone: Collection[int], size: int, name: str) -> Cut:
+def plan_cut(places: Sequence[PairRange], gone: Collection[int], size: int, name: str) -> TarCut:
     """Return the cut of a tar of `size` bytes whose pairs lie at `places`, without those at the offsets `gone`.
 
     Raises StageFailed where the places do not cover the whole tar without gaps: it then holds something that the
@@ -46,12 +46,12 @@ def cut(places: Sequence[Place], gone: Collection[int], size: int, name: str) ->
             runs[-1][1] = end
         else:
             runs.append([offset, end])
-    if end + len(END) != size:
-        raise StageFailed(f"{name}: found {size} bytes, expected {end + len(END)} for the ledger's pairs")
-    return Cut(tuple((start, stop) for start, stop in runs), moved, new_offset + len(END))
+    if end + len(TAR_END) != size:
+        raise StageFailed(f"{name}: found {size} bytes, expected {end + len(TAR_END)} for the ledger's pairs")
+    return TarCut(tuple((start, stop) for start, stop in runs), moved, new_offset + len(TAR_END))
 
 
-def copy(source: BinaryIO, target: BinaryIO, made: Cut, name: str) -> str:
+def write_cut(source: BinaryIO, target: BinaryIO, made: TarCut, name: str) -> str:
     """Write the new tar; return its SHA-256, 64 hex digits. Raises StageFailed where the source ends too early."""
     writer = ShardWriter(target)
     for start, stop in made.runs:

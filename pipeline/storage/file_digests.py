@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core.digests import stream_sha256
 from pipeline.errors import InputError
-from pipeline.storage.object_store import failures, opened, told
+from pipeline.storage.object_store import error_message, io_errors, open_source
 
 
 def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -18,10 +18,10 @@ def file_digests(paths: Mapping[str, str]) -> list[dict[str, Any]]:
     digests = []
     for path, name in paths.items():
         try:
-            with opened(path) as stream:
+            with open_source(path) as stream:
                 sha256, size = stream_sha256(stream)
-        except failures() as error:
-            raise InputError(f"{path}: cannot be read: {told(error)}") from None
+        except io_errors() as error:
+            raise InputError(f"{path}: cannot be read: {error_message(error)}") from None
         digests.append({"file": name, "sha256": sha256, "bytes": size})
     return digests
 

@@ -31,7 +31,7 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 @dataclass(frozen=True)
-class Settings:
+class S3Settings:
     """S3 settings from the environment. `endpoint` is empty where it is Amazon's own; `session` is botocore's."""
 
     endpoint: str
@@ -39,13 +39,13 @@ class Settings:
     session: Any = field(repr=False)
 
 
-def settings() -> Settings:
+def s3_settings() -> S3Settings:
     """Return the S3 settings of this process's current environment."""
     return _resolve(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
 
 
 @cache
-def _resolve(environment: tuple[tuple[str, str], ...]) -> Settings:
+def _resolve(environment: tuple[tuple[str, str], ...]) -> S3Settings:
     """Return botocore's settings for these AWS variables (name, value); one session for each environment."""
     import botocore.session
 
@@ -53,7 +53,7 @@ def _resolve(environment: tuple[tuple[str, str], ...]) -> Settings:
     region = dict(environment).get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"
     endpoint = session.create_client("s3", region_name=region).meta.endpoint_url
     is_amazon = (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return Settings("" if is_amazon else endpoint, region, session)
+    return S3Settings("" if is_amazon else endpoint, region, session)
 
 
 def is_s3(url: str) -> bool:
@@ -68,12 +68,12 @@ def fs_options(url: str) -> dict[str, Any]:
     """
     if not is_s3(url):
         return {}
-    s3 = settings()
+    s3 = s3_settings()
     options: dict[str, Any] = {"use_listings_cache": False, "client_kwargs": {"region_name": s3.region}}
     return options | ({"endpoint_url": s3.endpoint} if s3.endpoint else {})
 
 
-def opened(path: str) -> Any:
+def open_source(path: str) -> Any:
     """Return a file, local or at a URL, to be opened for reading bytes by `with` or by its `open()`."""
     return fsspec.open(path, "rb", **fs_options(path))
 
@@ -88,7 +88,7 @@ def delta_options(url: str) -> dict[str, str] | None:
         return None
     from botocore.exceptions import NoCredentialsError
 
-    s3 = settings()
+    s3 = s3_settings()
     credentials = s3.session.get_credentials()
     if credentials is None:
         raise NoCredentialsError
@@ -108,14 +108,14 @@ def delta_options(url: str) -> dict[str, str] | None:
     return options
 
 
-def failures(*more: type[Exception]) -> tuple[type[Exception], ...]:
+def io_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
     """Return the exception types that a file system raises, and `more`; botocore's are not OSErrors."""
     exceptions: Any = sys.modules.get("botocore.exceptions")
     botocore_errors = (exceptions.BotoCoreError, exceptions.ClientError) if exceptions else ()
     return (OSError, *botocore_errors, *more)
 
 
-def told(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return an error's message on one line: S3's message out of deltalake's coloured tree, no user info of a URL."""
     text = _ANSI.sub("", str(error))
     code, message = (re.search(rf"<{tag}>([^<]*)</{tag}>", text) for tag in ("Code", "Message"))
@@ -129,7 +129,7 @@ def told(error: Exception) -> str:
     return _USERINFO.sub("…@", " ".join(text.split())) or type(error).__name__
 
 
-def matching(pattern: str) -> list[str]:
+def glob_files(pattern: str) -> list[str]:
     """Return the files that a glob matches, sorted: local paths, or URLs where the pattern is a URL.
 
     Raises InputError where an object store cannot be listed. An HTTP URL is returned unchanged, as it cannot be listed.
@@ -143,12 +143,12 @@ def matching(pattern: str) -> list[str]:
         entries = fs.glob(path, detail=True)
     except FileNotFoundError:
         return []
-    except failures() as error:
-        raise InputError(f"{pattern}: cannot be listed ({told(error)})") from None
+    except io_errors() as error:
+        raise InputError(f"{pattern}: cannot be listed ({error_message(error)})") from None
     return sorted(str(fs.unstrip_protocol(name)) for name, info in entries.items() if info["type"] == "file")
 
 
-class Ranges(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """An object read by ranges: short ones where the reader seeks, longer ones where it reads sequentially.
 
     `fetch` returns the bytes from a start to an end. `LEAST` and `MOST` are a range's bytes. s3fs's own file fetches

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, StageFailed
-from pipeline.storage.object_store import Ranges, delta_options, failures, fs_options, is_s3, told
+from pipeline.storage.object_store import RangeReader, delta_options, error_message, fs_options, io_errors, is_s3
 
 
 class OutsideStore(InputError, ValueError):
@@ -106,8 +106,8 @@ class Store:
         """Open a file for reading bytes; it is seekable, and a part can be read without the rest."""
         if self.local:
             return cast(BinaryIO, self.fs.open(self.path(relative), "rb"))
-        ranges = Ranges(self.size(relative), partial(self._range, relative))
-        return cast(BinaryIO, io.BufferedReader(ranges, Ranges.MOST))
+        ranges = RangeReader(self.size(relative), partial(self._range, relative))
+        return cast(BinaryIO, io.BufferedReader(ranges, RangeReader.MOST))
 
     def read(self, relative: str) -> bytes:
         """Return a file's bytes."""
@@ -191,10 +191,10 @@ class Store:
             return True
         try:
             self.fs.pipe_file(path, data, mode="create")
-        except failures() as error:
+        except io_errors() as error:
             if self.exists(relative):
                 return self.read(relative) == data
-            raise StageFailed(f"{self.uri(relative)}: {told(error)}") from error
+            raise StageFailed(f"{self.uri(relative)}: {error_message(error)}") from error
         return True
 
     def remove(self, relative: str) -> None:
@@ -230,8 +230,8 @@ class Store:
             self.fs.pipe_file(probe, b"", **mode)
             overwrite_refused = not mode or _refuses_overwrite(self.fs, probe)
             self.fs.rm_file(probe)
-        except failures() as error:
-            raise InputError(f"{self.root}: the store cannot be written ({told(error)})") from None
+        except io_errors() as error:
+            raise InputError(f"{self.root}: the store cannot be written ({error_message(error)})") from None
         if not overwrite_refused:
             raise InputError(f"{self.root}: the endpoint ignores If-None-Match; expected one with conditional writes")
 
@@ -247,10 +247,10 @@ class Store:
             yield
         except FileNotFoundError:
             raise
-        except failures() as error:
+        except io_errors() as error:
             if self.local:
                 raise
-            raise StageFailed(f"{self.uri(relative)}: {told(error)}") from error
+            raise StageFailed(f"{self.uri(relative)}: {error_message(error)}") from error
 
 
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
@@ -267,7 +267,7 @@ def _refuses_overwrite(fs: Any, path: str) -> bool:
     """Tell whether a conditional write to an existing file fails, as it must."""
     try:
         fs.pipe_file(path, b"", mode="create")
-    except failures():
+    except io_errors():
         return True
     return False
 

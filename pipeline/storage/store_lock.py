@@ -25,18 +25,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.core.redaction import redacted
+from pipeline.core.redaction import redact
 from pipeline.errors import StageFailed
 from pipeline.storage.store import Store
 
-FOLDER = "locks"
+LOCK_FOLDER = "locks"
 
 
-BEAT = 60.0
+HEARTBEAT_INTERVAL_S = 60.0
 """Seconds between two heartbeats of a holder."""
 
 
-LEASE = 900.0
+HEARTBEAT_TIMEOUT_S = 900.0
 """Seconds without a heartbeat after which a process of another machine is presumed gone."""
 
 
@@ -44,7 +44,7 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """A process that holds or asks for a store. `place` tells machines (and their boots and containers) apart, `start`
     two processes of one id; `beat` is in seconds since 1970.
     """
@@ -61,7 +61,7 @@ class Holder:
 
     def gone(self) -> bool:
         """Tell whether the process is known to have ended, or has sent no heartbeat for LEASE seconds."""
-        silent = time.time() - self.beat > LEASE
+        silent = time.time() - self.beat > HEARTBEAT_TIMEOUT_S
         if self.place != _place():
             return silent
         start = _start_of(self.pid)
@@ -99,10 +99,10 @@ def _start_of(pid: int) -> str | None:
 
 
 def _path(name: str) -> str:
-    return f"{FOLDER}/{name}.json"
+    return f"{LOCK_FOLDER}/{name}.json"
 
 
-def _write(store: Store, holder: Holder) -> None:
+def _write(store: Store, holder: LockHolder) -> None:
     for attempts_left in reversed(range(5)):
         try:
             store.write(_path(holder.name), json.dumps(asdict(holder)).encode())
@@ -113,14 +113,14 @@ def _write(store: Store, holder: Holder) -> None:
             return
 
 
-def others(store: Store, name: str = "") -> list[Holder]:
+def other_holders(store: Store, name: str = "") -> list[LockHolder]:
     """Return who else holds or asks for the store; the files of processes that are gone are removed."""
     holders = []
-    for path in store.files(FOLDER):
+    for path in store.files(LOCK_FOLDER):
         if not path.endswith(".json") or path == _path(name):
             continue
         try:
-            holder = Holder(**json.loads(store.read(path)))
+            holder = LockHolder(**json.loads(store.read(path)))
         except FileNotFoundError:
             continue
         except (ValueError, TypeError):
@@ -133,7 +133,7 @@ def others(store: Store, name: str = "") -> list[Holder]:
 
 
 @contextmanager
-def held(store: Store, wait: float = 0.0) -> Iterator[None]:
+def store_lock(store: Store, wait: float = 0.0) -> Iterator[None]:
     """Hold the store. Raises StageFailed, with who has it, where another does and goes on for `wait` seconds."""
     is_new_store = store.local and not os.path.exists(store.path(""))
     own = _acquire(store, time.monotonic() + wait)
@@ -148,17 +148,17 @@ def held(store: Store, wait: float = 0.0) -> Iterator[None]:
         _withdraw(store, own.name, is_new_store)
 
 
-def _acquire(store: Store, deadline: float) -> Holder:
+def _acquire(store: Store, deadline: float) -> LockHolder:
     """Return this process as the store's holder, once it is."""
     command_line, now = " ".join(map(_argument_text, sys.argv)), datetime.now(UTC)
-    own = Holder(
+    own = LockHolder(
         name=uuid.uuid4().hex,
         host=socket.gethostname(),
         place=_place(),
         pid=os.getpid(),
         start=_start_of(os.getpid()) or "",
         since=now.isoformat(" ", "seconds"),
-        command=redacted(command_line)[:200],
+        command=redact(command_line)[:200],
         beat=now.timestamp(),
     )
     announced = False
@@ -166,10 +166,10 @@ def _acquire(store: Store, deadline: float) -> Holder:
         own = replace(own, name=uuid.uuid4().hex, beat=time.time())
         _write(store, own)
         try:
-            competitors = others(store, own.name)
+            competitors = other_holders(store, own.name)
             while competitors and not any(holder.held for holder in competitors) and own.name < competitors[0].name:
                 time.sleep(_POLL_S)  # the others list this file, and withdraw
-                competitors = others(store, own.name)
+                competitors = other_holders(store, own.name)
             if not competitors:
                 own = replace(own, held=True)
                 _write(store, own)
@@ -191,13 +191,15 @@ def _argument_text(argument: str) -> str:
     return Path(argument).name if argument == sys.argv[0] else shlex.quote(argument)
 
 
-def _beat(store: Store, own: Holder, stop: threading.Event) -> None:
-    while not stop.wait(BEAT):
+def _beat(store: Store, own: LockHolder, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_INTERVAL_S):
         with suppress(StageFailed, OSError):  # the next one may get through
             if not store.exists(_path(own.name)):
                 return  # presumed gone: a restored file would block the present holder
             _write(store, replace(own, beat=time.time()))
-            if any(holder.held for holder in others(store, own.name)):  # removed between the look and the writing
+            if any(
+                holder.held for holder in other_holders(store, own.name)
+            ):  # removed between the look and the writing
                 _remove(store, _path(own.name))
                 return
 
@@ -206,7 +208,7 @@ def _withdraw(store: Store, name: str, root: bool = False) -> None:
     """Remove a file, and where the store is a folder, what would be left of it: its folder; with `root`, the store."""
     _remove(store, _path(name))
     if store.local:
-        for folder in (FOLDER, "") if root else (FOLDER,):
+        for folder in (LOCK_FOLDER, "") if root else (LOCK_FOLDER,):
             with suppress(OSError):  # something is in it
                 os.rmdir(store.path(folder))
 

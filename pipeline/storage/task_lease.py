@@ -4,8 +4,8 @@ A scheduler may have two attempts at a task alive at once: a speculative one bes
 lost, as its machine does not answer, beside the next. Where both ask a host, its limits are kept by neither. So an
 attempt holds a lease while it works: a file that one of them alone can create, and that its holder changes every few
 seconds. A second attempt watches it, and takes the next lease when the last one is released or has not changed for
-`EXPIRY` seconds by its own clock: no clocks are compared. A holder that could not renew its lease for a while, or that
-sees a later lease, ends its process before another attempt begins.
+`LEASE_TIMEOUT_S` seconds by its own clock: no clocks are compared. A holder that could not renew its lease for a while,
+or that sees a later lease, ends its process before another attempt begins.
 """
 
 import logging
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pipeline.errors import StageFailed
 from pipeline.storage.store import Store
 
-EXPIRY = 30.0
+LEASE_TIMEOUT_S = 30.0
 """Seconds without a change after which a holder counts as lost."""
 
 
@@ -65,11 +65,11 @@ def _acquire(store: Store, folder: str, done: Callable[[], bool], expiry: float,
 
 
 @contextmanager
-def leased(
+def hold_lease(
     store: Store,
     folder: str,
     done: Callable[[], bool],
-    expiry: float = EXPIRY,
+    expiry: float = LEASE_TIMEOUT_S,
     lost: Callable[[], None] = _exit_process,
 ) -> Iterator[bool]:
     """Hold the lease of `folder` while the block runs; yield False where another attempt was `done` first.

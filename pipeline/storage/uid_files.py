@@ -15,15 +15,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.uid_arrays import HEX, Keys, unique
+from pipeline.core.uid_arrays import UID_HEX_DIGITS, UidKeys, unique_keys
 from pipeline.errors import InputError
-from pipeline.storage.object_store import failures, opened, told
+from pipeline.storage.object_store import error_message, io_errors, open_source
 
-Pairs = npt.NDArray[np.void]
+UidPairs = npt.NDArray[np.void]
 """Uids, (n,) of dtype PAIR, as in a file."""
 
 
-PAIR = np.dtype([("f0", "<u8"), ("f1", "<u8")])
+UID_PAIR_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 
 
 _NUMPY_MAGIC = b"\x93NUMPY"
@@ -43,9 +43,9 @@ _BLOCK = 1 << 20
 """Number of uids that are read and checked at once."""
 
 
-def write_subset(stream: BinaryIO, keys: Keys) -> int:
+def write_subset(stream: BinaryIO, keys: UidKeys) -> int:
     """Write uids, in any order and possibly repeated, as a subset; return its length. 32 bytes of memory for each."""
-    pairs = np.empty(len(keys), PAIR)
+    pairs = np.empty(len(keys), UID_PAIR_DTYPE)
     numbers = np.ascontiguousarray(keys, "S16").view(">u8").reshape(-1, 2)
     order = np.lexsort((numbers[:, 1], numbers[:, 0]))
     pairs["f0"], pairs["f1"] = numbers[order, 0], numbers[order, 1]
@@ -54,7 +54,7 @@ def write_subset(stream: BinaryIO, keys: Keys) -> int:
     return len(distinct)
 
 
-def read_subset(path: str) -> Keys:
+def read_subset(path: str) -> UidKeys:
     """Return the uids of a subset, a local path or a URL; raise InputError where the file is not a valid subset."""
     return np.concatenate([np.empty(0, "S16"), *map(_keys, _blocks(path))])
 
@@ -65,14 +65,14 @@ def check_subset(path: str) -> None:
         pass
 
 
-def _blocks(path: str) -> Iterator[Pairs]:
+def _blocks(path: str) -> Iterator[UidPairs]:
     """Yield the checked uids of a subset, `_BLOCK` at a time; raise InputError where the file is not a valid subset."""
     done, last = 0, None
     try:
-        with opened(path) as stream:
+        with open_source(path) as stream:
             count = _count(path, stream)
-            while done < count and len(data := stream.read(PAIR.itemsize * min(_BLOCK, count - done))):
-                pairs = np.frombuffer(data, PAIR)
+            while done < count and len(data := stream.read(UID_PAIR_DTYPE.itemsize * min(_BLOCK, count - done))):
+                pairs = np.frombuffer(data, UID_PAIR_DTYPE)
                 last = _check_order(path, done, last, pairs)
                 done += len(pairs)
                 yield pairs
@@ -80,29 +80,29 @@ def _blocks(path: str) -> Iterator[Pairs]:
                 raise InputError(
                     f"{path}: expected {count} uids as its header says, found {done}, then its end or other bytes"
                 )
-    except failures(ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {told(error)}") from None
+    except io_errors(ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error_message(error)}") from None
 
 
-def open_subset(path: Path) -> Pairs:
+def open_subset(path: Path) -> UidPairs:
     """Map a local subset into memory, with the checks of `read_subset`."""
     try:
         with path.open("rb") as stream:
             count, offset = _count(str(path), stream), stream.tell()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {told(error)}") from None
-    if (size := path.stat().st_size - offset) != count * PAIR.itemsize:
+        raise InputError(f"{path}: cannot be read: {error_message(error)}") from None
+    if (size := path.stat().st_size - offset) != count * UID_PAIR_DTYPE.itemsize:
         raise InputError(f"{path}: expected {count} uids as its header says, found {size} bytes of them")
     if not count:
-        return np.empty(0, PAIR)
-    mapped: Pairs = np.memmap(path, PAIR, "r", offset, (count,))
+        return np.empty(0, UID_PAIR_DTYPE)
+    mapped: UidPairs = np.memmap(path, UID_PAIR_DTYPE, "r", offset, (count,))
     last = None
     for start in range(0, count, _BLOCK):
         last = _check_order(str(path), start, last, mapped[start : start + _BLOCK])
     return mapped
 
 
-def contains(subset: Pairs, keys: Keys) -> npt.NDArray[np.bool_]:
+def contains(subset: UidPairs, keys: UidKeys) -> npt.NDArray[np.bool_]:
     """Return for each key, (n,), whether a subset lists it, (n,) bool.
 
     A binary search for all keys at once, which reads only the needed parts of a mapped file.
@@ -114,7 +114,7 @@ def contains(subset: Pairs, keys: Keys) -> npt.NDArray[np.bool_]:
         entries = subset[middle]
         is_less = (entries["f0"] < numbers[:, 0]) | ((entries["f0"] == numbers[:, 0]) & (entries["f1"] < numbers[:, 1]))
         low, high = np.where(unfinished & is_less, middle + 1, low), np.where(unfinished & ~is_less, middle, high)
-    nearest = subset[np.minimum(low, len(subset) - 1)] if len(subset) else np.zeros(len(keys), PAIR)
+    nearest = subset[np.minimum(low, len(subset) - 1)] if len(subset) else np.zeros(len(keys), UID_PAIR_DTYPE)
     listed: npt.NDArray[np.bool_] = (
         (low < len(subset)) & (nearest["f0"] == numbers[:, 0]) & (nearest["f1"] == numbers[:, 1])
     )
@@ -132,15 +132,15 @@ def _count(path: str, stream: Any) -> int:
     return int(match[1])
 
 
-def _keys(pairs: Pairs) -> Keys:
+def _keys(pairs: UidPairs) -> UidKeys:
     """Return the keys of uids in a file's form."""
     numbers = np.empty((len(pairs), 2), ">u8")
     numbers[:, 0], numbers[:, 1] = pairs["f0"], pairs["f1"]
-    keys: Keys = numbers.view("S16").ravel()
+    keys: UidKeys = numbers.view("S16").ravel()
     return keys
 
 
-def _check_order(path: str, start: int, last: Any, pairs: Pairs) -> Any:
+def _check_order(path: str, start: int, last: Any, pairs: UidPairs) -> Any:
     """Check that pairs, the first of which is entry `start`, ascend after `last`; return the last pair."""
     high, low = pairs["f0"], pairs["f1"]
     ascends = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
@@ -164,23 +164,23 @@ _TEXT_BLOCK, _MAX_LINE_BYTES = 32 << 20, 4096
 """Bytes of a text file that are read at once, and most bytes of a line."""
 
 
-def read_uids(path: str) -> tuple[Keys, int]:
+def read_uids(path: str) -> tuple[UidKeys, int]:
     """Return the uids in a file, sorted and unique, and the number of repeated entries.
 
     The file is text with one uid a line, or a subset as DataComp's tools write it (`pipeline.storage.uid_files`).
     Raises InputError where it is neither.
     """
     try:
-        with opened(path) as stream:
+        with open_source(path) as stream:
             start = stream.read(len(_NUMPY))
             entries = read_subset(path) if start == _NUMPY else _read_text(path, stream, start)
-    except failures() as error:
-        raise InputError(f"{path}: cannot be read: {told(error)}") from None
-    distinct = unique(entries)
+    except io_errors() as error:
+        raise InputError(f"{path}: cannot be read: {error_message(error)}") from None
+    distinct = unique_keys(entries)
     return distinct, len(entries) - len(distinct)
 
 
-def _read_text(path: str, stream: BinaryIO, start: bytes) -> Keys:
+def _read_text(path: str, stream: BinaryIO, start: bytes) -> UidKeys:
     """Return the uids of a text file, whose first bytes are `start`; it is read in blocks of whole lines."""
     parts, lines_before, remainder = [np.empty(0, "S16")], 0, start
     while block := stream.read(_TEXT_BLOCK):
@@ -193,11 +193,11 @@ def _read_text(path: str, stream: BinaryIO, start: bytes) -> Keys:
     return np.concatenate(parts)
 
 
-def _parse_lines(path: str, text: bytes, before: int) -> Keys:
+def _parse_lines(path: str, text: bytes, before: int) -> UidKeys:
     """Return the uids of whole lines, which `before` entries precede; raise InputError where one is not a uid."""
     lines = text.split()
     for index, line in enumerate(lines):
-        if len(line) != HEX or not _UID.fullmatch(line):
+        if len(line) != UID_HEX_DIGITS or not _UID.fullmatch(line):
             shown = line[:40].decode("utf-8", "replace")
             raise InputError(f"{path}: entry {before + index + 1}: expected a uid of 32 hex digits, found {shown!r}")
     return np.frombuffer(binascii.unhexlify(b"".join(lines)), "S16")

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline.ledger.scan import columns_of, matching, scan_file
-from pipeline.ledger.tables import JobRow, Ledger, Listed
-from pipeline.ledger.value_filter import Keys
+from pipeline.ledger.scan import column_names, matching_rows, scan_file
+from pipeline.ledger.tables import JobRow, Ledger, SnapshotFile
+from pipeline.ledger.value_filter import ValueFilter
 
-UNTOUCHED = frozenset({"jobs", "tombstones"})
+TABLES_WITHOUT_PAIRS = frozenset({"jobs", "tombstones"})
 """Tables that hold no pairs. `jobs` is rewritten all the same, as its rows count the rows of the others."""
 
 
-REMEMBERED = {
+REMEMBERED_COLUMNS = {
     "pairs": ("uid", "source"),
     "fetches": ("uid", "source", "attempt", "final", "outcome"),
     "samples": ("uid", "source", "shard", "verdict"),
@@ -47,12 +47,12 @@ class Hit:
 
 
 @dataclass
-class Survey:
+class TakedownImpact:
     """Everything that holds a pair of a takedown.
 
     `files` are the data files of finished jobs, by table and path in the store. `gone` are their rows to remove, by
-    table: the columns in `REMEMBERED` with path and job. `abandoned` are (job, path) of the data files of unfinished
-    jobs, by table; these files are removed as a whole.
+    table: the columns in `REMEMBERED_COLUMNS` with path and job. `abandoned` are (job, path) of the data files of
+    unfinished jobs, by table; these files are removed as a whole.
     """
 
     files: dict[str, dict[str, Hit]] = field(default_factory=dict)
@@ -76,15 +76,15 @@ class Survey:
         return {job: sorted(tars) for job, tars in sorted(tars_by_job.items())}
 
 
-def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
+def find_impact(ledger: Ledger, uids: Collection[str]) -> TakedownImpact:
     """Return everything in the store that holds one of these pairs."""
-    impact, keys, ordered = Survey(), Keys(uids), sorted(uids)
+    impact, keys, ordered = TakedownImpact(), ValueFilter(uids), sorted(uids)
     with ThreadPoolExecutor(ledger.store.at_once) as pool:
         for table in ledger.tables():
-            if table in UNTOUCHED:
+            if table in TABLES_WITHOUT_PAIRS:
                 continue
-            columns = columns_of(ledger, table)
-            remembered = [name for name in REMEMBERED.get(table, ()) if name in columns]
+            columns = column_names(ledger, table)
+            remembered = [name for name in REMEMBERED_COLUMNS.get(table, ()) if name in columns]
             files = []
             for file in ledger.files(table):
                 if ledger.finished(file.job) is None:
@@ -103,14 +103,14 @@ def survey(ledger: Ledger, uids: Collection[str]) -> Survey:
 
 
 def _rows_to_remove(
-    ledger: Ledger, keys: Keys, remembered: Sequence[str], file: Listed
+    ledger: Ledger, keys: ValueFilter, remembered: Sequence[str], file: SnapshotFile
 ) -> tuple[int, list[dict[str, Any]]]:
     """Return the number of rows to remove from a file, and their columns to remember."""
     uids = scan_file(ledger, file.job, file.path, ["uid"])
     hits = sum(keys.within(batch.rows["uid"]).true_count for batch in uids)
     if not hits or not remembered:
         return hits, []
-    rows = matching(scan_file(ledger, file.job, file.path, remembered), lambda rows: keys.within(rows["uid"]))
+    rows = matching_rows(scan_file(ledger, file.job, file.path, remembered), lambda rows: keys.within(rows["uid"]))
     return hits, [{**row, "job": file.job, "path": file.path} for _, row in rows]
 
 
@@ -128,7 +128,7 @@ def _reports_naming(ledger: Ledger, uids: Collection[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrainingExposure:
     """A training that saw pairs of a takedown, with the number of times it saw each, by uid.
 
     `about` is true where the counts are averages: the samples seen are not a whole number of passes over the export, so
@@ -150,7 +150,7 @@ class Seen:
         return {**self.__dict__, "pairs": len(self.times), "total": total}
 
 
-def seen(ledger: Ledger, impact: Survey) -> Iterator[Seen]:
+def training_exposures(ledger: Ledger, impact: TakedownImpact) -> Iterator[TrainingExposure]:
     """Yield the trainings that saw the pairs.
 
     A training reads the tars of its export equally often, or in proportion to their factors where pairs are repeated by
@@ -177,7 +177,7 @@ def _exposure(
     export: str,
     copies: Mapping[tuple[str, str], int],
     sizes: Counter[str],
-) -> Seen:
+) -> TrainingExposure:
     pairs_by_tar = sizes.copy()
     for takedown in ledger.jobs():
         if takedown.stage == "takedown" and takedown.finished > job.finished:
@@ -190,7 +190,7 @@ def _exposure(
         times[uid] = times.get(uid, 0.0) + count * factors.get(tar, 1.0) * training["samples_seen"] / weight
     columns = ("training", "mixture", "seed", "checkpoint", "checkpoint_sha256", "samples_seen")
     epochs = job.config.get("epochs") or job.config.get("checkpoints", 1)  # each epoch starts a new pass
-    return Seen(
+    return TrainingExposure(
         **{name: training[name] for name in columns},
         times={uid: round(value, 3) for uid, value in times.items()},
         # open_clip_train drops the last, partial batch of a pass, and each of several processes makes its own passes

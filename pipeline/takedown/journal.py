@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.digests import digest
 from pipeline.ledger.data_files import DataFile
-from pipeline.ledger.journal import Swap, intent_path, prepared_path
+from pipeline.ledger.journal import FileReplacement, intent_path, prepared_path
 from pipeline.storage.store import Store
 
 
@@ -48,7 +48,7 @@ class Prepared:
     of files to remove; `facts` those of the takedown's row in `jobs`.
     """
 
-    swaps: dict[str, Swap]
+    swaps: dict[str, FileReplacement]
     papers: dict[str, str]
     gone: list[str]
     facts: dict[str, Any]
@@ -73,7 +73,7 @@ def read_prepared(store: Store, takedown: str) -> Prepared | None:
         return None
     plain = json.loads(store.read(path))
     swaps = {
-        table: Swap(swap["old"], [DataFile(**file) for file in swap["new"]], swap["withdrawn"])
+        table: FileReplacement(swap["old"], [DataFile(**file) for file in swap["new"]], swap["withdrawn"])
         for table, swap in plain["swaps"].items()
     }
     return Prepared(swaps, plain["papers"], plain["gone"], plain["facts"])

@@ -18,20 +18,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.fetch.urls import domains_of, host_of, odd_urls, url_key
-from pipeline.images.pdq import LEAST_QUALITY, PDQ_BYTES
-from pipeline.images.pdq_search import Alike
-from pipeline.ingest.tombstones import HOST, IMAGE, PRINT, UID, URL, Tombstones, hashed
-from pipeline.ledger.scan import columns_of, matching, scan
+from pipeline.fetch.urls import host_of, noncanonical_urls, parent_domains, url_key
+from pipeline.images.pdq import MIN_QUALITY, PDQ_BYTES
+from pipeline.images.pdq_search import PdqIndex
+from pipeline.ingest.tombstones import KIND_HOST, KIND_PDQ, KIND_SHA256, KIND_UID, KIND_URL, Tombstones, hash_key
+from pipeline.ledger.scan import column_names, matching_rows, scan_table
 from pipeline.ledger.tables import Ledger
-from pipeline.ledger.value_filter import Keys
-from pipeline.takedown.request import Wanted
+from pipeline.ledger.value_filter import ValueFilter
+from pipeline.takedown.request import TakedownRequest
 
 NAMED, SAME_URL, LOOKS_ALIKE, SAME_BYTES = "named", "same_url", "looks_alike", "same_bytes"
 
 
 @dataclass(frozen=True)
-class Why:
+class MatchReason:
     """Why a pair is taken down: how it was found, and by which line of the list, 0 for a copy of a named pair."""
 
     how: str
@@ -39,17 +39,17 @@ class Why:
 
 
 @dataclass
-class Found:
+class TakedownMatches:
     """The pairs to take down, by uid with the reason, and the tombstones that block them from later ingests."""
 
-    pairs: dict[str, Why] = field(default_factory=dict)
+    pairs: dict[str, MatchReason] = field(default_factory=dict)
     tombstones: Tombstones = field(default_factory=Tombstones)
     notes: list[str] = field(default_factory=list)
     """What could not be searched for."""
 
     def add(self, uid: str, how: str, line: int = 0) -> None:
         """Add a pair, unless it was added before."""
-        self.pairs.setdefault(uid, Why(how, line))
+        self.pairs.setdefault(uid, MatchReason(how, line))
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs found in each way."""
@@ -57,29 +57,31 @@ class Found:
         return {how: ways.count(how) for how in (NAMED, SAME_URL, LOOKS_ALIKE, SAME_BYTES)}
 
 
-FEW_HOSTS = 32
+MAX_PREFILTERED_HOSTS = 32
 """Up to this many hosts, URLs that contain none of their names are skipped before they are parsed."""
 
 
-def find(ledger: Ledger, request: Wanted, distance: int) -> Found:
+def find_matches(ledger: Ledger, request: TakedownRequest, distance: int) -> TakedownMatches:
     """Return the pairs that a list names and their copies; `distance` is that of PDQs of named pairs, in bits."""
-    matches = Found()
-    lines = request.of(IMAGE)
+    matches = TakedownMatches()
+    lines = request.of(KIND_SHA256)
     if lines:
-        for row in _rows_by_image(ledger, Keys(lines)):
+        for row in _rows_by_image(ledger, ValueFilter(lines)):
             matches.add(row["uid"], NAMED, lines.get(row["raw_sha256"]) or lines[row["jpg_sha256"]])
     urls = _add_named_pairs(ledger, request, matches)
     pdqs = _add_lookalikes(ledger, request, distance, matches)
-    if other_urls := Keys(urls - request.of(URL).keys()):
-        for _, row in matching(scan(ledger, "pairs", ["uid", "url"]), lambda rows: _of_urls(rows["url"], other_urls)):
+    if other_urls := ValueFilter(urls - request.of(KIND_URL).keys()):
+        for _, row in matching_rows(
+            scan_table(ledger, "pairs", ["uid", "url"]), lambda rows: _url_mask(rows["url"], other_urls)
+        ):
             matches.add(row["uid"], SAME_URL)
     images = _add_same_bytes(ledger, request, matches)
     matches.tombstones = Tombstones.of(
         request.tombstones().rows()
-        | {(UID, uid, 0) for uid in matches.pairs}
-        | {(URL, hashed(url), 0) for url in urls}
-        | {(IMAGE, image, 0) for image in images}
-        | {(PRINT, pdq, distance) for pdq in pdqs}
+        | {(KIND_UID, uid, 0) for uid in matches.pairs}
+        | {(KIND_URL, hash_key(url), 0) for url in urls}
+        | {(KIND_SHA256, image, 0) for image in images}
+        | {(KIND_PDQ, pdq, distance) for pdq in pdqs}
     )
     return matches
 
@@ -87,61 +89,61 @@ def find(ledger: Ledger, request: Wanted, distance: int) -> Found:
 _IMAGE_COLUMNS = ("raw_sha256", "jpg_sha256")
 
 
-def _rows_by_uid(ledger: Ledger, table: str, columns: Sequence[str], uids: Keys) -> Iterator[dict[str, Any]]:
+def _rows_by_uid(ledger: Ledger, table: str, columns: Sequence[str], uids: ValueFilter) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table with one of these uids."""
-    for _, row in matching(scan(ledger, table, ["uid", *columns]), lambda rows: uids.within(rows["uid"])):
+    for _, row in matching_rows(scan_table(ledger, table, ["uid", *columns]), lambda rows: uids.within(rows["uid"])):
         yield row
 
 
-def _rows_by_image(ledger: Ledger, images: Keys) -> Iterator[dict[str, Any]]:
+def _rows_by_image(ledger: Ledger, images: ValueFilter) -> Iterator[dict[str, Any]]:
     """Yield the rows of `samples` whose image, as fetched or as stored, has one of these SHA-256."""
 
     def mask(rows: pa.RecordBatch) -> Any:
         raw, jpg = (images.within(rows[name]) for name in _IMAGE_COLUMNS)
         return pc.or_(raw, jpg)
 
-    for _, row in matching(scan(ledger, "samples", ["uid", *_IMAGE_COLUMNS]), mask):
+    for _, row in matching_rows(scan_table(ledger, "samples", ["uid", *_IMAGE_COLUMNS]), mask):
         yield row
 
 
-def _of_urls(column: pa.Array, urls: Keys) -> pa.Array:
+def _url_mask(column: pa.Array, urls: ValueFilter) -> pa.Array:
     """Return a boolean mask of the URLs whose key is among `urls`."""
     matches = urls.within(column)
-    irregular = odd_urls(column)
+    irregular = noncanonical_urls(column)
     if not pc.any(irregular).as_py():
         return matches
     pairs = zip(column.to_pylist(), irregular.to_pylist(), matches.to_pylist(), strict=True)
     return pa.array([url_key(url) in urls.values if parse else is_match for url, parse, is_match in pairs], pa.bool_())
 
 
-def _of_hosts(column: pa.Array, hosts: Mapping[str, int]) -> pa.Array:
+def _host_mask(column: pa.Array, hosts: Mapping[str, int]) -> pa.Array:
     """Return a boolean mask of the URLs on one of the hosts or a subdomain of it."""
     candidates = pc.invert(pc.string_is_ascii(column))  # a non-ASCII host name has another spelling in DNS
-    for host in hosts if len(hosts) <= FEW_HOSTS else ():
+    for host in hosts if len(hosts) <= MAX_PREFILTERED_HOSTS else ():
         candidates = pc.or_(candidates, pc.match_substring(column, host, ignore_case=True))
-    if len(hosts) > FEW_HOSTS:
+    if len(hosts) > MAX_PREFILTERED_HOSTS:
         candidates = pc.not_equal(column, "")
     urls = zip(column.to_pylist(), candidates.to_pylist(), strict=True)
     return pa.array([is_candidate and _host_line(url, hosts) > 0 for url, is_candidate in urls], pa.bool_())
 
 
 def _host_line(url: str, hosts: Mapping[str, int]) -> int:
-    return min((hosts[domain] for domain in domains_of(host_of(url)) if domain in hosts), default=0)
+    return min((hosts[domain] for domain in parent_domains(host_of(url)) if domain in hosts), default=0)
 
 
-def _add_named_pairs(ledger: Ledger, request: Wanted, matches: Found) -> set[str]:
+def _add_named_pairs(ledger: Ledger, request: TakedownRequest, matches: TakedownMatches) -> set[str]:
     """Add the pairs that are named by uid, URL or host; return the URL keys of all named pairs."""
-    uids, urls, hosts = request.of(UID), request.of(URL), request.of(HOST)
-    by_uid, by_url = Keys({*uids, *matches.pairs}), Keys(urls)
+    uids, urls, hosts = request.of(KIND_UID), request.of(KIND_URL), request.of(KIND_HOST)
+    by_uid, by_url = ValueFilter({*uids, *matches.pairs}), ValueFilter(urls)
     keys = set(urls)
 
     def mask(rows: pa.RecordBatch) -> Any:
         selected = by_uid.within(rows["uid"])
         if by_url:
-            selected = pc.or_(selected, _of_urls(rows["url"], by_url))
-        return pc.or_(selected, _of_hosts(rows["url"], hosts)) if hosts else selected
+            selected = pc.or_(selected, _url_mask(rows["url"], by_url))
+        return pc.or_(selected, _host_mask(rows["url"], hosts)) if hosts else selected
 
-    for _, row in matching(scan(ledger, "pairs", ["uid", "url"]), mask):
+    for _, row in matching_rows(scan_table(ledger, "pairs", ["uid", "url"]), mask):
         uid, url = row["uid"], row["url"]
         line = uids.get(uid) or urls.get(url_key(url)) or _host_line(url, hosts)
         matches.add(uid, NAMED, line)
@@ -152,7 +154,7 @@ def _add_named_pairs(ledger: Ledger, request: Wanted, matches: Found) -> set[str
 
 def _pdq_tables(ledger: Ledger) -> dict[str, list[str]]:
     """Return the signal tables with PDQs, and the columns to read: the PDQ and, where there is one, its quality."""
-    tables = {name: columns_of(ledger, name) for name in ledger.tables() if name.startswith("signals_")}
+    tables = {name: column_names(ledger, name) for name in ledger.tables() if name.startswith("signals_")}
     return {
         name: [column for column in ("pdq", "quality") if column in columns]
         for name, columns in tables.items()
@@ -164,7 +166,7 @@ def _bits(values: Sequence[bytes]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(b"".join(values), np.uint8).reshape(-1, PDQ_BYTES)
 
 
-def _add_lookalikes(ledger: Ledger, request: Wanted, distance: int, matches: Found) -> set[str]:
+def _add_lookalikes(ledger: Ledger, request: TakedownRequest, distance: int, matches: TakedownMatches) -> set[str]:
     """Add the pairs whose images look like those of named pairs, or are near a PDQ of the list.
 
     Return the PDQs of the named pairs, as hex.
@@ -174,15 +176,15 @@ def _add_lookalikes(ledger: Ledger, request: Wanted, distance: int, matches: Fou
         matches.notes.append("no signal table has a column pdq: copies were searched for by bytes and URLs only")
         return set()
     seeds: set[str] = set()
-    if named := Keys(matches.pairs):
+    if named := ValueFilter(matches.pairs):
         for table, columns in tables.items():
             for row in _rows_by_uid(ledger, table, columns, named):
-                if row["pdq"] is not None and (row.get("quality", LEAST_QUALITY) or 0) >= LEAST_QUALITY:
+                if row["pdq"] is not None and (row.get("quality", MIN_QUALITY) or 0) >= MIN_QUALITY:
                     seeds.add(row["pdq"].hex())
     searched = [*request.prints(), *((value, distance, 0) for value in sorted(seeds))]
     if searched:
         pdqs = _bits([bytes.fromhex(value) for value, _, _ in searched])
-        index = Alike(pdqs, np.array([limit for _, limit, _ in searched], np.int64))
+        index = PdqIndex(pdqs, np.array([limit for _, limit, _ in searched], np.int64))
         for table, columns in tables.items():
             for uid, number in _pairs_near(ledger, table, columns, index):
                 line = searched[number][2]
@@ -190,32 +192,32 @@ def _add_lookalikes(ledger: Ledger, request: Wanted, distance: int, matches: Fou
     return seeds
 
 
-def _pairs_near(ledger: Ledger, table: str, columns: Sequence[str], index: Alike) -> Iterator[tuple[str, int]]:
+def _pairs_near(ledger: Ledger, table: str, columns: Sequence[str], index: PdqIndex) -> Iterator[tuple[str, int]]:
     """Yield (uid, number of the nearest PDQ) for the pairs of a table within the distance of one."""
-    for batch in scan(ledger, table, ["uid", *columns]):
+    for batch in scan_table(ledger, table, ["uid", *columns]):
         rows = batch.rows.filter(pc.is_valid(batch.rows["pdq"]))
         if "quality" in columns:
-            rows = rows.filter(pc.greater_equal(rows["quality"], LEAST_QUALITY))
+            rows = rows.filter(pc.greater_equal(rows["quality"], MIN_QUALITY))
         nearest = index.closest(_bits(rows["pdq"].to_pylist()))
         for row in np.flatnonzero(nearest >= 0):
             yield rows["uid"][int(row)].as_py(), int(nearest[row])
 
 
-def _add_same_bytes(ledger: Ledger, request: Wanted, matches: Found) -> set[str]:
+def _add_same_bytes(ledger: Ledger, request: TakedownRequest, matches: TakedownMatches) -> set[str]:
     """Add the pairs with the same bytes, as fetched or as stored, as a named pair or one that looks like it.
 
     Return the SHA-256 of all these bytes.
     """
-    images = set(request.of(IMAGE))
+    images = set(request.of(KIND_SHA256))
     pending = {uid for uid, why in matches.pairs.items() if why.how != SAME_URL}
     while pending:
         count_before = len(images)
-        for row in _rows_by_uid(ledger, "samples", _IMAGE_COLUMNS, Keys(pending)):
+        for row in _rows_by_uid(ledger, "samples", _IMAGE_COLUMNS, ValueFilter(pending)):
             images |= {row[name] for name in _IMAGE_COLUMNS}
         if len(images) == count_before:
             break
         pending = set()
-        for row in _rows_by_image(ledger, Keys(images)):
+        for row in _rows_by_image(ledger, ValueFilter(images)):
             if row["uid"] not in matches.pairs:
                 pending.add(row["uid"])
                 matches.add(row["uid"], SAME_BYTES)

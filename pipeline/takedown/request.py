@@ -5,21 +5,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.redaction import holds_secret, without_secret
-from pipeline.core.uids import clean
+from pipeline.core.redaction import holds_secret, strip_secret
+from pipeline.core.uids import clean_text
 from pipeline.errors import InputError
 from pipeline.fetch.urls import host_key, host_of, url_key
-from pipeline.images.pdq import SAME_PICTURE
-from pipeline.ingest.tombstones import HOST, IMAGE, PRINT, UID, URL, Tombstones, hashed
+from pipeline.images.pdq import SAME_PICTURE_BITS
+from pipeline.ingest.tombstones import KIND_HOST, KIND_PDQ, KIND_SHA256, KIND_UID, KIND_URL, Tombstones, hash_key
 
-MOST_DISTANCE = 64
+MAX_REQUEST_DISTANCE_BITS = 64
 """The largest accepted distance, in bits of 256. Between unrelated images the distance is 128 on average with a
 standard deviation of 8, as for any two random strings of 256 bits, so a larger limit could match anything."""
 
 
-EXPECTED = (
+EXPECTED_ENTRY = (
     "a uid (32 hex digits), a URL (http:// or https://), domain:example.org, a SHA-256 (64 hex digits) or "
-    f"pdq:<64 hex digits> optionally followed by /distance (0 to {MOST_DISTANCE})"
+    f"pdq:<64 hex digits> optionally followed by /distance (0 to {MAX_REQUEST_DISTANCE_BITS})"
 )
 
 
@@ -39,15 +39,15 @@ _DOMAIN = re.compile(r"domain:((?:[^\s/.:?#@*]{1,63}\.)+[^\s/.:?#@*]{1,63})\.?",
 _PDQ = re.compile(r"pdq:([0-9a-f]{64})(?:/([0-9]{1,3}))?")
 
 
-Named = tuple[str, str, int]
+RequestEntry = tuple[str, str, int]
 """Kind, value and distance: a uid, a URL's key, a host's key, a SHA-256, or a PDQ with its distance in bits."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TakedownRequest:
     """The entries of a list, each with the number of its first line; URLs and hosts as their keys."""
 
-    lines: Mapping[Named, int] = field(default_factory=dict)
+    lines: Mapping[RequestEntry, int] = field(default_factory=dict)
 
     def of(self, kind: str) -> dict[str, int]:
         """Return the values of a kind with their lines; for a PDQ with several distances, its first line."""
@@ -59,52 +59,53 @@ class Wanted:
 
     def prints(self) -> list[tuple[str, int, int]]:
         """Return the PDQs as (hex, distance, line), in line order."""
-        pdqs = [(value, distance, line) for (kind, value, distance), line in self.lines.items() if kind == PRINT]
+        pdqs = [(value, distance, line) for (kind, value, distance), line in self.lines.items() if kind == KIND_PDQ]
         return sorted(pdqs, key=lambda pdq: pdq[2])
 
     def tombstones(self) -> Tombstones:
         """Return the tombstones of the entries themselves, whether or not a store holds a matching pair."""
         return Tombstones.of(
-            (kind, hashed(value) if kind in (URL, HOST) else value, distance) for kind, value, distance in self.lines
+            (kind, hash_key(value) if kind in (KIND_URL, KIND_HOST) else value, distance)
+            for kind, value, distance in self.lines
         )
 
 
-def named(text: str, distance: int = SAME_PICTURE) -> Named | None:
+def parse_entry(text: str, distance: int = SAME_PICTURE_BITS) -> RequestEntry | None:
     """Return the entry on one line, None where the line has no known form.
 
     `distance` is used for a PDQ without one.
     """
     lower = text.lower()
     if _UID.fullmatch(lower):
-        return UID, lower, 0
+        return KIND_UID, lower, 0
     if _SHA256.fullmatch(lower):
-        return IMAGE, lower, 0
+        return KIND_SHA256, lower, 0
     if match := _PDQ.fullmatch(lower):
         bits = int(match[2]) if match[2] else distance
-        return (PRINT, match[1], bits) if bits <= MOST_DISTANCE else None
+        return (KIND_PDQ, match[1], bits) if bits <= MAX_REQUEST_DISTANCE_BITS else None
     if match := _DOMAIN.fullmatch(text):
-        return HOST, host_key(match[1]), 0
+        return KIND_HOST, host_key(match[1]), 0
     if _URL.fullmatch(text) and host_of(text):
-        url = clean(text)  # as in `pairs`, where credentials are removed too
-        return URL, url_key(without_secret(url) if holds_secret(url) else url), 0
+        url = clean_text(text)  # as in `pairs`, where credentials are removed too
+        return KIND_URL, url_key(strip_secret(url) if holds_secret(url) else url), 0
     return None
 
 
-def parsed(text: str, name: str, distance: int = SAME_PICTURE) -> Wanted:
+def parse_request(text: str, name: str, distance: int = SAME_PICTURE_BITS) -> TakedownRequest:
     """Return the entries of a list's text; raise InputError for a line that is no entry, or where there is none.
 
     Spaces at both ends of a line, empty lines and lines that begin with "#" are ignored. `name` is the file's name, for
     messages.
     """
-    lines: dict[Named, int] = {}
+    lines: dict[RequestEntry, int] = {}
     for number, line in _lines(text):
-        entry = named(line, distance) if len(line) <= _MAX_CHARACTERS else None
+        entry = parse_entry(line, distance) if len(line) <= _MAX_CHARACTERS else None
         if entry is None:
-            raise InputError(f"{name} line {number}: found {line[:80]!r}, expected {EXPECTED}")
+            raise InputError(f"{name} line {number}: found {line[:80]!r}, expected {EXPECTED_ENTRY}")
         lines.setdefault(entry, number)
     if not lines:
-        raise InputError(f"{name}: found no entries, expected on each line {EXPECTED}")
-    return Wanted(lines)
+        raise InputError(f"{name}: found no entries, expected on each line {EXPECTED_ENTRY}")
+    return TakedownRequest(lines)
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -113,10 +114,10 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def read_list(path: Path, distance: int = SAME_PICTURE) -> Wanted:
+def read_list(path: Path, distance: int = SAME_PICTURE_BITS) -> TakedownRequest:
     """Return the entries of a list file; raise InputError where it cannot be read, or as `parsed` does."""
-    if not 0 <= distance <= MOST_DISTANCE:
-        raise InputError(f"--pdq-distance: found {distance}, expected 0 to {MOST_DISTANCE} of 256 bits")
+    if not 0 <= distance <= MAX_REQUEST_DISTANCE_BITS:
+        raise InputError(f"--pdq-distance: found {distance}, expected 0 to {MAX_REQUEST_DISTANCE_BITS} of 256 bits")
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
@@ -124,4 +125,4 @@ def read_list(path: Path, distance: int = SAME_PICTURE) -> Wanted:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise InputError(f"{path}: expected UTF-8, found byte {byte:#04x} at {error.start}") from None
-    return parsed(text, str(path), distance)
+    return parse_request(text, str(path), distance)

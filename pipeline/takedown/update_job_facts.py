@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.export.manifest import export_digest
 from pipeline.ledger.tables import JobRow, Ledger
-from pipeline.takedown.impact import Survey
-from pipeline.takedown.rewrite import NewTar, Rewritten
+from pipeline.takedown.impact import TakedownImpact
+from pipeline.takedown.rewrite import NewTar, RewrittenFiles
 
 Facts = dict[str, Any]
 
@@ -28,7 +28,7 @@ class Losses:
     """Removed stored pairs by verdict, by ingest job."""
 
 
-def losses(impact: Survey, rewritten: Rewritten) -> Losses:
+def count_losses(impact: TakedownImpact, rewritten: RewrittenFiles) -> Losses:
     """Return the sums of the removed rows and pairs."""
     lost = Losses()
     for table, hits in impact.files.items():
@@ -44,7 +44,7 @@ def losses(impact: Survey, rewritten: Rewritten) -> Losses:
     return lost
 
 
-def restated(row: JobRow, rewritten: Rewritten, lost: Losses) -> JobRow:
+def updated_job(row: JobRow, rewritten: RewrittenFiles, lost: Losses) -> JobRow:
     """Return a job's row as it must be after the takedown, equal to `row` where nothing changes.
 
     The counts of mixtures and exports are updated by `pipeline.takedown.update_mixture_facts`.
@@ -57,7 +57,7 @@ def restated(row: JobRow, rewritten: Rewritten, lost: Losses) -> JobRow:
     return replace(row, rows=rows, facts=facts)
 
 
-def _ingest_facts(row: JobRow, rewritten: Rewritten, lost: Losses) -> Facts:
+def _ingest_facts(row: JobRow, rewritten: RewrittenFiles, lost: Losses) -> Facts:
     """Return the updated facts of an ingest: its shards with their new names, and the files of `pairs` behind them.
 
     `taken_down` counts the published rows that takedowns removed, so that the funnel accounts for each of them.
@@ -84,7 +84,7 @@ def _ingest_facts(row: JobRow, rewritten: Rewritten, lost: Losses) -> Facts:
     return facts
 
 
-def tars_of(ledger: Ledger, job: str, changed: Mapping[str, NewTar | None]) -> list[Facts]:
+def updated_tars(ledger: Ledger, job: str, changed: Mapping[str, NewTar | None]) -> list[Facts]:
     """Return tar, pairs, bytes and sha256 of an export's tars, with the new values of the `changed` ones."""
     names = ("tar", "pairs", "bytes", "sha256")
     rows = [{name: row[name] for name in names} for row in ledger.read("exports", names, [job]).to_pylist()]
@@ -93,7 +93,7 @@ def tars_of(ledger: Ledger, job: str, changed: Mapping[str, NewTar | None]) -> l
     return sorted((row for row in updated if row["tar"] not in removed), key=lambda row: str(row["tar"]))
 
 
-def restated_export(row: JobRow, about: Any, tars: Sequence[Facts], documents: Mapping[str, bytes]) -> Facts:
+def updated_export_facts(row: JobRow, about: Any, tars: Sequence[Facts], documents: Mapping[str, bytes]) -> Facts:
     """Return an export's facts, with the digests of its documents by their path in the store."""
     digests = {path: hashlib.sha256(data).hexdigest() for path, data in documents.items()}
     return {"about": about, "digest": export_digest(tars), "files": row.facts["files"] | digests}

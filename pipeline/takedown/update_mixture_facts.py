@@ -12,18 +12,18 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config.mixture import Mixture
-from pipeline.ledger.scan import matching, scan_file
+from pipeline.config.mixture import MixtureConfig
+from pipeline.ledger.scan import matching_rows, scan_file
 from pipeline.ledger.schemas import signal_table
 from pipeline.ledger.tables import JobRow, Ledger
-from pipeline.ledger.value_filter import Keys
-from pipeline.mixtures.parts import Condition, Taken, columns_of, parts_of
-from pipeline.outcomes import MISMATCH, STORED, TAKEN_DOWN
-from pipeline.takedown.impact import Survey
+from pipeline.ledger.value_filter import ValueFilter
+from pipeline.mixtures.parts import ColumnCondition, PartSpec, parts_of, signal_columns_of
+from pipeline.outcomes import STORED, TAKEN_DOWN, VERDICT_MISMATCH
+from pipeline.takedown.impact import TakedownImpact
 
 
 @dataclass
-class LostShares:
+class LostPairs:
     """The removed pairs that were available to a mixture, and those that it drew.
 
     `available` and `quarantined` are the (source, part) of pairs; `drawn` their (source, part, times).
@@ -36,14 +36,14 @@ class LostShares:
     """Whether anything that the mixture depends on is removed."""
 
 
-def lost_of(ledger: Ledger, row: JobRow, impact: Survey) -> LostShares:
+def lost_pairs_of(ledger: Ledger, row: JobRow, impact: TakedownImpact) -> LostPairs:
     """Return the pairs that a mixture loses."""
-    lost, inputs = LostShares(), set(row.inputs)
+    lost, inputs = LostPairs(), set(row.inputs)
     drawn = {pair["uid"]: pair for pair in impact.gone.get("mixtures", ()) if pair["job"] == row.job}
     lost.drawn = [(pair["source"], pair["part"], pair["times"]) for pair in drawn.values()]
     lost.any = any(removed["job"] in inputs for table in ("pairs", "fetches") for removed in impact.gone.get(table, ()))
     stored = [pair for pair in impact.gone.get("samples", ()) if pair["job"] in inputs]
-    mixture = Mixture(**{key: row.config[key] for key in Mixture.model_fields if key in row.config})
+    mixture = MixtureConfig(**{key: row.config[key] for key in MixtureConfig.model_fields if key in row.config})
     parts = parts_of(row.name, mixture, row.config["of"])
     keeps = _decisions_on_removed(ledger, row, impact)
     values = _signals_of_removed(ledger, row, impact, parts) if stored else {}
@@ -54,16 +54,16 @@ def lost_of(ledger: Ledger, row: JobRow, impact: Survey) -> LostShares:
         part = next((part.name for part in parts if _part_takes(part, pair, keeps, values)), None)
         if part is None or (mixture.uids and uid not in drawn):
             continue
-        quarantined = pair["verdict"] == MISMATCH and not mixture.mismatched
+        quarantined = pair["verdict"] == VERDICT_MISMATCH and not mixture.mismatched
         (lost.quarantined if quarantined else lost.available).append((pair["source"], part))
     return lost
 
 
-Keeps = Mapping[tuple[str, str], bool]
+FilterDecisions = Mapping[tuple[str, str], bool]
 """Whether a filter keeps a pair, by filter and uid."""
 
 
-def _decisions_on_removed(ledger: Ledger, row: JobRow, impact: Survey) -> Keeps:
+def _decisions_on_removed(ledger: Ledger, row: JobRow, impact: TakedownImpact) -> FilterDecisions:
     names = {job: other.name for job in row.inputs if (other := ledger.finished(job)) and other.stage == "decide"}
     removed = impact.gone.get("decisions", ())
     return {
@@ -72,21 +72,23 @@ def _decisions_on_removed(ledger: Ledger, row: JobRow, impact: Survey) -> Keeps:
 
 
 def _signals_of_removed(
-    ledger: Ledger, row: JobRow, impact: Survey, parts: Sequence[Taken]
+    ledger: Ledger, row: JobRow, impact: TakedownImpact, parts: Sequence[PartSpec]
 ) -> dict[tuple[str, str], Any]:
     """Return the signal columns that parts read, of the removed pairs, by signal and uid."""
     values: dict[tuple[str, str], Any] = {}
-    uids = Keys({pair["uid"] for pair in impact.gone.get("samples", ())})
-    for signal, columns in columns_of(parts).items():
+    uids = ValueFilter({pair["uid"] for pair in impact.gone.get("samples", ())})
+    for signal, columns in signal_columns_of(parts).items():
         for path, hit in impact.files.get(signal_table(signal), {}).items():
             if hit.job in row.inputs:
                 batches = scan_file(ledger, hit.job, path, ["uid", *columns])
-                for _, signals in matching(batches, lambda batch: uids.within(batch["uid"])):
+                for _, signals in matching_rows(batches, lambda batch: uids.within(batch["uid"])):
                     values[signal, signals["uid"]] = signals
     return values
 
 
-def _part_takes(part: Taken, pair: Mapping[str, Any], keeps: Keeps, values: Mapping[tuple[str, str], Any]) -> bool:
+def _part_takes(
+    part: PartSpec, pair: Mapping[str, Any], keeps: FilterDecisions, values: Mapping[tuple[str, str], Any]
+) -> bool:
     """Return whether a part takes a pair; without a decision or signal value it does not."""
     uid = pair["uid"]
     if pair["source"] not in part.sources or (part.filter and not keeps.get((part.filter, uid))):
@@ -96,16 +98,16 @@ def _part_takes(part: Taken, pair: Mapping[str, Any], keeps: Keeps, values: Mapp
     return part.condition is None or _satisfies(part.condition, values.get((part.condition.signal, uid), {}))
 
 
-def _satisfies(condition: Condition, row: Mapping[str, Any]) -> bool:
+def _satisfies(condition: ColumnCondition, row: Mapping[str, Any]) -> bool:
     value = row.get(condition.column)
     if value is None:
         return False
     if condition.values:
-        return any(_equal(value, text) for text in condition.values)
+        return any(_equals_text(value, text) for text in condition.values)
     return not math.isnan(value) and condition.least <= value < condition.below
 
 
-def _equal(value: Any, text: str) -> bool:
+def _equals_text(value: Any, text: str) -> bool:
     """Compare a column's value with a text as Spark does: the text is cast to the value's type, boolean or number."""
     if isinstance(value, bool):
         return value == (text.strip().lower() in ("t", "true", "y", "yes", "1"))
@@ -116,7 +118,7 @@ def _subtract(counts: Mapping[str, int], removed: Mapping[str, int]) -> dict[str
     return {name: count - removed.get(name, 0) for name, count in counts.items()}
 
 
-def restated_mixture(row: JobRow, lost: LostShares) -> dict[str, Any]:
+def updated_mixture_facts(row: JobRow, lost: LostPairs) -> dict[str, Any]:
     """Return the pair counts of a mixture's row in `jobs` without the removed pairs."""
     facts = row.facts
     times, by_part = Counter[str](), Counter[str]()
@@ -136,8 +138,10 @@ def restated_mixture(row: JobRow, lost: LostShares) -> dict[str, Any]:
     }
 
 
-def restated_about(about: Mapping[str, Any], lost: LostShares, impact: Survey) -> Any:
-    """Return the facts of an export's documents (`pipeline.export.dataset_facts.About`) without the removed pairs."""
+def updated_dataset_facts(about: Mapping[str, Any], lost: LostPairs, impact: TakedownImpact) -> Any:
+    """Return the facts of an export's documents (`pipeline.export.dataset_facts.DatasetFacts`) without the removed
+    pairs.
+    """
     facts = deepcopy(dict(about))
     by_source, times = Counter(source for source, _, _ in lost.drawn), Counter[str]()
     for _, part, copies in lost.drawn:
@@ -153,7 +157,7 @@ def restated_about(about: Mapping[str, Any], lost: LostShares, impact: Survey) -
     return facts
 
 
-def _restate_funnel(funnel: dict[str, Any], inputs: Mapping[str, Any], lost: LostShares, impact: Survey) -> None:
+def _restate_funnel(funnel: dict[str, Any], inputs: Mapping[str, Any], lost: LostPairs, impact: TakedownImpact) -> None:
     """Subtract the removed pairs from a source's funnel, a `SourceFunnel.plain`, in place."""
     source, ingests = funnel["source"], set(inputs["ingest"])
 
@@ -182,7 +186,7 @@ def _restate_funnel(funnel: dict[str, Any], inputs: Mapping[str, Any], lost: Los
         step["dropped"] = dict(order)
 
 
-def _mixture_losses(source: str, stored: int, lost: LostShares) -> tuple[int, Counter[str]]:
+def _mixture_losses(source: str, stored: int, lost: LostPairs) -> tuple[int, Counter[str]]:
     drawn, available, quarantined = (
         sum(pair[0] == source for pair in pairs) for pairs in (lost.drawn, lost.available, lost.quarantined)
     )
@@ -192,7 +196,8 @@ def _mixture_losses(source: str, stored: int, lost: LostShares) -> tuple[int, Co
 
 
 def _outcomes(fetches: Sequence[Mapping[str, Any]]) -> Counter[str]:
-    """Return the outcome counts of the removed published rows, as `pipeline.provenance.funnel.settled` counts them.
+    """Return the outcome counts of the removed published rows, as `pipeline.provenance.funnel.final_attempts` counts
+    them.
 
     A row that is not a pair has its own outcome, any other the outcome of its last attempt.
     """

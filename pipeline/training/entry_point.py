@@ -69,7 +69,7 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def make_repeatable() -> None:
+def make_deterministic() -> None:
     """Patch open_clip_train so that all its random numbers come from generators that are reseeded in each epoch."""
     from open_clip_train import data as loading
     from open_clip_train import main as training
@@ -98,7 +98,7 @@ def make_repeatable() -> None:
     training.train_one_epoch = seeded_epoch
 
 
-def make_fused() -> None:
+def use_fused_adamw() -> None:
     """Patch open_clip_train to use the fused AdamW; AdamW is all that it uses of torch.optim."""
     from open_clip_train import main as training
 
@@ -108,8 +108,8 @@ def make_fused() -> None:
 def main() -> None:
     """Run open_clip_train with the process's arguments."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    make_repeatable()
-    make_fused()
+    make_deterministic()
+    use_fused_adamw()
     from open_clip_train.main import main as open_clip_main
 
     sys.exit(open_clip_main(sys.argv[1:]) or 0)  # it returns -1 for arguments that it refuses

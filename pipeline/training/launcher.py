@@ -24,17 +24,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.core.redaction import redacted
+from pipeline.core.redaction import redact
 from pipeline.export.manifest import export_digest
-from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, NotFinite, save_as_folder
+from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, NonFiniteWeights, save_as_folder
 from pipeline.training.export_scan import scan_export
-from pipeline.training.recipe import Recipe, arguments, weights
+from pipeline.training.recipe import TrainingRecipe, open_clip_arguments, sampling_arguments
 
 DONE, DIVERGED, OUT_OF_MEMORY, KILLED, FAILED = "done", "diverged", "out_of_memory", "killed", "failed"
 """The outcomes of a training."""
 
 
-ENTRY = "pipeline.training.entry_point"
+ENTRY_MODULE = "pipeline.training.entry_point"
 
 
 _DIGEST_FILE = "export_digest"
@@ -66,7 +66,7 @@ _EXCEPTION = re.compile(
 )
 
 
-def environment(threads: int) -> dict[str, str]:
+def training_environment(threads: int) -> dict[str, str]:
     """Return the subprocess's environment: no network access, `threads` threads, other processes over loopback.
 
     Without Slurm's variables, from which open_clip_train would take the task's rank, 0, for every process.
@@ -103,16 +103,16 @@ class TrainingResult:
     export_digest: str = ""
     arguments: list[str] = field(default_factory=list)
     host: str = field(default_factory=socket.gethostname)
-    versions: dict[str, str] = field(default_factory=lambda: versions_here())
+    versions: dict[str, str] = field(default_factory=lambda: library_versions())
 
 
-def versions_here() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that train."""
     return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "open_clip_torch")}
 
 
 def train(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     export: Path,
     model: Path,
     folder: Path,
@@ -135,7 +135,7 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "run").mkdir(parents=True)
         (folder / "run" / _DIGEST_FILE).write_text(digest)
-    argv = arguments(recipe, tars, model.resolve(), folder, weights(export), resume)
+    argv = open_clip_arguments(recipe, tars, model.resolve(), folder, sampling_arguments(export), resume)
     log_start, kills_before, started = log.stat().st_size if resume else 0, _kernel_kills(), time.monotonic()
     exit_code = _run_watched(_command(recipe, argv), log, recipe, on_samples)
     seconds, log_bytes = time.monotonic() - started, log.read_bytes()
@@ -150,7 +150,7 @@ def train(
     if outcome == DONE:
         try:
             save_as_folder(state, model / CONFIG_FILE, folder / "model")
-        except NotFinite as error:
+        except NonFiniteWeights as error:
             outcome, reason = DIVERGED, str(error)
         else:
             with (folder / "model" / WEIGHTS_FILE).open("rb") as stream:
@@ -168,15 +168,15 @@ def _is_resumable(state: Path, digest_file: Path, digest: str) -> bool:
     return digest_file.read_text() == digest and zipfile.is_zipfile(state)  # a zip's end is written last
 
 
-def _command(recipe: Recipe, argv: list[str]) -> list[str]:
+def _command(recipe: TrainingRecipe, argv: list[str]) -> list[str]:
     if recipe.processes == 1:
-        return [sys.executable, "-m", ENTRY, *argv]
+        return [sys.executable, "-m", ENTRY_MODULE, *argv]
     options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(recipe.processes)]
     # after "--", else torchrun would take --logs for its own flag
-    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "--", ENTRY, *argv]
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "--", ENTRY_MODULE, *argv]
 
 
-def _run_watched(command: list[str], log: Path, recipe: Recipe, on_samples: Callable[[int], None]) -> int:
+def _run_watched(command: list[str], log: Path, recipe: TrainingRecipe, on_samples: Callable[[int], None]) -> int:
     """Run a training to its end, or until its loss is NaN; return its exit code, negative for a signal."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -184,7 +184,7 @@ def _run_watched(command: list[str], log: Path, recipe: Recipe, on_samples: Call
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(recipe.threads),
+            env=training_environment(recipe.threads),
         )
         try:
             while True:
@@ -218,7 +218,7 @@ def _outcome_of(code: int, log_text: str, loss: float, kernel_killed: bool) -> t
         return (DONE, "") if math.isfinite(loss) else (DIVERGED, f"the loss is {loss}")
     lines = [line for line in log_text.splitlines() if line.strip()]
     last = (_EXCEPTION.findall(log_text) or lines or ["no output"])[-1]
-    reason = redacted(" ".join(f"open_clip_train ended with {code}: {last}".split()))[:240]
+    reason = redact(" ".join(f"open_clip_train ended with {code}: {last}".split()))[:240]
     if _OUT_OF_MEMORY_TEXT.search(log_text):
         return OUT_OF_MEMORY, reason
     if code == -signal.SIGKILL or _SIGKILL_TEXT.search(log_text):
@@ -239,7 +239,7 @@ def _kernel_kills() -> int:
     return int(counters.get("oom_kill", 0))
 
 
-def seen_so_far(folder: Path) -> int:
+def logged_samples(folder: Path) -> int:
     """Return the samples that a training in this folder has seen, by its log; 0 where there is none."""
     log = folder / "train.log"
     progress = _progress(_tail(log)) if log.exists() else None

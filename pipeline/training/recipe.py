@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.hardware import device_here, precision_here
+from pipeline.core.hardware import resolve_device, resolve_precision
 from pipeline.errors import InputError
 
 _OWN_FLAGS = frozenset(
@@ -43,7 +43,7 @@ _OWN_FLAGS = frozenset(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """The recipe of a training; `flags` are passed to open_clip_train unchanged.
 
     `samples_seen` are divided into `epochs` of equal length, open_clip's own; a run can resume after each of them.
@@ -74,7 +74,7 @@ class Recipe:
         return self.epochs * self.steps * self.batch_size
 
 
-def samples_of_passes(passes: int, pairs: int, batch_size: int) -> int:
+def samples_in_passes(passes: int, pairs: int, batch_size: int) -> int:
     """Return the samples in `passes` passes over an export; each pass has its whole batches only, as in the loader."""
     return passes * (pairs // batch_size) * batch_size
 
@@ -102,7 +102,7 @@ def _flag(name: str, value: Any) -> list[str]:
     return [] if value is False else [f"--{name}", *str(value).split()]
 
 
-def weights(export: Path) -> dict[str, str]:
+def sampling_arguments(export: Path) -> dict[str, str]:
     """Return the arguments that sample tars by the manifest's factors; none where a pass reads each tar once."""
     manifest = json.loads((export / "manifest.json").read_text("utf-8"))
     if "upsampling_factors" not in manifest:
@@ -111,8 +111,8 @@ def weights(export: Path) -> dict[str, str]:
     return {"train-data": data, "train-data-upsampling-factors": manifest["upsampling_factors"]}
 
 
-def arguments(
-    recipe: Recipe,
+def open_clip_arguments(
+    recipe: TrainingRecipe,
     tars: list[Path],
     model: Path,
     logs: Path,
@@ -123,7 +123,7 @@ def arguments(
 
     It saves its state after each epoch in one file, replaced when the new one is complete; `resume` is that file.
     """
-    device = device_here(recipe.device)
+    device = resolve_device(recipe.device)
     options = {
         "train-data": "::".join(map(str, tars)),
         "train-num-samples": recipe.steps * recipe.batch_size,
@@ -133,7 +133,7 @@ def arguments(
         "lr": recipe.lr,
         "wd": recipe.wd,
         "warmup": recipe.warmup,
-        "precision": precision_here(recipe.precision, device),
+        "precision": resolve_precision(recipe.precision, device),
         "seed": recipe.seed,
         "workers": 1,
         "epochs": recipe.epochs,

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.hardware import cuda_devices, device_here
-from pipeline.core.redaction import redacted
+from pipeline.core.hardware import cuda_device_count, resolve_device
+from pipeline.core.redaction import redact
 from pipeline.errors import CuveeError, InputError
 from pipeline.training.launcher import FAILED, TrainingResult, train
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TrainingTask:
     """A training: its recipe, export, model and output folder; `name` is the first digits of its job's id."""
 
     name: str
-    recipe: Recipe
+    recipe: TrainingRecipe
     export: Path
     model: Path
     folder: Path
@@ -30,7 +30,7 @@ class TrainingTask:
         try:
             return train(self.recipe, self.export, self.model, self.folder, on_samples)
         except (CuveeError, OSError) as error:
-            return TrainingResult(FAILED, redacted(str(error)))
+            return TrainingResult(FAILED, redact(str(error)))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the task as JSON-compatible data."""
@@ -41,16 +41,16 @@ class TrainingTask:
     def from_plain(cls, plain: dict[str, Any]) -> "TrainingTask":
         """Return what `to_plain` wrote."""
         paths = (Path(plain[key]) for key in ("export", "model", "folder"))
-        return cls(plain["name"], Recipe(**plain["recipe"]), *paths)
+        return cls(plain["name"], TrainingRecipe(**plain["recipe"]), *paths)
 
 
 def check_devices(device: str, processes: int, where: str) -> None:
     """Raise InputError where this machine lacks the devices that a recipe needs; `where` is the prefix of the key."""
-    resolved = device_here(device)
+    resolved = resolve_device(device)
     if resolved == "cpu" and processes > 1:
         message = f"found {processes}, expected 1 on the CPU, where open_clip_train does not distribute a training"
         raise InputError(f"{where}.processes: {message}; threads and parallel use more cores")
-    if resolved == "cuda" and (devices := cuda_devices()) < processes:
+    if resolved == "cuda" and (devices := cuda_device_count()) < processes:
         message = f"expected {processes} CUDA devices, one for each process, found {devices}"
         raise InputError(f"{where}.device: {message}")
 

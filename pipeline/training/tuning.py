@@ -16,24 +16,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.tuning import Range, Values
+from pipeline.config.tuning import HyperparameterValues, SearchRange
 from pipeline.core.sampling import is_held_out
 from pipeline.errors import StageFailed
-from pipeline.export.manifest import manifest, sizes
+from pipeline.export.manifest import manifest, sizes_json
 from pipeline.models.embedder import Embedder
-from pipeline.models.image_embedding import embed_pictures
+from pipeline.models.image_embedding import embed_image_files
 from pipeline.shards.tar_format import ShardWriter, StoredPair, read_pairs
 from pipeline.storage.store import Store
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import TrainingRecipe
 
 RESULT_VERSION = 1
 """The version of optuna's sampler's results: raised where a new version of optuna proposes other values."""
 
 
-OWN = ("lr", "wd", "warmup")
+RECIPE_KEYS = ("lr", "wd", "warmup")
 
 
-STARTUP = 5
+STARTUP_TRIALS = 5
 """Random trials before the estimator is used; its default of 10 is more than many searches have."""
 
 
@@ -42,7 +42,7 @@ class Trial:
     """A trial and its `loss` on the held-out pairs, None where the training diverged."""
 
     number: int
-    values: Values
+    values: HyperparameterValues
     loss: float | None
 
     def plain(self) -> dict[str, Any]:
@@ -50,14 +50,14 @@ class Trial:
         return {"number": self.number, "values": self.values, "loss": self.loss}
 
 
-def with_values(recipe: Recipe, values: Mapping[str, float | int]) -> Recipe:
+def with_values(recipe: TrainingRecipe, values: Mapping[str, float | int]) -> TrainingRecipe:
     """Return the recipe with a trial's values in place of its own."""
-    own = {key: value for key, value in values.items() if key in OWN}
-    flags = {key.removeprefix("flags."): value for key, value in values.items() if key not in OWN}
+    own = {key: value for key, value in values.items() if key in RECIPE_KEYS}
+    flags = {key.removeprefix("flags."): value for key, value in values.items() if key not in RECIPE_KEYS}
     return replace(recipe, flags={**recipe.flags, **flags}, **own)  # type: ignore[arg-type]
 
 
-def split(export: Path, folder: Path, share: float, seed: int) -> list[StoredPair]:
+def split_held_out(export: Path, folder: Path, share: float, seed: int) -> list[StoredPair]:
     """Write an export's pairs except the held-out ones to `folder`, as an export; return the held-out ones, once each.
 
     Tars keep their names, factors and order; the same input gives the same bytes. Raises StageFailed where a tar would
@@ -87,7 +87,7 @@ def split(export: Path, folder: Path, share: float, seed: int) -> list[StoredPai
             f"{export}: {len(held_out)} pairs are held out, expected at least 2 (training.tuning.held_out)"
         )
     store.write("manifest.json", manifest(listing["mixture"], listing["job"], {}, tars))
-    store.write("sizes.json", sizes(tars))
+    store.write("sizes.json", sizes_json(tars))
     return [held_out[uid] for uid in sorted(held_out, key=lambda uid: hashlib.sha256(uid.encode()).digest())]
 
 
@@ -98,7 +98,7 @@ def held_out_loss(model: Embedder, scale: float, pairs: Sequence[StoredPair], ba
     batch's, and of each caption's image, at the model's logit scale. Fewer pairs than a batch form one batch. NaN or
     infinite where an embedding is.
     """
-    _, images = embed_pictures(((pair.uid, pair.jpg) for pair in pairs), "held-out pairs", model)
+    _, images = embed_image_files(((pair.uid, pair.jpg) for pair in pairs), "held-out pairs", model)
     texts = model.embed_texts([pair.caption for pair in pairs], 256)
     size = min(batch, len(pairs))
     starts = range(0, len(pairs) - size + 1, size)
@@ -117,25 +117,27 @@ def _log_sum(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return result
 
 
-class Search:
+class HyperparameterSearch:
     """A search by optuna's tree-structured Parzen estimator (Bergstra et al. 2011); the recipe is the first trial.
 
     The values depend only on the seed and the earlier losses, so a stopped search resumes from stored losses. Calls of
     `ask` and `tell` alternate.
     """
 
-    def __init__(self, ranges: Mapping[str, Range], start: Mapping[str, float | int], seed: int) -> None:
+    def __init__(self, ranges: Mapping[str, SearchRange], start: Mapping[str, float | int], seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._failed_state = optuna.trial.TrialState.FAIL
-        self._study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP))
+        self._study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        )
         self._study.enqueue_trial(dict(start))
         self._spaces = {key: _space(search_range) for key, search_range in ranges.items()}
         self._pending: Any = None
         self.trials: list[Trial] = []
 
-    def ask(self) -> Values:
+    def ask(self) -> HyperparameterValues:
         """Return the values of the next trial."""
         self._pending = self._study.ask(self._spaces)
         return dict(self._pending.params)
@@ -156,7 +158,7 @@ class Search:
         return min(finished, key=lambda trial: (trial.loss, trial.number)) if finished else None
 
 
-def _space(search_range: Range) -> Any:
+def _space(search_range: SearchRange) -> Any:
     from optuna.distributions import FloatDistribution, IntDistribution
 
     if search_range.whole:

@@ -1,9 +1,9 @@
 """The blocks of a bz2 file, found at any bit offset, so that a file of many blocks can be read in parts.
 
-A bz2 stream is "BZh" and a level, then blocks without byte alignment, each starting with the magic `BLOCK` and its CRC,
-then the magic `END` and the CRC of all; a file may contain several streams in sequence. There is no index of block
-positions, so the magic is searched for. A block is wrapped as a stream of its own, which the ordinary decompressor
-decompresses and checks.
+A bz2 stream is "BZh" and a level, then blocks without byte alignment, each starting with the magic `BLOCK_MAGIC` and
+its CRC, then the magic `END_MAGIC` and the CRC of all; a file may contain several streams in sequence. There is no
+index of block positions, so the magic is searched for. A block is wrapped as a stream of its own, which the ordinary
+decompressor decompresses and checks.
 """
 
 import bz2
@@ -12,16 +12,16 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from pipeline.records import WHOLE, Part
+from pipeline.records import WHOLE_FILE, FilePart
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-BLOCK = 0x314159265359
+BLOCK_MAGIC = 0x314159265359
 
 
-END = 0x177245385090
+END_MAGIC = 0x177245385090
 
 
 MAGIC_BITS = 48
@@ -30,32 +30,32 @@ MAGIC_BITS = 48
 CRC_BITS = 32
 
 
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 """Bytes that are read and searched at a time."""
 
 
-MAX_BLOCK = 4 << 20
+MAX_BLOCK_BYTES = 4 << 20
 """Largest size of a block, in bytes: 900,000 symbols of at most 20 bits, and code tables (bzip2's decompress.c)."""
 
 
-TRIES = 4
+MAX_END_TRIES = 4
 """Magics in turn that are tried as a block's end: one may occur within a block, by chance or in a hostile file."""
 
 
-CUT = "Compressed file ended before the end-of-stream marker was reached"
+TRUNCATED = "Compressed file ended before the end-of-stream marker was reached"
 
 
 INVALID = "Invalid data stream"
 
 
-Mark = tuple[int, bool]
+Magic = tuple[int, bool]
 """The position of a magic, in bits from the file's start, and whether it is that of a stream's end."""
 
 
 def _patterns() -> list[tuple[int, int, int, bytes]]:
     """Return (magic, shift, bytes before the whole ones, whole bytes) of both magics at the 8 bit offsets in a byte."""
     patterns = []
-    for magic in (BLOCK, END):
+    for magic in (BLOCK_MAGIC, END_MAGIC):
         for shift in range(8):
             spread = (magic << (8 - shift)).to_bytes(7, "big")
             patterns.append((magic, shift, 1 if shift else 0, spread[1:6] if shift else spread[:6]))
@@ -65,7 +65,7 @@ def _patterns() -> list[tuple[int, int, int, bytes]]:
 PATTERNS = _patterns()
 
 
-def marks_in(content: bytes) -> list[Mark]:
+def find_magics(content: bytes) -> list[Magic]:
     """Return every magic in `content`, in order, with its bit offset from the start of `content`."""
     marks = []
     for magic, shift, before, middle in PATTERNS:
@@ -75,38 +75,38 @@ def marks_in(content: bytes) -> list[Mark]:
             # only some bits of the first and last byte belong to the magic
             window = int.from_bytes(content[first : first + 7].ljust(7, b"\0"), "big") >> (8 - shift)
             if window & ((1 << MAGIC_BITS) - 1) == magic and first * 8 + shift + MAGIC_BITS <= len(content) * 8:
-                marks.append((first * 8 + shift, magic == END))
+                marks.append((first * 8 + shift, magic == END_MAGIC))
             place = content.find(middle, place + 1)
     return sorted(marks)
 
 
-class Bits:
+class BitReader:
     """A stream's bytes from a bit offset on, with the magics in them; only bytes that are still needed are kept."""
 
     def __init__(self, stream: BinaryIO, start: int) -> None:
         self._stream = stream
         self._base = start // 8
         self._data = bytearray()
-        self._marks: deque[Mark] = deque()
+        self._marks: deque[Magic] = deque()
         stream.seek(self._base)
 
-    def mark(self, bit: int, keep: int | None = None) -> Mark | None:
+    def mark(self, bit: int, keep: int | None = None) -> Magic | None:
         """Return the first magic at or after `bit`, None at the end; bytes from bit `keep` on are kept.
 
-        Raises OSError where a block that begins at `keep` would be longer than `MAX_BLOCK`.
+        Raises OSError where a block that begins at `keep` would be longer than `MAX_BLOCK_BYTES`.
         """
         while True:
             while self._marks and self._marks[0][0] < bit:
                 self._marks.popleft()
             if self._marks:
                 return self._marks[0]
-            if keep is not None and self._base + len(self._data) - keep // 8 > MAX_BLOCK + CHUNK:
+            if keep is not None and self._base + len(self._data) - keep // 8 > MAX_BLOCK_BYTES + CHUNK_BYTES:
                 raise OSError(INVALID)
             if not self._more(keep):
                 return None
 
     def _more(self, keep: int | None) -> bool:
-        chunk = self._stream.read(CHUNK)
+        chunk = self._stream.read(CHUNK_BYTES)
         previous = len(self._data)
         first = max(0, previous - 6)  # a magic may span two chunks
         first_bit = (self._base + first) * 8
@@ -114,7 +114,7 @@ class Bits:
         # a magic that ended within the earlier bytes was found before
         self._marks += [
             (first_bit + bit, end)
-            for bit, end in marks_in(bytes(self._data[first:]))
+            for bit, end in find_magics(bytes(self._data[first:]))
             if first * 8 + bit + MAGIC_BITS > previous * 8
         ]
         drop = first if keep is None else max(0, keep // 8 - self._base)
@@ -138,7 +138,7 @@ class Bits:
         block = (int.from_bytes(raw, "big") >> (-end % 8)) & ((1 << length) - 1)
         crc = (block >> (length - MAGIC_BITS - CRC_BITS)) & ((1 << CRC_BITS) - 1)
         size = length + MAGIC_BITS + CRC_BITS
-        stream_bits = (block << MAGIC_BITS | END) << CRC_BITS | crc
+        stream_bits = (block << MAGIC_BITS | END_MAGIC) << CRC_BITS | crc
         return b"BZh9" + (stream_bits << (-size % 8)).to_bytes(-(-size // 8), "big")
 
 
@@ -152,11 +152,11 @@ def _decompress(stream: bytes) -> bytes | None:
     return content if decoder.eof and not decoder.unused_data else None
 
 
-def _read_block(bits: Bits, start: int) -> tuple[bytes, Mark]:
+def _read_block(bits: BitReader, start: int) -> tuple[bytes, Magic]:
     """Return the content of the block at bit `start`, and the magic after it; raise EOFError or OSError for damage."""
     search_from = start + MAGIC_BITS
-    error: EOFError | OSError = EOFError(CUT)
-    for _ in range(TRIES):
+    error: EOFError | OSError = EOFError(TRUNCATED)
+    for _ in range(MAX_END_TRIES):
         mark = bits.mark(search_from, start)
         if mark is None:
             raise error
@@ -172,7 +172,7 @@ def blocks(stream: BinaryIO, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
     Raises EOFError where the file is truncated, and OSError where a block is damaged.
     """
-    bits = Bits(stream, start)
+    bits = BitReader(stream, start)
     mark, complete = bits.mark(start), False
     while mark is not None:
         place, complete = mark
@@ -183,13 +183,13 @@ def blocks(stream: BinaryIO, start: int = 0) -> Iterator[tuple[int, bytes]]:
             content, mark = _read_block(bits, place)
             yield place, content
     if not complete:
-        raise EOFError(CUT)
+        raise EOFError(TRUNCATED)
 
 
-class Stretch(io.RawIOBase):
+class PartStream(io.RawIOBase):
     """The content of the blocks that begin in a part, and then of those after it, where the part's last line ends."""
 
-    def __init__(self, stream: BinaryIO, part: Part) -> None:
+    def __init__(self, stream: BinaryIO, part: FilePart) -> None:
         super().__init__()
         self._end = part.end
         self._blocks = blocks(stream, part.start)
@@ -226,7 +226,7 @@ class Stretch(io.RawIOBase):
         return self._limit is None or offset <= self._limit
 
 
-def block_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
+def block_parts(stream: BinaryIO, size: int, header: int = 0) -> list[FilePart]:
     """Return parts of a bz2 file in bits, each of about `size` compressed bytes; see
     `sources.readers.lines.line_parts`.
     """
@@ -244,7 +244,9 @@ def block_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
             place += 1 if fits else size * 8
     except (EOFError, OSError) as error:
         _raise_others(error)  # reading will find and report the damage, too
-    return [Part(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)] if len(starts) > 1 else [WHOLE]
+    return (
+        [FilePart(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)] if len(starts) > 1 else [WHOLE_FILE]
+    )
 
 
 def _raise_others(error: Exception) -> None:
@@ -269,7 +271,7 @@ def _next_cut(stream: BinaryIO, start: int) -> tuple[int, bool] | None:
 
     It may where the block is whole and a line begins in it, so that no part is without a line.
     """
-    bits = Bits(stream, start)
+    bits = BitReader(stream, start)
     mark = bits.mark(start)
     while mark is not None and mark[1]:
         mark = bits.mark(mark[0] + MAGIC_BITS)

@@ -15,7 +15,7 @@ HEX_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "pdq": 64}
 """The image hashes that a row may contain, with their lengths in hex digits."""
 
 
-MAX_UNREADABLE = 80
+MAX_UNREADABLE_CHARS = 80
 """Characters that are kept of a score that is not a number."""
 
 
@@ -31,7 +31,7 @@ class BadCell(ValueError):
         self.found = found if isinstance(found, str) else repr(found)
 
 
-def plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a cell as a plain JSON value.
 
     In text that is not UTF-8, invalid bytes become U+FFFD; NaN and infinity become None, as JSON has neither; a decimal
@@ -44,15 +44,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, Decimal):
-        return plain(int(value) if value.is_finite() and value == value.to_integral_value() else float(value))
+        return plain_value(int(value) if value.is_finite() and value == value.to_integral_value() else float(value))
     if isinstance(value, Mapping):
-        return {text(plain(key)): plain(item) for key, item in value.items()}
+        return {cell_text(plain_value(key)): plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain_value(item) for item in value]
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def text(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Return a plain cell as text, "" for None; raise BadCell for a list or a struct.
 
     Whole floats lose their ".0": pandas converts an integer column with nulls, such as ids, to floats.
@@ -64,7 +64,7 @@ def text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def number(value: Any) -> float | None:
+def cell_number(value: Any) -> float | None:
     """Return a plain cell as a finite number, None for an empty cell, NaN or infinity; raise ValueError for others."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
@@ -77,7 +77,7 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def scored(cells: Mapping[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
+def read_scores(cells: Mapping[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
     """Return the scores among plain cells: float64 as numbers, others as text; empty ones are left out.
 
     A number that cannot be parsed is left out, too; its first 80 characters are kept under its name and "_unreadable".
@@ -86,10 +86,10 @@ def scored(cells: Mapping[str, Any], kinds: Mapping[str, pa.DataType]) -> dict[s
     for name, kind in kinds.items():
         value = cells.get(name)
         try:
-            score = number(value) if pa.types.is_floating(kind) else text(value)
+            score = cell_number(value) if pa.types.is_floating(kind) else cell_text(value)
         except ValueError:
             raw = value if isinstance(value, str) else json.dumps(value)
-            scores[f"{name}_unreadable"] = raw[:MAX_UNREADABLE]
+            scores[f"{name}_unreadable"] = raw[:MAX_UNREADABLE_CHARS]
             continue
         if score is not None and score != "":
             scores[name] = score
@@ -103,7 +103,7 @@ def image_hashes(cells: Mapping[str, Any]) -> dict[str, str]:
     """
     hashes = {}
     for kind, digits in HEX_DIGITS.items():
-        if not (value := text(cells.get(kind)).strip().lower()):
+        if not (value := cell_text(cells.get(kind)).strip().lower()):
             continue
         if len(value) != digits or set(value) - set("0123456789abcdef"):
             raise BadCell(f"{kind} as {digits} hex digits", value)

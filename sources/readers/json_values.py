@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-NO_JSON = (ValueError, RecursionError)
+JSON_ERRORS = (ValueError, RecursionError)
 """The exceptions that `plain_json` raises for bytes that are not JSON."""
 
 
@@ -16,13 +16,13 @@ def _finite_float(text: str) -> float | None:
 def plain_json(content: bytes) -> Any:
     """Return the value of a JSON document; bytes that are not UTF-8 become U+FFFD, and NaN, Infinity and 1e999 None.
 
-    Raises one of `NO_JSON`.
+    Raises one of `JSON_ERRORS`.
     """
     text = content.decode("utf-8-sig", "replace")
     return json.loads(text, parse_constant=lambda _: None, parse_float=_finite_float)
 
 
-def within(value: Any, *names: str) -> Any:
+def nested_value(value: Any, *names: str) -> Any:
     """Return the value under these names in nested objects, None where one is missing or not an object."""
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

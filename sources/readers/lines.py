@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import pyarrow as pa
 
-from pipeline.records import WHOLE, Part, PublishedRow, malformed
-from sources.readers.bz2_blocks import Stretch, block_parts
+from pipeline.records import WHOLE_FILE, FilePart, PublishedRow, malformed_row
+from sources.readers.bz2_blocks import PartStream, block_parts
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
-MAX_LINE = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 """Longest line, in bytes; a longer one is truncated, so that memory is bounded."""
 
 
-DAMAGE = (EOFError, zlib.error, OSError)
+DAMAGE_ERRORS = (EOFError, zlib.error, OSError)
 """The exceptions of gzip and bz2 for a file that is truncated or damaged."""
 
 
@@ -65,10 +65,10 @@ def decompressed(stream: BinaryIO) -> BinaryIO:
     return _buffered(stream)
 
 
-def whole(
+def report_damage(
     rows: Iterator[PublishedRow],
     expected: str = "a whole compressed file",
-    damage: tuple[type[Exception], ...] = DAMAGE,
+    damage: tuple[type[Exception], ...] = DAMAGE_ERRORS,
 ) -> Iterator[PublishedRow]:
     """Yield `rows`; where their file is truncated or damaged, end with one malformed row that says so."""
     line = 0
@@ -81,10 +81,10 @@ def whole(
             isinstance(error, OSError) and error.errno is not None
         ):  # an error of the disk or the network, not of the file
             raise
-        yield malformed(line + 1, expected, " ".join(str(error).split()))
+        yield malformed_row(line + 1, expected, " ".join(str(error).split()))
 
 
-def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
+def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[FilePart]:
     """Return parts of a text file of about `size` bytes each: in bytes, in bits for bz2, [WHOLE] for gzip.
 
     Every part has at least one line, and the first one the `header` leading lines and one more, where the file has it.
@@ -92,7 +92,7 @@ def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
     """
     magic = _leading_bytes(stream)
     if magic[:2] == GZIP:
-        return [WHOLE]  # a position within a gzip stream is known only after reading everything before it
+        return [WHOLE_FILE]  # a position within a gzip stream is known only after reading everything before it
     if magic == BZIP2:
         return block_parts(stream, max(1, size), header)
     starts = [0]
@@ -101,25 +101,25 @@ def line_parts(stream: BinaryIO, size: int, header: int = 0) -> list[Part]:
     while place < total and (start := _after_lines(stream, place - 1, 1)) < total:
         starts.append(start)
         place = start + max(1, size)
-    return [Part(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)]
+    return [FilePart(a, b) for a, b in zip(starts, [*starts[1:], None], strict=True)]
 
 
 def _after_lines(stream: BinaryIO, place: int, count: int) -> int:
     """Return the byte after the `count`th line end at or after byte `place`, or the file's length."""
     stream.seek(place)
     buffered = _buffered(stream)
-    while count and (line := buffered.readline(MAX_LINE)):
+    while count and (line := buffered.readline(MAX_LINE_BYTES)):
         place += len(line)
         count -= line.endswith(b"\n")
     return place
 
 
-def part_lines(stream: BinaryIO, part: Part) -> Iterator[tuple[int, str]]:
+def part_lines(stream: BinaryIO, part: FilePart) -> Iterator[tuple[int, str]]:
     """Yield (number from 1 within the part, text) of the lines that begin in a part; see `numbered_lines`."""
-    if part == WHOLE:
+    if part == WHOLE_FILE:
         lines = _lines(decompressed(stream))
     elif _leading_bytes(stream) == BZIP2:
-        stretch = Stretch(stream, part)
+        stretch = PartStream(stream, part)
         lines = _lines(cast(BinaryIO, io.BufferedReader(stretch, 1 << 16)), stretch.owns)
         if part.start:
             next(lines, None)  # the rest of a line that belongs to the part before
@@ -133,16 +133,16 @@ def part_lines(stream: BinaryIO, part: Part) -> Iterator[tuple[int, str]]:
 
 def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text without its line end); bytes that are not UTF-8 become U+FFFD."""
-    return part_lines(stream, WHOLE)
+    return part_lines(stream, WHOLE_FILE)
 
 
 def _lines(plain: BinaryIO, owns: Callable[[int], bool] = lambda _: True) -> Iterator[bytes]:
     """Yield lines, truncated to MAX_LINE, as long as `owns` is true of the byte offset of the next line."""
     offset = 0
-    while owns(offset) and (line := plain.readline(MAX_LINE)):
+    while owns(offset) and (line := plain.readline(MAX_LINE_BYTES)):
         offset += len(line)
         rest = line
-        while not rest.endswith(b"\n") and (rest := plain.readline(MAX_LINE)):
+        while not rest.endswith(b"\n") and (rest := plain.readline(MAX_LINE_BYTES)):
             offset += len(rest)
         yield line
 
@@ -153,13 +153,13 @@ class LineFormat:
     scores: Mapping[str, pa.DataType] = {}
     joins = ""
 
-    def parts(self, stream: BinaryIO, size: int) -> list[Part]:
+    def parts(self, stream: BinaryIO, size: int) -> list[FilePart]:
         """Return parts of whole lines; bz2 files are cut, too."""
         return line_parts(stream, size)
 
-    def read(self, stream: BinaryIO, part: Part = WHOLE) -> Iterator[PublishedRow]:
+    def read(self, stream: BinaryIO, part: FilePart = WHOLE_FILE) -> Iterator[PublishedRow]:
         """Yield a row for every line of a part."""
-        return whole(self.row(number, line) for number, line in part_lines(stream, part))
+        return report_damage(self.row(number, line) for number, line in part_lines(stream, part))
 
     def row(self, number: int, line: str) -> PublishedRow:
         """Return the row of a line, or a malformed row in its place."""

@@ -11,22 +11,22 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from sources.world.drawing import Image
+from sources.world.drawing import ImageArray
 
-Alter = Callable[[Image, np.random.Generator], Image]
+AlterationFunction = Callable[[ImageArray, np.random.Generator], ImageArray]
 
 
 _WORDS = ("BEST OF", "click here", "like & share", "SALE -50%", "when you see it", "follow us", "2019", "Monday mood")
 
 
-def resaved(pixels: Image, rng: np.random.Generator) -> Image:
+def resaved(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Resized by 0.7 to 1.3, as sites do with uploaded images."""
     scale = rng.uniform(0.7, 1.3)
     size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
     return np.asarray(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BICUBIC), np.uint8)
 
 
-def trimmed(pixels: Image, rng: np.random.Generator) -> Image:
+def trimmed(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Cut by 2 to 3 % of its area at the edges, each channel scaled by up to 4 %, and resized by 0.6 to 1.4."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = np.round(rng.uniform(0.005, 0.0075, 4) * (width, height, width, height)).astype(int)
@@ -37,24 +37,24 @@ def trimmed(pixels: Image, rng: np.random.Generator) -> Image:
     return np.asarray(Pillow.fromarray(scaled).resize(size, Pillow.Resampling.BICUBIC), np.uint8)
 
 
-def recompressed(pixels: Image, rng: np.random.Generator) -> Image:
+def recompressed(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Saved as a JPEG of quality 30."""
     buffer = io.BytesIO()
     Pillow.fromarray(pixels).save(buffer, "JPEG", quality=30)
     return np.asarray(Pillow.open(buffer).convert("RGB"), np.uint8)
 
 
-def resized(pixels: Image, rng: np.random.Generator) -> Image:
+def resized(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Half the width and half the height."""
     height, width = pixels.shape[:2]
     size = max(1, width // 2), max(1, height // 2)
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _cropped(share: float) -> Alter:
+def _cropped(share: float) -> AlterationFunction:
     """Return an alteration that cuts `share` of the width and of the height, split at random between the two sides."""
 
-    def crop(pixels: Image, rng: np.random.Generator) -> Image:
+    def crop(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
         height, width = pixels.shape[:2]
         down, across = round(share * height), round(share * width)
         top, left = int(rng.integers(down + 1)), int(rng.integers(across + 1))
@@ -63,24 +63,24 @@ def _cropped(share: float) -> Alter:
     return crop
 
 
-def flipped(pixels: Image, rng: np.random.Generator) -> Image:
+def flipped(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Mirrored left to right."""
     return np.ascontiguousarray(pixels[:, ::-1])
 
 
-def colour_shifted(pixels: Image, rng: np.random.Generator) -> Image:
+def colour_shifted(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Red, green and blue scaled by 0.7 to 1.3 and moved by up to 20 of 255, each independently."""
     shifted = pixels.astype(np.float32) * rng.uniform(0.7, 1.3, 3) + rng.uniform(-20, 20, 3)
     return np.asarray(np.clip(np.round(shifted), 0, 255), np.uint8)
 
 
-def brightened(pixels: Image, rng: np.random.Generator) -> Image:
+def brightened(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """A gamma of 0.6 (brighter) or 1.6 (darker)."""
     gamma = (0.6, 1.6)[int(rng.integers(2))]
     return np.asarray(np.round(255 * (pixels / 255.0) ** gamma), np.uint8)
 
 
-def bordered(pixels: Image, rng: np.random.Generator) -> Image:
+def bordered(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """A frame of one colour, 4 to 10 % of the width at the sides and of the height at the top and bottom."""
     height, width = pixels.shape[:2]
     share = rng.uniform(0.04, 0.1, 2)
@@ -92,7 +92,7 @@ def bordered(pixels: Image, rng: np.random.Generator) -> Image:
     )
 
 
-def captioned(pixels: Image, rng: np.random.Generator) -> Image:
+def captioned(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """Text on an opaque band over the lowest or the uppermost 12 to 18 % of the image."""
     height = len(pixels)
     band = max(1, round(rng.uniform(0.12, 0.18) * height))
@@ -106,13 +106,13 @@ def captioned(pixels: Image, rng: np.random.Generator) -> Image:
     return altered
 
 
-def blurred(pixels: Image, rng: np.random.Generator) -> Image:
+def blurred(pixels: ImageArray, rng: np.random.Generator) -> ImageArray:
     """A Gaussian blur whose sigma is 1 to 2 % of the short side."""
     sigma = rng.uniform(0.01, 0.02) * min(pixels.shape[:2])
     return np.asarray(cv2.GaussianBlur(pixels, (0, 0), max(sigma, 0.3)), np.uint8)
 
 
-ALTERATIONS: dict[str, Alter] = {
+ALTERATIONS: dict[str, AlterationFunction] = {
     "resaved": resaved,
     "trimmed": trimmed,
     "recompressed": recompressed,

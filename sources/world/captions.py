@@ -227,7 +227,7 @@ def _sentence(rng: np.random.Generator, class_name: str, style: str, voice: str)
     return text[0].upper() + text[1:] if rng.random() < 0.6 else text
 
 
-def tricky(rng: np.random.Generator, text: str, *, breaks: str) -> str:
+def with_parser_trap(rng: np.random.Generator, text: str, *, breaks: str) -> str:
     """The text with an addition that breaks careless parsers; `breaks`: which of tab and newline the format can
     represent.
     """
@@ -241,7 +241,7 @@ def tricky(rng: np.random.Generator, text: str, *, breaks: str) -> str:
     return _pick(rng, tuple(choices))
 
 
-def caption(rng: np.random.Generator, class_name: str, style: str, kind: str, voice: str) -> Caption:
+def write_caption(rng: np.random.Generator, class_name: str, style: str, kind: str, voice: str) -> Caption:
     """A caption of a kind for an image of `class_name` in `style`; raises KeyError for an unknown kind, class or
     voice.
     """

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Points = npt.NDArray[np.float32]
 
 
-Image = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 
 Colour = tuple[int, int, int]
@@ -21,7 +21,7 @@ _SHIFT = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class ShapePart:
     """One piece of an object.
 
     `points`: float32 (n, 2). `tone`: the palette's entry "main", "second", "dark" or "light".
@@ -61,31 +61,33 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
     return polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
-def place(
-    parts: Sequence[Part], *, x: float, y: float, radius: float, turn: float, mirrored: bool, stretch: float
-) -> list[Part]:
+def place_parts(
+    parts: Sequence[ShapePart], *, x: float, y: float, radius: float, turn: float, mirrored: bool, stretch: float
+) -> list[ShapePart]:
     """The parts in pixels: centre (`x`, `y`), unit length `radius` px, rotated by `turn` degrees; `stretch` scales x
     relative to y.
     """
     cosine, sine = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     across = radius * stretch * (-1 if mirrored else 1)
     matrix = np.array([[across * cosine, across * sine], [-radius / stretch * sine, radius / stretch * cosine]])
-    return [Part((part.points @ matrix + (x, y)).astype(np.float32), part.tone, part.width * radius) for part in parts]
+    return [
+        ShapePart((part.points @ matrix + (x, y)).astype(np.float32), part.tone, part.width * radius) for part in parts
+    ]
 
 
-def fill(canvas: Image, points: Points, colour: Sequence[int]) -> None:
+def fill(canvas: ImageArray, points: Points, colour: Sequence[int]) -> None:
     """Fill a polygon in place, anti-aliased; `canvas` is uint8 (height, width) or (height, width, 3)."""
     corners = np.round(points * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(canvas, [corners], tuple(colour), cv2.LINE_AA, _SHIFT)
 
 
-def stroke(canvas: Image, points: Points, colour: Sequence[int], width: float, *, closed: bool = False) -> None:
+def stroke(canvas: ImageArray, points: Points, colour: Sequence[int], width: float, *, closed: bool = False) -> None:
     """Draw a line in place, anti-aliased, at least 1 px wide."""
     corners = np.round(points * (1 << _SHIFT)).astype(np.int32)
     cv2.polylines(canvas, [corners], closed, tuple(colour), max(1, round(width)), cv2.LINE_AA, _SHIFT)
 
 
-def paint(canvas: Image, part: Part, colour: Sequence[int]) -> None:
+def paint(canvas: ImageArray, part: ShapePart, colour: Sequence[int]) -> None:
     """Draw one part in place in one colour, whatever its kind."""
     if part.width > 0:
         stroke(canvas, part.points, colour, part.width)

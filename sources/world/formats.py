@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sources.world.planning import Row
+from sources.world.planning import PlannedRow
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -50,11 +50,11 @@ _WIT_COLUMNS = (
 _SUBREDDITS = ("itookapicture", "crafts", "roadtrip", "gardening")
 
 
-def _rng(row: Row) -> np.random.Generator:
+def _rng(row: PlannedRow) -> np.random.Generator:
     return np.random.default_rng((9, row.index))
 
 
-def write_yfcc(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_yfcc(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """`yfcc100m_dataset.tsv`: 25 columns, no header, text fields URL-encoded.
 
     A caption of the kind "tags" is written only to the user tags; all others to the title and the description.
@@ -99,7 +99,7 @@ def write_yfcc(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
     (folder / "yfcc100m_dataset.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_laion(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_laion(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """Two `part-0000N.parquet` with LAION-400M's columns."""
     half = (len(rows) + 1) // 2
     for number in range(2):
@@ -122,22 +122,22 @@ def write_laion(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
         pq.write_table(table, folder / f"part-{number:05d}.parquet")
 
 
-def _write_two_columns(file: Path, rows: Sequence[Row]) -> None:
+def _write_two_columns(file: Path, rows: Sequence[PlannedRow]) -> None:
     lines = [f"{row.url}\t{row.caption.text}\n" for row in rows]
     file.write_text("".join(lines), encoding="utf-8")
 
 
-def write_cc12m(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_cc12m(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """`cc12m.tsv`: URL, tab, caption; no header and no quoting."""
     _write_two_columns(folder / "cc12m.tsv", rows)
 
 
-def write_shutterstock(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_shutterstock(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """`shutterstock.tsv`: URL, tab, caption; no header and no quoting."""
     _write_two_columns(folder / "shutterstock.tsv", rows)
 
 
-def write_wit(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_wit(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """Two `wit_v1.train.all-0000N-of-00002.tsv.gz` of 17 columns with a header, quoted as by `csv.excel_tab`.
 
     The caption is in the reference description; for one row in five only in the alt text or the attribution.
@@ -179,7 +179,7 @@ def write_wit(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
         (folder / f"wit_v1.train.all-{number:05d}-of-00002.tsv.gz").write_bytes(packed)
 
 
-def write_redcaps(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_redcaps(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """`<subreddit>_<year>.json`, for each of four subreddits and two years, as RedCaps publishes them."""
     files: dict[str, list[dict[str, object]]] = {
         f"{subreddit}_{year}": [] for subreddit in _SUBREDDITS for year in (2018, 2019)
@@ -215,7 +215,7 @@ def write_redcaps(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
         (folder / f"{name}.json").write_text(json.dumps({"info": info, "annotations": annotations}), encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[Row], Sizes], None]] = {
+WRITERS: dict[str, Callable[[Path, Sequence[PlannedRow], Sizes], None]] = {
     "cc12m": write_cc12m,
     "laion": write_laion,
     "redcaps": write_redcaps,
@@ -225,7 +225,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Row], Sizes], None]] = {
 }
 
 
-def write_truth(file: Path, rows: Sequence[Row]) -> None:
+def write_truth(file: Path, rows: Sequence[PlannedRow]) -> None:
     """`truth.parquet`: one row for each published row. For tests and the report's self-check; no stage may read it."""
     names = (
         "source",

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from sources.world.drawing import Colour, Image, Part, Points, fill, paint, stroke
+from sources.world.drawing import Colour, ImageArray, Points, ShapePart, fill, paint, stroke
 from sources.world.scenes import Scene, clouds, gradient, grain
 
 
@@ -14,7 +14,7 @@ def _vivid(colour: Colour) -> Colour:
     return channels[0], channels[1], channels[2]
 
 
-def _flat_ground(rng: np.random.Generator, scene: Scene) -> Image:
+def _flat_ground(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """A printed background: rays, stripes, dots, bars or blobs in two or three flat colours."""
     height, width = scene.height, scene.width
     colours = [_vivid(colour) for colour in scene.ground]
@@ -74,7 +74,7 @@ def _flat_ground(rng: np.random.Generator, scene: Scene) -> Image:
     return canvas
 
 
-def clipart(rng: np.random.Generator, scene: Scene) -> Image:
+def clipart(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """Flat saturated areas inside heavy outlines."""
     canvas = _flat_ground(rng, scene)
     pen = (20, 18, 24)
@@ -102,7 +102,7 @@ def _shaky(rng: np.random.Generator, points: Points, amount: float, *, closed: b
     return np.asarray(dense + error, dtype=np.float32)
 
 
-def _band(part: Part) -> Points:
+def _band(part: ShapePart) -> Points:
     """The two sides of a thick line as one outline, float32 (2 n, 2)."""
     along = np.gradient(part.points, axis=0)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1)
@@ -111,7 +111,7 @@ def _band(part: Part) -> Points:
     return np.concatenate([part.points + half, (part.points - half)[::-1]]).astype(np.float32)
 
 
-def _hatch(rng: np.random.Generator, canvas: Image, area: Image, grey: int, pitch: float) -> None:
+def _hatch(rng: np.random.Generator, canvas: ImageArray, area: ImageArray, grey: int, pitch: float) -> None:
     """Draw parallel lines over `area` (uint8 mask) in place, `pitch` px apart."""
     height, width = area.shape
     lines = np.zeros_like(area)
@@ -126,7 +126,7 @@ def _hatch(rng: np.random.Generator, canvas: Image, area: Image, grey: int, pitc
     canvas[:] = (canvas * (1 - weight) + grey * weight).astype(np.uint8)
 
 
-def sketch(rng: np.random.Generator, scene: Scene) -> Image:
+def sketch(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """Grey lines on paper, each drawn twice with a random error, and hatched shading."""
     height, width = scene.height, scene.width
     short_side = min(height, width)

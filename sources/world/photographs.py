@@ -17,8 +17,8 @@ from PIL import Image
 from sources.world.captions import Caption
 from sources.world.catalogue import SOURCES, SourceSettings
 from sources.world.evaluation import write_evaluation_set
-from sources.world.planning import Row, address, site_key
-from sources.world.publish import fresh, is_published, store, write_metadata
+from sources.world.planning import PlannedRow, make_url, site_key
+from sources.world.publish import is_published, replace_web, store_file, write_metadata
 
 _MISSING_SHARE = 0.01  # rows whose URL answers 404, in addition to the images
 
@@ -131,7 +131,7 @@ def _caption(domain: Domain, class_name: str, rng: np.random.Generator) -> Capti
 
 def _publish_train(
     folder: Path, domain: Domain, images: list[tuple[str, str, bytes]], seed: int, first_group: int
-) -> tuple[list[Row], list[tuple[int, int]]]:
+) -> tuple[list[PlannedRow], list[tuple[int, int]]]:
     """Store one domain's images and return its rows with their (width, height) in px, in a random order."""
     number, settings = _source_settings(domain.source)
     rng = np.random.default_rng((seed, 20, number))
@@ -146,8 +146,8 @@ def _publish_train(
     for index, entry in enumerate(rng.permutation(len(entries)).tolist()):
         image, plant, behaviour = entries[entry]
         _, class_name, content = images[image]
-        url = address(settings, index, "jpg", rng)
-        row = Row(
+        url = make_url(settings, index, "jpg", rng)
+        row = PlannedRow(
             domain.source,
             index,
             url,
@@ -161,7 +161,7 @@ def _publish_train(
             row = replace(row, stored_at="", behaviour=behaviour, response={"behaviour": behaviour})
         else:
             row = replace(row, plant_group=groups.get(image, -1))
-            store(folder, row.stored_at, content)
+            store_file(folder, row.stored_at, content)
         with Image.open(io.BytesIO(content)) as picture:
             sizes.append(picture.size)
         rows.append(row)
@@ -196,8 +196,8 @@ def publish_domains(
         if on_progress is not None:
             on_progress(done, len(files))
 
-    with fresh(folder, arguments):
-        rows: list[Row] = []
+    with replace_web(folder, arguments):
+        rows: list[PlannedRow] = []
         sizes: list[tuple[int, int]] = []
         classes: set[str] = set()
         for domain in DOMAINS:

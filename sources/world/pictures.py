@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from sources.world.alterations import ALTERATIONS
-from sources.world.drawing import Image
+from sources.world.drawing import ImageArray
 from sources.world.scenes import compose
 from sources.world.styles import STYLES
 
@@ -40,13 +40,13 @@ class Alteration:
     name: str
 
 
-def draw(picture: Picture) -> Image:
+def draw_picture(picture: Picture) -> ImageArray:
     """The pixels, uint8 (height, width, 3), RGB, 80 to 400 px a side."""
     rng = np.random.default_rng(picture.seed)
     return STYLES[picture.style](rng, compose(rng, picture.class_name))
 
 
-def encode(pixels: Image, form: str, quality: int) -> bytes:
+def encode(pixels: ImageArray, form: str, quality: int) -> bytes:
     """The pixels as a file of the given form; `quality` is that of Pillow's JPEG and WebP encoders."""
     buffer = io.BytesIO()
     image = Pillow.fromarray(pixels)
@@ -59,14 +59,14 @@ def encode(pixels: Image, form: str, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def file_of(picture: Picture) -> tuple[bytes, int, int]:
+def render_file(picture: Picture) -> tuple[bytes, int, int]:
     """The picture's bytes, width and height in px."""
-    pixels = draw(picture)
+    pixels = draw_picture(picture)
     quality = 78 + sum(picture.seed) % 17
     return encode(pixels, picture.form, quality), pixels.shape[1], pixels.shape[0]
 
 
-def altered(original: bytes, alteration: Alteration) -> tuple[bytes, int, int]:
+def alter(original: bytes, alteration: Alteration) -> tuple[bytes, int, int]:
     """A near copy of an image file: JPEG bytes of quality 70 to 90, width and height in px."""
     rng = np.random.default_rng(alteration.seed)
     with Pillow.open(io.BytesIO(original)) as source:

@@ -7,14 +7,14 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from sources.world.alterations import ALTERATIONS
-from sources.world.captions import Caption, caption, tricky
+from sources.world.captions import Caption, with_parser_trap, write_caption
 from sources.world.catalogue import SOURCES, SourceSettings
 from sources.world.evaluation import evaluation_pictures
 from sources.world.pictures import Alteration, Picture
 from sources.world.shapes import CLASSES
 
 # Every kind of failure and of copy needs a row, and copies need plain rows as originals.
-LEAST_PAIRS = 32
+MIN_PAIRS = 32
 
 
 _OVERSIZED_BYTES = 5 * 2**20
@@ -43,7 +43,7 @@ _CONTROLS = (("otherbot: noai, noindex",), ("max-image-preview: large",), ("all"
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedRow:
     """One published row and what its URL returns.
 
     `behaviour` is the ground truth of how its request ends; `response` the server's configuration for the path of `url`
@@ -87,7 +87,7 @@ def _choose(rng: np.random.Generator, shares: dict[str, float]) -> str:
     return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
 
 
-def address(settings: SourceSettings, index: int, form: str, rng: np.random.Generator) -> str:
+def make_url(settings: SourceSettings, index: int, form: str, rng: np.random.Generator) -> str:
     """A URL as on the source's sites, unique by `index`."""
     host = settings.hosts[int(rng.integers(len(settings.hosts)))]
     number = 10_000 + index * 17
@@ -110,12 +110,12 @@ def address(settings: SourceSettings, index: int, form: str, rng: np.random.Gene
 
 
 def _caption(settings: SourceSettings, rng: np.random.Generator, class_name: str, style: str, kind: str) -> Caption:
-    result = caption(rng, class_name, style, kind, settings.voice)
+    result = write_caption(rng, class_name, style, kind, settings.voice)
     if kind == "right" and rng.random() < settings.details:
-        detail = caption(rng, class_name, style, "right", "plain").title
+        detail = write_caption(rng, class_name, style, "right", "plain").title
         result = replace(result, detail=detail[0].upper() + detail[1:] + ".")
     if kind in ("right", "wrong", "title") and rng.random() < settings.tricky:
-        result = replace(result, title=tricky(rng, result.title, breaks=settings.breaks))
+        result = replace(result, title=with_parser_trap(rng, result.title, breaks=settings.breaks))
     # RedCaps publishes its captions in lower case, beside the raw ones.
     return replace(result, title=result.title.lower()) if settings.name == "redcaps" else result
 
@@ -140,13 +140,13 @@ def _own_row(
     class_name: str,
     failure: tuple[str, str],
     turn: int,
-) -> Row:
+) -> PlannedRow:
     """A row that is not a copy; `turn` counts the rows of one kind of failure, so that all its variants occur."""
     rng = np.random.default_rng((seed, 3, number, index))
     behaviour, variant = failure
     style = _choose(rng, settings.styles)
     form = {"pixels": "png"}.get(variant, "jpg") if behaviour != "ok" else settings.forms.get(style, "jpg")
-    url = address(settings, index, form, rng)
+    url = make_url(settings, index, form, rng)
     text = _caption(settings, rng, class_name, style, _choose(rng, settings.captions))
     key = site_key(url)
     response: dict[str, object] = {}
@@ -166,12 +166,14 @@ def _own_row(
         location = f"/moved{urlsplit(url).path}" if turn % 2 else f"http://{host}/moved{urlsplit(url).path}"
         response = {"behaviour": "redirect", "location": location}
     picture = Picture((seed, 1, number, index), class_name, style, form) if stored_at and variant != "pixels" else None
-    return Row(settings.name, index, url, text, class_name, style, stored_at, behaviour, response, picture=picture)
+    return PlannedRow(
+        settings.name, index, url, text, class_name, style, stored_at, behaviour, response, picture=picture
+    )
 
 
 def _copy_row(
-    settings: SourceSettings, number: int, seed: int, index: int, original: Row, plant: str, turn: int
-) -> Row:
+    settings: SourceSettings, number: int, seed: int, index: int, original: PlannedRow, plant: str, turn: int
+) -> PlannedRow:
     """A row whose image is a copy of `original`'s, at its own URL and with its own caption for the same class.
 
     `turn` counts the rows of one kind of plant, so that all its alterations occur.
@@ -179,7 +181,7 @@ def _copy_row(
     rng = np.random.default_rng((seed, 4, number, index))
     exact = plant not in _ALTERATIONS
     assert original.picture is not None
-    url = address(settings, index, original.picture.form if exact else "jpg", rng)
+    url = make_url(settings, index, original.picture.form if exact else "jpg", rng)
     text = _caption(settings, rng, original.class_name, original.style, "right")
     names = _ALTERATIONS.get(plant, ())
     alteration = Alteration((seed, 5, number, index), names[turn % len(names)]) if names else None
@@ -206,12 +208,12 @@ def _copy_plants(settings: SourceSettings, pairs: int) -> list[str]:
     return [plant for plant, share in shares.items() for _ in range(_row_count(share, pairs))]
 
 
-def _evaluation_originals(seed: int, evaluation_images: int) -> Iterable[Row]:
+def _evaluation_originals(seed: int, evaluation_images: int) -> Iterable[PlannedRow]:
     """Every evaluation image once, in random order, as a row: no two rows copy the same one."""
     pool = [(style, *item) for style, items in evaluation_pictures(seed, evaluation_images).items() for item in items]
     for index in np.random.default_rng((seed, 6)).permutation(len(pool)).tolist():
         style, key, picture = pool[index]
-        yield Row(
+        yield PlannedRow(
             "",
             0,
             "",
@@ -232,19 +234,21 @@ def _rows_per_source(pairs: int, sizes: Mapping[str, int]) -> dict[str, int]:
         raise ValueError(f"sizes: found {', '.join(sorted(unknown))}, expected some of {', '.join(names)}")
     counts = {name: sizes.get(name, pairs) for name in names}
     for name, size in counts.items():
-        if size < LEAST_PAIRS:
-            raise ValueError(f"pairs: found {size} for {name}, expected at least {LEAST_PAIRS}")
+        if size < MIN_PAIRS:
+            raise ValueError(f"pairs: found {size} for {name}, expected at least {MIN_PAIRS}")
     return counts
 
 
-def plan(seed: int, pairs: int, evaluation_images: int, sizes: Mapping[str, int] | None = None) -> list[Row]:
+def plan_rows(
+    seed: int, pairs: int, evaluation_images: int, sizes: Mapping[str, int] | None = None
+) -> list[PlannedRow]:
     """All rows of the six sources, by source and index: `pairs` each, except for sources that `sizes` names.
 
     Raises ValueError where the web would be too small for its plants.
     """
     row_counts = _rows_per_source(pairs, sizes or {})
     originals = iter(_evaluation_originals(seed, evaluation_images))
-    rows: dict[tuple[str, int], Row] = {}
+    rows: dict[tuple[str, int], PlannedRow] = {}
     copies: list[tuple[int, int, str]] = []
     plain: list[list[tuple[str, int]]] = []
     for number, settings in enumerate(SOURCES):

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from sources.world.evaluation import TEMPLATES, evaluation_pictures, write_evaluation_set
 from sources.world.formats import WRITERS, Sizes, write_truth
-from sources.world.pictures import Alteration, Picture, altered, file_of
-from sources.world.planning import Row, plan, site_key
+from sources.world.pictures import Alteration, Picture, alter, render_file
+from sources.world.planning import PlannedRow, plan_rows, site_key
 from sources.world.shapes import CLASSES
 
 Progress = Callable[[int, int], None]
@@ -62,7 +62,7 @@ def is_published(folder: Path, arguments: Mapping[str, object]) -> bool:
 
 
 @contextlib.contextmanager
-def fresh(folder: Path, arguments: Mapping[str, object]) -> Iterator[None]:
+def replace_web(folder: Path, arguments: Mapping[str, object]) -> Iterator[None]:
     """Delete an earlier web in `folder`; write `web.json` when the block has ended without an error."""
     folder.mkdir(parents=True, exist_ok=True)
     # The record is deleted first, so that a partly deleted web is never taken for a finished one.
@@ -77,7 +77,7 @@ def fresh(folder: Path, arguments: Mapping[str, object]) -> Iterator[None]:
     (folder / "web.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def write_metadata(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
+def write_metadata(folder: Path, rows: Sequence[PlannedRow], sizes: Sizes) -> None:
     """Write `published/`, `site.json` and `truth.parquet` for rows in published order and their (width, height) in
     px.
     """
@@ -95,7 +95,7 @@ def write_metadata(folder: Path, rows: Sequence[Row], sizes: Sizes) -> None:
     write_truth(folder / "truth.parquet", rows)
 
 
-def store(folder: Path, stored_at: str, content: bytes) -> None:
+def store_file(folder: Path, stored_at: str, content: bytes) -> None:
     """Write bytes to the site under "host/path"."""
     file = folder / "site" / stored_at
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,12 +105,12 @@ def store(folder: Path, stored_at: str, content: bytes) -> None:
 def _publish_picture(
     folder: Path, stored_at: str, picture: Picture, alteration: Alteration | None, truncated: bool
 ) -> tuple[int, int]:
-    content, width, height = file_of(picture)
+    content, width, height = render_file(picture)
     if alteration is not None:
-        content, width, height = altered(content, alteration)
+        content, width, height = alter(content, alteration)
     if truncated:
         content = content[: int(len(content) * _TRUNCATED_SHARE)]
-    store(folder, stored_at, content)
+    store_file(folder, stored_at, content)
     return width, height
 
 
@@ -122,7 +122,7 @@ def _publish_chunk(tasks: Sequence[_Task]) -> list[tuple[int, int]]:
 
 
 def _draw_chunk(pictures: Sequence[Picture]) -> list[bytes]:
-    return [file_of(picture)[0] for picture in pictures]
+    return [render_file(picture)[0] for picture in pictures]
 
 
 @contextlib.contextmanager
@@ -175,7 +175,7 @@ def publish_world(
     arguments = {"kind": "world", "seed": seed, "pairs": pairs, "sizes": sizes, "evaluation_images": evaluation_images}
     if is_published(folder, arguments):
         return
-    rows = plan(seed, pairs, evaluation_images, sizes)
+    rows = plan_rows(seed, pairs, evaluation_images, sizes)
     sets = evaluation_pictures(seed, evaluation_images)
     drawn = [index for index, row in enumerate(rows) if row.picture is not None]
     total, done = len(drawn) + sum(len(items) for items in sets.values()), 0
@@ -186,7 +186,7 @@ def publish_world(
         if on_progress is not None:
             on_progress(done, total)
 
-    with fresh(folder, arguments), _workers(processes) as pool:
+    with replace_web(folder, arguments), _workers(processes) as pool:
         tasks: list[_Task] = []
         for index in drawn:
             row = rows[index]
@@ -198,7 +198,7 @@ def publish_world(
         bomb = pixel_bomb()
         for row in rows:
             if row.behaviour == "pixels":
-                store(folder, row.stored_at, bomb)
+                store_file(folder, row.stored_at, bomb)
         write_metadata(folder, rows, drawn_sizes)
         for style, items in sets.items():
             files = _in_chunks(pool, _draw_chunk, [picture for _, picture in items], report)

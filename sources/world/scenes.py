@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sources.world.drawing import Colour, Image, Part, place
-from sources.world.shapes import CLASSES, shape
+from sources.world.drawing import Colour, ImageArray, ShapePart, place_parts
+from sources.world.shapes import CLASSES, shape_parts
 
-Field = npt.NDArray[np.float32]
+FloatImage = npt.NDArray[np.float32]
 
 
 _LEAST_CONTRAST = 115.0  # between an object's main colour and the ground, Euclidean in RGB of 0..255
@@ -19,10 +19,10 @@ _GROUNDS = ("clouds", "horizon", "boards", "tiles", "bokeh", "hills")
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """An object in pixels: its parts back to front, a colour for each tone, half its extent in px."""
 
-    parts: list[Part]
+    parts: list[ShapePart]
     palette: dict[str, Colour]
     radius: float
 
@@ -34,7 +34,7 @@ class Scene:
     height: int
     width: int
     ground: tuple[Colour, Colour, Colour]
-    objects: list[Placed]
+    objects: list[PlacedObject]
 
 
 def _from_hsv(hue: float, saturation: float, value: float) -> Colour:
@@ -57,7 +57,7 @@ def _ground(rng: np.random.Generator) -> tuple[Colour, Colour, Colour]:
     return (first[0], first[1], first[2]), (second[0], second[1], second[2]), (third[0], third[1], third[2])
 
 
-def _contrasting_colour(rng: np.random.Generator, others: Field, enough: float) -> Colour:
+def _contrasting_colour(rng: np.random.Generator, others: FloatImage, enough: float) -> Colour:
     """A random colour `enough` away from each of `others`, float32 (n, 3); the farthest of 12 if none is."""
     best, farthest = (0, 0, 0), -1.0
     for _ in range(12):
@@ -117,9 +117,9 @@ def _object(
     y: float,
     radius: float,
     ground: tuple[Colour, Colour, Colour],
-) -> Placed:
-    parts = place(
-        shape(class_name, rng),
+) -> PlacedObject:
+    parts = place_parts(
+        shape_parts(class_name, rng),
         x=x,
         y=y,
         radius=radius,
@@ -127,10 +127,10 @@ def _object(
         mirrored=rng.random() < 0.5,
         stretch=rng.uniform(0.92, 1.09),
     )
-    return Placed(parts, _palette(rng, ground), radius)
+    return PlacedObject(parts, _palette(rng, ground), radius)
 
 
-def clouds(rng: np.random.Generator, height: int, width: int, *, coarsest: int = 2, octaves: int = 4) -> Field:
+def clouds(rng: np.random.Generator, height: int, width: int, *, coarsest: int = 2, octaves: int = 4) -> FloatImage:
     """Smooth noise of several octaves, float32 (height, width), about [-1, 1]; the first has `coarsest` cells."""
     total = np.zeros((height, width), dtype=np.float32)
     for octave in range(octaves):
@@ -140,7 +140,7 @@ def clouds(rng: np.random.Generator, height: int, width: int, *, coarsest: int =
     return total / np.float32(1.5)
 
 
-def gradient(rng: np.random.Generator, height: int, width: int) -> Field:
+def gradient(rng: np.random.Generator, height: int, width: int) -> FloatImage:
     """A linear ramp of random direction, float32 (height, width), -1 to 1 from edge to edge."""
     angle = rng.uniform(0, 2 * np.pi)
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * np.float32(np.sin(angle))
@@ -148,7 +148,7 @@ def gradient(rng: np.random.Generator, height: int, width: int) -> Field:
     return rows + columns
 
 
-def grain(rng: np.random.Generator, picture: Field, strength: float, *, colour: float = 0.4) -> Image:
+def grain(rng: np.random.Generator, picture: FloatImage, strength: float, *, colour: float = 0.4) -> ImageArray:
     """Add sensor noise (standard deviation `strength`, grey and per channel) and round to uint8."""
     height, width = picture.shape[:2]
     # One noise field, rolled for the channels, is a third of the cost of three and looks the same.
@@ -158,7 +158,7 @@ def grain(rng: np.random.Generator, picture: Field, strength: float, *, colour: 
     return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
-def _second_colour_share(rng: np.random.Generator, kind: str, height: int, width: int) -> Field:
+def _second_colour_share(rng: np.random.Generator, kind: str, height: int, width: int) -> FloatImage:
     """The share of the second ground colour, float32 (height, width) in 0..1."""
     cloud = clouds(rng, height, width, coarsest=int(rng.integers(2, 5)))
     ramp = gradient(rng, height, width)
@@ -188,7 +188,7 @@ def _second_colour_share(rng: np.random.Generator, kind: str, height: int, width
     return np.asarray(np.clip(share, 0, 1), dtype=np.float32)
 
 
-def textured_ground(rng: np.random.Generator, scene: Scene, *, contrast: float = 1.0) -> Image:
+def textured_ground(rng: np.random.Generator, scene: Scene, *, contrast: float = 1.0) -> ImageArray:
     """A photo-like background in the scene's ground colours, lit from one side; uint8 (height, width, 3)."""
     height, width = scene.height, scene.width
     kind = _GROUNDS[int(rng.integers(len(_GROUNDS)))]

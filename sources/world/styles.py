@@ -8,12 +8,12 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from sources.world.drawing import Image, paint, stroke
+from sources.world.drawing import ImageArray, paint, stroke
 from sources.world.linework import clipart, sketch
-from sources.world.scenes import Field, Placed, Scene, clouds, gradient, grain, textured_ground
+from sources.world.scenes import FloatImage, PlacedObject, Scene, clouds, gradient, grain, textured_ground
 
 
-def _mask(scene: Scene, objects: list[Placed]) -> Image:
+def _mask(scene: Scene, objects: list[PlacedObject]) -> ImageArray:
     """The mask of objects: uint8 (height, width), 255 inside."""
     mask = np.zeros((scene.height, scene.width), dtype=np.uint8)
     for item in objects:
@@ -22,7 +22,7 @@ def _mask(scene: Scene, objects: list[Placed]) -> Image:
     return mask
 
 
-def _lit(rng: np.random.Generator, scene: Scene) -> tuple[Field, Field]:
+def _lit(rng: np.random.Generator, scene: Scene) -> tuple[FloatImage, FloatImage]:
     """The lit scene without camera effects: float32 (height, width, 3) of 0..255, and the objects' mask of 0..1."""
     height, width = scene.height, scene.width
     ground = textured_ground(rng, scene)
@@ -48,7 +48,7 @@ def _lit(rng: np.random.Generator, scene: Scene) -> tuple[Field, Field]:
     return np.asarray(lit, dtype=np.float32), mask
 
 
-def photo(rng: np.random.Generator, scene: Scene) -> Image:
+def photo(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """Textured ground, shading, shadow, a tint, slight blur and grain."""
     picture, _ = _lit(rng, scene)
     tint = rng.uniform(0.9, 1.1, 3).astype(np.float32) * np.float32(rng.uniform(0.85, 1.12))
@@ -57,7 +57,7 @@ def photo(rng: np.random.Generator, scene: Scene) -> Image:
     return grain(rng, picture * tint, rng.uniform(2, 9))
 
 
-def painting(rng: np.random.Generator, scene: Scene) -> Image:
+def painting(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """The lit scene repainted in short strokes that follow a smooth field, in a shifted palette."""
     lit, mask = _lit(rng, scene)
     height, width = scene.height, scene.width
@@ -83,7 +83,7 @@ def painting(rng: np.random.Generator, scene: Scene) -> Image:
     return np.asarray(np.clip(canvas * weave[..., None], 0, 255), dtype=np.uint8)
 
 
-def lowlight(rng: np.random.Generator, scene: Scene) -> Image:
+def lowlight(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """The lit scene at night: dark, nearly grey, one lamp, much noise."""
     lit, mask = _lit(rng, scene)
     height, width = scene.height, scene.width
@@ -107,7 +107,7 @@ _THERMAL = (
 )
 
 
-def infrared(rng: np.random.Generator, scene: Scene) -> Image:
+def infrared(rng: np.random.Generator, scene: Scene) -> ImageArray:
     """Heat instead of light: warm objects before a cool ground (or the reverse), soft, in false colours."""
     lit, mask = _lit(rng, scene)
     grey = lit.mean(axis=2) / np.float32(255)
@@ -125,7 +125,7 @@ def infrared(rng: np.random.Generator, scene: Scene) -> Image:
     return grain(rng, scale.astype(np.float32)[levels], rng.uniform(2, 5), colour=0.0)
 
 
-STYLES: dict[str, Callable[[np.random.Generator, Scene], Image]] = {
+STYLES: dict[str, Callable[[np.random.Generator, Scene], ImageArray]] = {
     "photo": photo,
     "clipart": clipart,
     "infrared": infrared,

@@ -11,17 +11,17 @@ import pytest
 
 from jobs.cli.main import main
 from pipeline.errors import StageFailed
-from pipeline.ledger.journal import refuse_unfinished, unfinished
+from pipeline.ledger.journal import check_none_unfinished, unfinished_takedowns
 from pipeline.ledger.tables import Ledger
 from pipeline.provenance.verify import verify
 from pipeline.storage.store import Store
-from pipeline.takedown.impact import Survey
+from pipeline.takedown.impact import TakedownImpact
 from pipeline.takedown.journal import Intent
-from pipeline.takedown.request import parsed
-from pipeline.takedown.takedown import Code, finish_all, look, take_down
+from pipeline.takedown.request import parse_request
+from pipeline.takedown.takedown import CodeVersion, finish_all, plan_takedown, take_down
 from tests.support.takedown_store import build, content, everything, rows
 
-CODE = Code("code", {})
+CODE = CodeVersion("code", {})
 
 
 BY_NAME = {one.name: one for one in rows()}
@@ -79,7 +79,7 @@ class MortalLedger(Ledger):
 def run(ledger: Ledger) -> None:
     """Do what the command does."""
     finish_all(ledger, CODE)
-    intent, places = look(ledger, parsed(NAMED.uid, "list"), "asked", 31)
+    intent, places = plan_takedown(ledger, parse_request(NAMED.uid, "list"), "asked", 31)
     if intent.uids or intent.tombstones:
         take_down(ledger, intent, CODE, places)
 
@@ -100,12 +100,12 @@ def ended(whole: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def plan(whole: Path) -> tuple[Intent, Survey]:
+def plan(whole: Path) -> tuple[Intent, TakedownImpact]:
     """What is to be done, the same in every copy of the store."""
-    return look(Ledger(Store(str(whole))), parsed(NAMED.uid, "list"), "asked", 31)
+    return plan_takedown(Ledger(Store(str(whole))), parse_request(NAMED.uid, "list"), "asked", 31)
 
 
-def killed_at(whole: Path, root: Path, plan: tuple[Intent, Survey], step: int) -> bool:
+def killed_at(whole: Path, root: Path, plan: tuple[Intent, TakedownImpact], step: int) -> bool:
     """Take down in a copy until a write, and tell whether it came to it."""
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(whole, root)
@@ -118,11 +118,11 @@ def killed_at(whole: Path, root: Path, plan: tuple[Intent, Survey], step: int) -
 
 @pytest.mark.slow  # some forty takedowns
 def test_killed_at_any_write_it_ends_the_same(
-    whole: Path, ended: dict[str, Any], plan: tuple[Intent, Survey], tmp_path: Path
+    whole: Path, ended: dict[str, Any], plan: tuple[Intent, TakedownImpact], tmp_path: Path
 ) -> None:
     root, step = tmp_path / "store", 1
     while killed_at(whole, root, plan, step):
-        begun = unfinished(Store(str(root)))
+        begun = unfinished_takedowns(Store(str(root)))
         if begun:
             finish_all(Ledger(Store(str(root))), CODE)
         else:  # before it was written down, or behind its end
@@ -136,7 +136,7 @@ def test_killed_at_any_write_it_ends_the_same(
 
 @pytest.mark.parametrize("step", [3, 15, 25, 35])
 def test_killed_and_killed_again_no_byte_stays(
-    whole: Path, ended: dict[str, Any], plan: tuple[Intent, Survey], tmp_path: Path, step: int
+    whole: Path, ended: dict[str, Any], plan: tuple[Intent, TakedownImpact], tmp_path: Path, step: int
 ) -> None:
     root = tmp_path / "store"
     assert killed_at(whole, root, plan, step)
@@ -154,14 +154,14 @@ def test_killed_and_killed_again_no_byte_stays(
 def test_what_was_begun_is_said_by_others_and_finished_by_any_takedown(
     whole: Path,
     ended: dict[str, Any],
-    plan: tuple[Intent, Survey],
+    plan: tuple[Intent, TakedownImpact],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     root = tmp_path / "store"
     assert killed_at(whole, root, plan, 20)
     with pytest.raises(StageFailed, match=f"a takedown is unfinished; finish with: cuvee takedown {root}"):
-        refuse_unfinished(Store(str(root)))
+        check_none_unfinished(Store(str(root)))
     assert main(["verify", str(root)]) == 1
     assert "a takedown is unfinished" in capsys.readouterr().out
     files = Store(str(root)).files("")

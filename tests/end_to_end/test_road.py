@@ -7,7 +7,7 @@ import pytest
 import webdataset
 from pyspark.sql import SparkSession
 
-from jobs.report.self_check import OUTCOMES, decided, outcomes, self_check
+from jobs.report.self_check import EXPECTED_OUTCOMES, outcomes_with_truth, read_decisions, self_check
 from jobs.workflow.runner import Run
 from pipeline.export.manifest import export_digest
 from pipeline.ledger.tables import Ledger
@@ -42,18 +42,20 @@ def test_the_funnel_adds_up_for_every_source_and_stage(road: Road) -> None:
 
 
 def test_every_row_comes_to_what_the_web_planted_for_it(run: Run) -> None:
-    rows = outcomes(run)
+    rows = outcomes_with_truth(run)
     assert len(rows) == 1700
     assert rows["behaviour"].notna().all()
     fetched = rows[rows["problem"] == ""]
-    wrong = fetched[[out not in OUTCOMES[said] for out, said in zip(fetched.outcome, fetched.behaviour, strict=True)]]
+    wrong = fetched[
+        [out not in EXPECTED_OUTCOMES[said] for out, said in zip(fetched.outcome, fetched.behaviour, strict=True)]
+    ]
     assert wrong.empty, wrong[["url", "behaviour", "outcome"]].to_string()
     for planted in ("http_404", "noai", "truncated", "oversized", "html", "pixels"):
         assert (rows["behaviour"] == planted).any()
 
 
 def test_a_passing_error_is_tried_again_and_both_attempts_are_kept(run: Run) -> None:
-    rows = outcomes(run)
+    rows = outcomes_with_truth(run)
     once = rows[rows["behaviour"] == "error_once"]
     assert not once.empty
     fetches = run.ledger.read("fetches").to_pandas()
@@ -64,7 +66,7 @@ def test_a_passing_error_is_tried_again_and_both_attempts_are_kept(run: Run) -> 
 
 
 def test_a_refusal_keeps_the_header_word_for_word(run: Run) -> None:
-    rows = outcomes(run)
+    rows = outcomes_with_truth(run)
     fetches = run.ledger.read("fetches").to_pandas().set_index("uid")
     refused = rows[(rows["behaviour"] == "noai") & (rows["problem"] == "")]["uid"]
     assert not refused.empty
@@ -74,8 +76,8 @@ def test_a_refusal_keeps_the_header_word_for_word(run: Run) -> None:
 
 
 def test_of_exact_duplicates_one_stays_and_the_others_have_the_reason(run: Run) -> None:
-    rows = outcomes(run)
-    stored = rows[rows["outcome"] == "stored"].merge(decided(run.ledger, run.plan.decide("exact").id), on="uid")
+    rows = outcomes_with_truth(run)
+    stored = rows[rows["outcome"] == "stored"].merge(read_decisions(run.ledger, run.plan.decide("exact").id), on="uid")
     planted = stored[stored["plant"] == "exact_duplicate"]
     assert not planted.empty
     groups = stored[stored["plant_group"].isin(set(planted["plant_group"])) & (stored["plant"] != "near_duplicate")]
@@ -85,8 +87,10 @@ def test_of_exact_duplicates_one_stays_and_the_others_have_the_reason(run: Run) 
 
 
 def test_evaluation_copies_are_dropped_and_clean_pairs_are_not(run: Run) -> None:
-    rows = outcomes(run)
-    stored = rows[rows["outcome"] == "stored"].merge(decided(run.ledger, run.plan.decide("not_evaluated").id), on="uid")
+    rows = outcomes_with_truth(run)
+    stored = rows[rows["outcome"] == "stored"].merge(
+        read_decisions(run.ledger, run.plan.decide("not_evaluated").id), on="uid"
+    )
     copy = stored["plant"].isin(["evaluation_copy", "evaluation_near_copy"])
     assert copy.sum() >= 6
     assert (~stored[copy]["keep"]).mean() >= 0.95

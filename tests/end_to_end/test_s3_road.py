@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.workflow.demo_web import publish
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
@@ -61,7 +61,7 @@ class Roads:
 def roads(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> Roads:
     folder = tmp_path_factory.mktemp("s3")
     experiment = write_experiment(folder, folder / "store", folder / "web", sources=SOURCES, **CHANGES)
-    web = load(experiment, []).file.web
+    web = load_experiment(experiment, []).file.web
     assert web is not None
     publish(web, Display())
     for path in (folder / "web" / "published" / "laion").glob("*.parquet"):

@@ -10,8 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from pipeline.ledger.tables import Ledger
-from pipeline.provenance.funnel import faults, funnel
-from pipeline.shards.tar_format import BLOCK
+from pipeline.provenance.funnel import inconsistencies, source_funnels
+from pipeline.shards.tar_format import TAR_BLOCK_BYTES
 from pipeline.storage.store import Store
 from tests.support.finished_road import Road
 from tests.support.road_experiment import answered, cuvee_here
@@ -61,7 +61,7 @@ def take(road: Road, folder: Path) -> Gone:
     for row in road.ledger.read("samples").to_pylist():
         if row["uid"] in uids:
             with (road.store / row["shard"]).open("rb") as stream:
-                stream.seek(row["offset"] + BLOCK)
+                stream.seek(row["offset"] + TAR_BLOCK_BYTES)
                 images.append(stream.read(row["jpg_bytes"]))
     pairs = road.ledger.read("pairs").to_pylist()
     kept = {text for row in pairs if row["uid"] not in uids for text in (row["url"], row["caption"])}
@@ -80,8 +80,8 @@ def test_no_byte_of_image_caption_or_url_is_anywhere_under_the_store(road: Road,
 
 def test_verify_and_funnel_find_nothing_wrong(road: Road, gone: Gone) -> None:
     assert answered("verify", str(gone.store)) == {"differences": [], "leftovers": []}
-    before, after = funnel(road.ledger), funnel(Ledger(Store(str(gone.store))))
-    assert faults(after) == []
+    before, after = source_funnels(road.ledger), source_funnels(Ledger(Store(str(gone.store))))
+    assert inconsistencies(after) == []
     assert {one.source: one.published for one in after} == {one.source: one.published for one in before}
     assert sum(one.steps[0].dropped.get("taken_down", 0) for one in after) == len(gone.uids)
 

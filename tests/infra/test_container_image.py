@@ -15,7 +15,7 @@ import yaml
 from infra.dist import build
 from infra.kubernetes.entrypoint import TOLD, command
 from jobs.spark.java import java_home
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from tests.support.ingest_experiments import evaluation_set
 from tests.support.road_experiment import ROOT
 
@@ -86,5 +86,5 @@ def test_the_example_is_an_experiment(tmp_path: Path) -> None:
         "evaluation.sets.photo": evaluation_set(tmp_path / "photo"),
         "training.model": str(ROOT / "experiments/models/resnet_64px"),
     }
-    experiment = load(path, [f"{key}={value}" for key, value in here.items()])
+    experiment = load_experiment(path, [f"{key}={value}" for key, value in here.items()])
     assert list(experiment.rules) == ["basic", "exact", "not_evaluated", "clip_top", "filtered"]

@@ -13,7 +13,7 @@ import pytest
 from infra.dist import build
 from infra.pack import required
 from jobs.workflow.stages import digests
-from jobs.workflow.versions import SHAPING, versions
+from jobs.workflow.versions import RECORDED_PACKAGES, recorded_versions
 from pipeline.core.code_version import archive_digest, data_digest
 from tests.support.road_experiment import ROOT
 
@@ -72,13 +72,13 @@ def test_from_the_zip_jobs_have_the_ids_that_they_have_from_a_folder_and_the_zip
     assert told["from"].startswith(str(packed))
     assert told["templates"] == data_digest("pipeline.report", "templates")
     assert told["codes"] == digests()
-    assert told["versions"] == versions() | {"cuvee.zip": hashlib.sha256(packed.read_bytes()).hexdigest()}
+    assert told["versions"] == recorded_versions() | {"cuvee.zip": hashlib.sha256(packed.read_bytes()).hexdigest()}
     assert told["logging"] == (ROOT / "jobs" / "spark" / "log4j2.properties").read_text()
 
 
 def test_from_a_folder_no_zip_is_named() -> None:
     assert archive_digest() == ""
-    assert set(versions()) == set(SHAPING)
+    assert set(recorded_versions()) == set(RECORDED_PACKAGES)
 
 
 def test_the_command_answers_from_the_zip(packed: Path, tmp_path: Path) -> None:

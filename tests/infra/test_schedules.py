@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli.main import parser
+from jobs.cli.main import build_parser
 from tests.support.road_experiment import ROOT
 
 UNITS = sorted((ROOT / "infra" / "systemd").iterdir())
@@ -91,6 +91,6 @@ def test_what_they_call_is_a_command_that_there_is() -> None:
     for command, *arguments in called:
         assert command in (".venv/bin/cuvee", ".venv/bin/python")
         if command == ".venv/bin/cuvee":
-            assert parser().parse_args(arguments).until == "report"
+            assert build_parser().parse_args(arguments).until == "report"
         else:
             assert (ROOT / arguments[0]).is_file()

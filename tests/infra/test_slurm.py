@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from jobs.workflow.plan import export_folder, of_stage
-from pipeline.training.launcher import seen_so_far
-from pipeline.training.slurm.job_array import submitted
+from jobs.workflow.plan import export_folder, needs_of_stage
+from pipeline.training.launcher import logged_samples
+from pipeline.training.slurm.job_array import submitted_trainings
 from tests.jobs.train.test_grid import FILTERS, MIXTURES, rows
 from tests.support.road_experiment import ROOT, command
 from tests.support.scored_store import opened, write_experiment
@@ -49,7 +49,7 @@ def store_of(folder: Path, *settings: str) -> tuple[Path, list[str]]:
     given = [*TRAINING, *settings]
     run = opened(path, given)
     for job in run.plan.grid():
-        write_export(Path(run.store.path(export_folder(of_stage(job, "export")[0]))), (17, 17))
+        write_export(Path(run.store.path(export_folder(needs_of_stage(job, "export")[0]))), (17, 17))
     run.finish([(job, [], {}) for job in run.plan.until("export")], datetime.now(UTC))
     return path, [part for one in given for part in ("--set", one)]
 
@@ -84,7 +84,7 @@ def folders(path: Path, settings: list[str]) -> dict[int, Path]:
 
 def in_the_middle(folder: Path, epochs: int = 1) -> Callable[[], bool]:
     """Tell whether a training has behind it so many epochs, and not all."""
-    return lambda: SAMPLES // EPOCHS * epochs < seen_so_far(folder) < SAMPLES
+    return lambda: SAMPLES // EPOCHS * epochs < logged_samples(folder) < SAMPLES
 
 
 def test_a_grid_of_which_tasks_are_cancelled_and_requeued_and_the_launcher_is_killed_ends_with_the_same_weights(
@@ -94,7 +94,7 @@ def test_a_grid_of_which_tasks_are_cancelled_and_requeued_and_the_launcher_is_ki
     root, folder = tmp_path / "store" / "slurm", folders(path, settings)
     launcher = trains(path, settings)
     assert wait_until(in_the_middle(folder[0]), 240), launcher.poll()
-    tasks = {one.task.recipe.seed: one for one in submitted(root)}
+    tasks = {one.task.recipe.seed: one for one in submitted_trainings(root)}
     [job] = {one.job for one in tasks.values()}
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.communicate()
@@ -164,7 +164,7 @@ def test_no_secret_of_the_launchers_reaches_slurm(tmp_path: Path) -> None:
     )
     try:
         assert wait_until(lambda: any(processes_of(one) for one in folder.values()), 200)
-        jobs = {one.job for one in submitted(root)}
+        jobs = {one.job for one in submitted_trainings(root)}
         for process in (one for place in folder.values() for one in processes_of(place)):
             assert b"s3cr3t" not in Path(f"/proc/{process}/environ").read_bytes()
     finally:

@@ -15,12 +15,12 @@ from pyspark.sql import SparkSession
 
 from jobs import blend, decide
 from jobs.export import stage
-from jobs.export.stage import copy_tar, in_threads
+from jobs.export.stage import copy_tar, run_in_threads
 from jobs.spark.tasks import run_units
-from jobs.workflow.experiment import load, models_behind
+from jobs.workflow.experiment import load_experiment, models_of_mixture
 from pipeline.core.sampling import rank_key, rank_sql
 from pipeline.errors import InputError
-from pipeline.export.layout import laid_out
+from pipeline.export.layout import layout_tars
 from pipeline.mixtures.apportionment import Quota, apportion
 from pipeline.storage.store import Store
 from pipeline.storage.uid_files import write_subset
@@ -200,7 +200,7 @@ def test_spark_draws_nested_samples_by_the_ranks_that_python_gives(spark: SparkS
         {name: Quota(count, len(parts[name])) for name, count in apportion({"0": 3, "1": 2, "2": 1}, total).items()}
         for total in (6, 12, 30, 60, 120, 240)
     ]
-    times = ", ".join(f"{blend.times_column(one, 'part')} as t{place}" for place, one in enumerate(quotas))
+    times = ", ".join(f"{blend.times_sql(one, 'part')} as t{place}" for place, one in enumerate(quotas))
     ranked = f"select *, row_number() over (partition by part order by {rank_sql(SEED)}, uid) - 1 as rank from eligible"
     answers = spark.sql(f"select uid, part, {times} from ({ranked})").collect()
     assert len(answers) == len(uids)
@@ -228,7 +228,7 @@ def test_spark_draws_nested_samples_by_the_ranks_that_python_gives(spark: SparkS
 )
 def test_what_a_mixture_names_must_be_there(decided: Path, given: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        load(decided, [f"mixtures.mine={given}"])
+        load_experiment(decided, [f"mixtures.mine={given}"])
     assert str(caught.value).startswith(f"{decided}: {said}")
 
 
@@ -259,8 +259,8 @@ def test_a_mixture_stands_on_the_models_behind_its_parts(decided: Path) -> None:
         "mixtures.kept={parts: [{dropped_by: similar}]}",
         "mixtures.cut={by: clip_v1.similarity, buckets: [0.3], shares: [1, 1]}",
     ]
-    experiment = load(decided, settings)
-    assert {name: models_behind(experiment, name) for name in ("kept", "cut", "everything")} == {
+    experiment = load_experiment(decided, settings)
+    assert {name: models_of_mixture(experiment, name) for name in ("kept", "cut", "everything")} == {
         "kept": {"big"},
         "cut": {"big"},
         "everything": set(),
@@ -270,7 +270,7 @@ def test_a_mixture_stands_on_the_models_behind_its_parts(decided: Path) -> None:
 def test_spark_and_threads_export_the_same_bytes(spark: SparkSession, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     pieces = write_shards(store)
-    layout = laid_out(pieces.keys, np.ones(PAIRS, np.int32), SEED, 6)
+    layout = layout_tars(pieces.keys, np.ones(PAIRS, np.int32), SEED, 6)
     units = [(f"tar-{number}", (number, pieces.take(at))) for number, at in enumerate(layout)]
 
     def work(folder: str, payload: Any) -> Any:
@@ -279,7 +279,7 @@ def test_spark_and_threads_export_the_same_bytes(spark: SparkSession, tmp_path: 
     def quiet(done: int, of: int) -> None: ...
 
     by_spark = run_units(spark, store, "by-spark", units, partial(work, "by-spark"), quiet)
-    by_threads = in_threads(store, "by-threads", units, partial(work, "by-threads"), 3, quiet)
+    by_threads = run_in_threads(store, "by-threads", units, partial(work, "by-threads"), 3, quiet)
     assert [one.facts for one in by_spark.values()] == [one.facts for one in by_threads.values()]
     assert len(by_spark) == len(store.files("by-spark")) == 4
     for path in store.files("by-spark"):

@@ -11,8 +11,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs import decide as stage
-from jobs.spark.uid_join import Side, pieces
-from pipeline.core.sampling import draw
+from jobs.spark.uid_join import JoinSide, pieces
+from pipeline.core.sampling import uniform_hash
 from pipeline.errors import InputError, StageFailed
 from pipeline.storage.uid_files import write_subset
 from tests.support.rule_statistics import quick
@@ -129,7 +129,7 @@ def by_hand() -> dict[str, dict[str, str]]:
 
 
 def _both(row: Any) -> str:
-    drawn = draw(SEED, row["uid"], "fraction") < 0.6
+    drawn = uniform_hash(SEED, row["uid"], "fraction") < 0.6
     return basic(row) or ("random_fraction_keeps" if drawn else "") or ("" if row["uid"] in LISTED else "not_in_subset")
 
 
@@ -142,7 +142,9 @@ def _balanced(row: Any) -> str:
     concepts = value(row, "concepts_v1", "concepts")
     if not concepts:
         return "no_concept"
-    return "" if any(draw(SEED, row["uid"], one) < min(1, 9 / counts[one]) for one in concepts) else "balanced_out"
+    return (
+        "" if any(uniform_hash(SEED, row["uid"], one) < min(1, 9 / counts[one]) for one in concepts) else "balanced_out"
+    )
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -156,8 +158,8 @@ def test_a_filter_says_of_each_pair_what_plain_python_does(name: str, decided: d
 def test_decisions_depend_on_no_order_of_rows_nor_on_files_nor_on_parts(
     decided: dict[str, dict[str, str]], spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "PART_ROWS", 50)
-    monkeypatch.setattr("jobs.spark.uid_join.SPLIT_ROWS", 20)
+    monkeypatch.setattr(stage, "PARTITION_ROWS", 50)
+    monkeypatch.setattr("jobs.spark.uid_join.MAX_BUFFERED_ROWS", 20)
     some = {name: with_subset(tmp_path)[name] for name in ("basic", "top_of_basic", "both")}
     run = opened(write_experiment(tmp_path, some), spark=spark)
     fill(run, ROWS[::-1], per_file=7)
@@ -179,7 +181,7 @@ def test_a_pair_that_is_lost_is_not_passed_over(
 ) -> None:
     run = opened(write_experiment(tmp_path, {"basic": FILTERS["basic"]}), spark=spark)
     fill(run, ROWS)
-    monkeypatch.setattr(stage, "_stored", lambda run: len(ROWS) + 1)
+    monkeypatch.setattr(stage, "_count_stored", lambda run: len(ROWS) + 1)
     with pytest.raises(StageFailed, match=f"filters.basic: found {len(ROWS)} decisions, expected {len(ROWS) + 1},"):
         decide(run)
     assert run.ledger.finished(run.plan.decide("basic").id) is None
@@ -196,7 +198,7 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     fill(run, ROWS[:4])
     path = run.ledger.snapshot("signals_caption_v1")[0][1]
     one = pa.RecordBatch.from_pydict({"chunk": [0]})
-    [batch] = pieces(run.store, [Side("caption_v1", ("words",), (path,))], 1, 1, [one])
+    [batch] = pieces(run.store, [JoinSide("caption_v1", ("words",), (path,))], 1, 1, [one])
     assert pa.ipc.open_stream(batch["rows"][0].as_buffer()).schema.names == ["uid", "words"]
 
 

@@ -17,7 +17,7 @@ from pipeline.records import (
     ROW_SCHEMA,
     SECRET_IN_URL,
     PublishedRow,
-    malformed,
+    malformed_row,
     to_batches,
 )
 from sources.registry import source_format
@@ -150,5 +150,5 @@ def test_wit_pages_are_identities_without_secrets() -> None:
 
 
 def test_malformed_says_what_was_expected_and_cuts_what_was_found() -> None:
-    row = malformed(3, "two columns", "x" * 1000)
+    row = malformed_row(3, "two columns", "x" * 1000)
     assert (row.line, row.problem, row.detail) == (3, MALFORMED, f"expected two columns, found {'x' * 80}")

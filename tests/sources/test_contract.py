@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.records import MALFORMED, WHOLE, PublishedRow
-from sources.readers.lines import MAX_LINE
+from pipeline.records import MALFORMED, WHOLE_FILE, PublishedRow
+from sources.readers.lines import MAX_LINE_BYTES
 from sources.registry import FORMATS, source_format
 
 PAIRS = [
@@ -200,10 +200,10 @@ class TestCC12M(SourceContract):
         assert [row.caption for row in read(self.kind, b"\n".join(lines) + b"\n")] == ['"open', 'close"']
 
     def test_an_endless_line_is_one_row_and_not_kept_in_memory(self) -> None:
-        content = b"http://a.test/1.jpg\t" + b"x" * (3 * MAX_LINE) + b"\nhttp://a.test/2.jpg\tcap\n"
+        content = b"http://a.test/1.jpg\t" + b"x" * (3 * MAX_LINE_BYTES) + b"\nhttp://a.test/2.jpg\tcap\n"
         rows = read(self.kind, content, self.options)
         assert [row.line for row in rows] == [1, 2]
-        assert all(len(row.url) + len(row.caption) < MAX_LINE for row in rows)
+        assert all(len(row.url) + len(row.caption) < MAX_LINE_BYTES for row in rows)
         assert {rows[1].url, rows[1].caption} == {"http://a.test/2.jpg", "cap"}
 
 
@@ -248,4 +248,4 @@ def test_every_registered_format_says_what_it_is(name: str) -> None:
     assert all(isinstance(kind, pa.DataType) for kind in reader.scores.values())
     assert reader.joins in ("", *FORMATS)
     assert isinstance(reader.read(io.BytesIO(b"")), Iterator)
-    assert reader.parts(io.BytesIO(b""), 1 << 20) == [WHOLE]
+    assert reader.parts(io.BytesIO(b""), 1 << 20) == [WHOLE_FILE]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import MALFORMED, WHOLE
+from pipeline.records import MALFORMED, WHOLE_FILE
 from sources.sbu import Sbu
 from tests.sources.test_contract import PAIRS, SourceContract, read
 
@@ -37,7 +37,7 @@ class TestSbu(SourceContract):
         assert read("sbu", gzip.compress(self.file(PAIRS))) == read("sbu", self.file(PAIRS))
         (cut,) = read("sbu", gzip.compress(self.file(PAIRS))[:-9])
         assert cut.problem == MALFORMED
-        assert Sbu().parts(None, 1) == [WHOLE]  # type: ignore[arg-type]
+        assert Sbu().parts(None, 1) == [WHOLE_FILE]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("urls", "captions", "users"), [(3, 2, 3), (2, 3, 3), (3, 3, 2), (2, 3, None), (2, 2, 3)])

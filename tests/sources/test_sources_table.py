@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.records import MALFORMED, WHOLE
+from pipeline.records import MALFORMED, WHOLE_FILE
 from sources.registry import source_format
 from sources.table import Table
 from tests.sources.readers.test_parquet import parquet_file, texts
@@ -232,7 +232,7 @@ class TestRoles:
 def test_columns_that_are_missing_or_there_twice_are_named_once(kind: str) -> None:
     options = {"kind": kind, "columns": {"url": "picture", "caption": "alt"}, "keep": ["where"]}
     content = one_row_file(kind, ROW)
-    assert source_format("table", options).parts(io.BytesIO(content), 1) == [WHOLE]
+    assert source_format("table", options).parts(io.BytesIO(content), 1) == [WHOLE_FILE]
     (only,) = read("table", content, options)
     assert (only.line, only.problem) == (1, MALFORMED)
     assert only.detail.startswith("expected columns picture, where")
@@ -259,7 +259,7 @@ def test_a_header_given_may_be_named_by_number_too(kind: str) -> None:
 def test_a_cut_gzip_of_tsv_is_one_part_and_says_so() -> None:
     options = {"kind": "tsv", "columns": COLUMNS}
     content = gzip.compress(TestTsv().file(PAIRS))[:12]
-    assert source_format("table", options).parts(io.BytesIO(content), 1) == [WHOLE]
+    assert source_format("table", options).parts(io.BytesIO(content), 1) == [WHOLE_FILE]
     assert [row.problem for row in read("table", content, options)] == [MALFORMED]
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from warcio.warcwriter import WARCWriter
 
-from pipeline.records import EMPTY_CAPTION, MALFORMED, checked
+from pipeline.records import EMPTY_CAPTION, MALFORMED, clean_row
 from sources import wat
 from tests.sources.test_contract import SourceContract, read
 
@@ -95,7 +95,7 @@ def test_images_among_other_links_with_their_page_and_a_stable_id() -> None:
     assert rows[1].record_id == "urn:uuid:00000000-0000-0000-0000-000000000000#2"
     assert len({row.record_id for row in rows}) == 4
     assert {row.published["page_url"] for row in rows} == {PAGE}
-    assert [checked(row).problem for row in rows] == ["", EMPTY_CAPTION, EMPTY_CAPTION, ""]
+    assert [clean_row(row).problem for row in rows] == ["", EMPTY_CAPTION, EMPTY_CAPTION, ""]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_record_that_holds_no_json_is_one_malformed_row_that_names_it(content:
 
 def test_a_record_that_is_too_long_is_not_read() -> None:
     contents = [page([image("/a.jpg")]), page([image("/b.jpg", "x" * 3000)]), page([image("/c.jpg")])]
-    with patch.object(wat, "MAX_RECORD", 1000):
+    with patch.object(wat, "MAX_RECORD_BYTES", 1000):
         rows = read("wat", warc(contents))
     assert [row.problem for row in rows] == ["", MALFORMED, ""]
     assert rows[1].detail.startswith("expected at most 1000 bytes in record urn:uuid:11111111")
@@ -169,7 +169,7 @@ def test_a_cut_file_keeps_what_comes_before_and_ends_with_a_row_that_says_so(pac
 
 
 def test_headers_without_an_end_are_not_kept_in_memory() -> None:
-    content = warc([page([image("/a.jpg")])], packed=False) + b"WARC/1.0\r\nX: " + b"x" * (4 * wat.MAX_HEADERS)
+    content = warc([page([image("/a.jpg")])], packed=False) + b"WARC/1.0\r\nX: " + b"x" * (4 * wat.MAX_HEADERS_BYTES)
     for packed in (content, gzip.compress(content)):
         rows = read("wat", packed)
         assert [row.problem for row in rows] == ["", MALFORMED]
@@ -210,7 +210,7 @@ def test_another_file_is_one_malformed_row() -> None:
 
 
 def test_a_page_whose_url_holds_a_secret_does_not_tell_it() -> None:
-    row = checked(read("wat", warc([page([image("/a.jpg", "cap")])], uri="https://me:pw1@shop.test/"))[0])
+    row = clean_row(read("wat", warc([page([image("/a.jpg", "cap")])], uri="https://me:pw1@shop.test/"))[0])
     assert "pw1" not in json.dumps([row.published, row.url, row.record_id, row.detail])
 
 

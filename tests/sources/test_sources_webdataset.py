@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.records import EMPTY_CAPTION, MALFORMED, WHOLE, PublishedRow, checked
+from pipeline.records import EMPTY_CAPTION, MALFORMED, WHOLE_FILE, PublishedRow, clean_row
 from sources import webdataset
 from sources.registry import source_format
 from tests.sources.test_contract import PAIRS, SourceContract, read
@@ -91,7 +91,7 @@ class TestWebDataset(SourceContract):
             }
 
     def test_the_whole_is_the_only_part(self) -> None:
-        assert source_format("webdataset").parts(io.BytesIO(self.file(PAIRS)), 1) == [WHOLE]
+        assert source_format("webdataset").parts(io.BytesIO(self.file(PAIRS)), 1) == [WHOLE_FILE]
 
 
 class TestWebDatasetUstar(TestWebDataset):
@@ -119,7 +119,7 @@ def test_a_pair_without_json_or_text_and_where_the_caption_comes_from() -> None:
     members += [("4.jpg", b"a"), ("4.txt", b" "), ("4.json", b'{"caption": "caption"}'), ("5.jpg", b"a")]
     rows = rows_of(members)
     assert [row.caption for row in rows] == ["text", "caption", "other", "caption", ""]
-    assert [checked(row).problem for row in rows] == ["", "", "", "", EMPTY_CAPTION]
+    assert [clean_row(row).problem for row in rows] == ["", "", "", "", EMPTY_CAPTION]
 
 
 def test_folders_and_dots_are_part_of_names() -> None:
@@ -197,7 +197,7 @@ def test_json_that_is_made_to_break_its_reader(content: bytes) -> None:
 
 
 def test_an_image_beyond_the_limit_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webdataset, "MAX_IMAGE", 1000)
+    monkeypatch.setattr(webdataset, "MAX_IMAGE_BYTES", 1000)
     rows = rows_of([("1.jpg", b"x" * 1001), ("1.txt", b"cap"), ("2.jpg", b"x" * 1000), ("2.txt", b"cap")])
     assert [row.problem for row in rows] == [MALFORMED, ""]
     assert rows[0].detail == "expected at most 1000 bytes, found member '1.jpg' of 1001"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from jobs.workflow.demo_web import publish
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
@@ -56,7 +56,7 @@ def small_road(folder: Path) -> Small:
     data = yaml.safe_load(experiment.read_text("utf-8"))
     data["evaluation"]["sets"] = {name: data["evaluation"]["sets"][name] for name in ("photo", "sketch")}
     experiment.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
-    web = load(experiment, []).file.web
+    web = load_experiment(experiment, []).file.web
     assert web is not None
     publish(web, Display())
     done = cuvee("run", str(experiment), "--until", "export")

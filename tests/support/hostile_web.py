@@ -14,8 +14,8 @@ from multidict import CIMultiDict
 from PIL import Image
 
 from pipeline.fetch.addresses import AddressRules
-from pipeline.fetch.client import Client, WebRules
-from pipeline.fetch.opt_out import Permissions
+from pipeline.fetch.client import FetchRules, HttpClient
+from pipeline.fetch.opt_out import OptOutRules
 from pipeline.outcomes import STORED, TRANSIENT, Attempt
 
 HOST = "http://www.site.test"
@@ -40,7 +40,7 @@ def jpeg(seed: int = 0, size: tuple[int, int] = (64, 48)) -> bytes:
     return stream.getvalue()
 
 
-def web_rules(**changes: object) -> WebRules:
+def web_rules(**changes: object) -> FetchRules:
     """Return quick rules: 3 attempts, 2 redirects, `MAX_BYTES`, no robots.txt.
 
     `hosts`, `allow` and `refuse` are those of the addresses and the permissions.
@@ -48,7 +48,7 @@ def web_rules(**changes: object) -> WebRules:
     hosts, allow = changes.pop("hosts", {}), changes.pop("allow", ())
     refuse = changes.pop("refuse", frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml"}))
     given = {
-        "permissions": Permissions(
+        "permissions": OptOutRules(
             "Cuvee/0.1 (+https://cuvee.test)",
             refuse,  # type: ignore[arg-type]
             content_usage=("train-ai", "ai", "bots", "all"),
@@ -62,7 +62,7 @@ def web_rules(**changes: object) -> WebRules:
         "addresses": AddressRules(hosts, allow),  # type: ignore[arg-type]
         "robots_txt": False,
     }
-    return WebRules(**(given | changes))  # type: ignore[arg-type]
+    return FetchRules(**(given | changes))  # type: ignore[arg-type]
 
 
 class HostileWeb:
@@ -210,11 +210,11 @@ class HostileWeb:
         return web.Response()
 
 
-def tried(rules: WebRules, url: str, system: AbstractResolver | None = None) -> list[Attempt]:
+def tried(rules: FetchRules, url: str, system: AbstractResolver | None = None) -> list[Attempt]:
     """Return the attempts at a URL, checked for what holds of all attempts."""
 
     async def once() -> list[Attempt]:
-        async with Client(rules, system) as client:
+        async with HttpClient(rules, system) as client:
             attempts = await client.fetch(url)
             assert client.budget.held == sum(len(attempt.body) for attempt in attempts)
             return attempts

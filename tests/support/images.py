@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, Refused, to_picture
+from pipeline.images.normalize import ImageRules, RefusedImage, StoredImage, to_stored_image
 from pipeline.records import Box
 from sources.world.pictures import Picture as Drawn
-from sources.world.pictures import file_of
+from sources.world.pictures import render_file
 from sources.world.shapes import CLASSES
 
 RULES = ImageRules(mode="keep_ratio_largest", size=64, quality=95, min_side=16, max_pixels=100_000)
@@ -24,7 +24,7 @@ AS_IT_CAME = ImageRules(mode="none", size=64, quality=95, min_side=16, max_pixel
 RED, BLUE, GREEN, WHITE = (200, 30, 30), (30, 30, 200), (30, 160, 30), (255, 255, 255)
 
 
-DRAWN = file_of(Drawn((1, 2), CLASSES[0], "photo"))[0]
+DRAWN = render_file(Drawn((1, 2), CLASSES[0], "photo"))[0]
 
 
 OUTCOMES = {
@@ -66,10 +66,10 @@ def oriented(image: Image.Image, orientation: int, form: str = "JPEG") -> bytes:
     return encoded(turned, form, exif=exif, quality=95)
 
 
-def stored(body: bytes, rules: ImageRules = RULES, faces: Sequence[Box] = ()) -> tuple[Picture, Image.Image]:
+def stored(body: bytes, rules: ImageRules = RULES, faces: Sequence[Box] = ()) -> tuple[StoredImage, Image.Image]:
     """Return the picture that is stored of a body, and the image that Pillow, not its own encoder, reads in it."""
-    found = to_picture(body, rules, faces)
-    assert isinstance(found, Picture), found
+    found = to_stored_image(body, rules, faces)
+    assert isinstance(found, StoredImage), found
     image = Image.open(io.BytesIO(found.jpg))
     assert image.format == "JPEG"
     assert image.size == (found.width, found.height)
@@ -81,8 +81,8 @@ def colour(image: Image.Image, x: float, y: float = 0.5) -> tuple[int, ...]:
 
 
 def refused(body: bytes, rules: ImageRules = RULES, faces: Sequence[Box] = ()) -> str:
-    found = to_picture(body, rules, faces)
-    assert isinstance(found, Refused), found
+    found = to_stored_image(body, rules, faces)
+    assert isinstance(found, RefusedImage), found
     assert found.outcome in OUTCOMES
     assert 0 < len(found.detail) <= 200
     return found.outcome

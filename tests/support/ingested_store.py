@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.core.uids import uid
 from pipeline.ledger.data_files import DataFile, write_rows
 from pipeline.ledger.schemas import TABLES, signal_table
-from pipeline.outcomes import MISMATCH
+from pipeline.outcomes import VERDICT_MISMATCH
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from tests.support.road_experiment import ROOT
 
@@ -131,7 +131,7 @@ def write_experiment(folder: Path, **changes: Any) -> Path:
 @contextmanager
 def opened(path: Path, *settings: str, spark: Any = None) -> Iterator[Run]:
     """Open an experiment's run; it uses this Spark session where it needs one."""
-    run = Run(load(path, list(settings)), Display())
+    run = Run(load_experiment(path, list(settings)), Display())
     if spark is not None:
         run.__dict__["spark"] = spark
     yield run
@@ -162,7 +162,7 @@ def ingest(run: Run) -> None:
         ]
         tables = {"pairs": published, "fetches": fetched, "samples": samples}
         files = [write_rows(run.store, job.id, name, _filled(TABLES[name], rows)) for name, rows in tables.items()]
-        verdicts = {MISMATCH: wrong} if (wrong := sum(pair.wrong for pair in mine.values())) else {}
+        verdicts = {VERDICT_MISMATCH: wrong} if (wrong := sum(pair.wrong for pair in mine.values())) else {}
         run.finish([(job, files, {"shards": shards, "verdicts": verdicts})], datetime.now(UTC))
 
 
@@ -175,7 +175,7 @@ def _shards(run: Run, job: Job, mine: list[Pair]) -> tuple[list[dict[str, Any]],
             for pair in mine[first : first + PER_SHARD]:
                 members = pair_bytes(pair.uid, jpg_of(pair), caption(pair.number), {"uid": pair.uid})
                 place = {"shard": path, "offset": writer.append(members), "size": len(members)}
-                said = {"verdict": MISMATCH} if pair.wrong else {}
+                said = {"verdict": VERDICT_MISMATCH} if pair.wrong else {}
                 samples.append({"uid": pair.uid, "source": pair.source, **place, **said})
             sha256 = writer.close()
         shards.append({"shard": path, "sha256": sha256, "bytes": writer.bytes})

@@ -8,8 +8,8 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from filters.rules.base import Rule
-from filters.rules.sql import considered, pool
-from filters.rules.statistics import Measured, measure, measured_first
+from filters.rules.sql import among_condition, view_with_among_columns
+from filters.rules.statistics import Statistics, measure, statistics_rules
 
 
 def quick(spark: SparkSession) -> SparkSession:
@@ -19,12 +19,13 @@ def quick(spark: SparkSession) -> SparkSession:
     return spark
 
 
-def measured(spark: SparkSession, rule: Rule, view: str) -> Measured:
+def measured(spark: SparkSession, rule: Rule, view: str) -> Statistics:
     """Return what `filters.rules.statistics` finds for a rule in the rows of a view."""
     found: dict[str, Any] = {}
-    for part in measured_first(rule):
+    for part in statistics_rules(rule):
         [(signal, [column])] = part.own().items()
-        query = f"select uid, source, {signal}.{column} from {pool(part, view, found)} where {considered(part)}"
+        pairs = view_with_among_columns(part, view, found)
+        query = f"select uid, source, {signal}.{column} from {pairs} where {among_condition(part)}"
         found[part.name] = measure(part, partial(_fold, spark.sql(query).toArrow()))
     return found
 

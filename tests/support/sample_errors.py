@@ -7,9 +7,15 @@ from typing import TypedDict
 
 import numpy as np
 
-from pipeline.analysis.error_analysis import Seen, calibration, class_drops, examples_each, wrong_images
+from pipeline.analysis.error_analysis import (
+    SetPredictions,
+    calibration,
+    class_drops,
+    examples_per_model,
+    misclassified_positions,
+)
 from pipeline.analysis.results import Calibration, ClassDrops, Mistakes
-from pipeline.evaluation.metrics import judged, measures
+from pipeline.evaluation.metrics import all_metrics, image_results
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "bowl", "clock", "dog", "guitar", "lighthouse", "mushroom"),
@@ -28,14 +34,14 @@ class Closeup(TypedDict):
     mistakes: list[Mistakes]
 
 
-def answers(mixture: str, name: str, skill: float, seed: int, images: int = IMAGES) -> Seen:
+def answers(mixture: str, name: str, skill: float, seed: int, images: int = IMAGES) -> SetPredictions:
     """Return what a made-up model says of a set: the better the greater its skill, which differs by class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(images) % len(CLASSES)
     logits = rng.normal(size=(images, len(CLASSES)))
     logits[np.arange(images), labels] += skill + 0.8 * np.sin(labels)
     keys = [f"{name}{number:05d}" for number in range(images)]
-    return Seen(mixture, f"{mixture}/0", keys, judged(logits, labels, 1.6))
+    return SetPredictions(mixture, f"{mixture}/0", keys, image_results(logits, labels, 1.6))
 
 
 @functools.cache
@@ -46,7 +52,7 @@ def _made(mixtures: tuple[str, ...], sets: tuple[str, ...], thumbnail: Callable[
         for far, name in enumerate(sets)
     }
     shifts = sets[1:]
-    each = iter(examples_each(len(mixtures) * len(shifts)))
+    each = iter(examples_per_model(len(mixtures) * len(shifts)))
     mistakes: list[Mistakes] = []
     for name, mixture in ((name, mixture) for name in shifts for mixture in mixtures):
         one = seen[mixture, name]
@@ -65,13 +71,13 @@ def _made(mixtures: tuple[str, ...], sets: tuple[str, ...], thumbnail: Callable[
                         "thumbnail": None if at % 29 == 0 else thumbnail(at),
                         "refused": "too_many_pixels: 20000 x 20000" if at % 29 == 0 else "",
                     }
-                    for at in wrong_images(one, next(each))
+                    for at in misclassified_positions(one, next(each))
                 ],
             }
         )
     return {
         "calibration": [
-            calibration(name, seen[mixture, name], measures(seen[mixture, name].images))
+            calibration(name, seen[mixture, name], all_metrics(seen[mixture, name].images))
             for name in sets
             for mixture in mixtures
         ],

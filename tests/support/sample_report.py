@@ -12,21 +12,36 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.stats import beta
 
-from pipeline.analysis.ranking import compare
-from pipeline.analysis.results import Contamination, Estimate, Filtered, Robustness, RobustnessPoint, Standing, Tuned
-from pipeline.analysis.trends import Answered, Recipe, Shift, diluted, ladder, trend
+from pipeline.analysis.ranking import rank_mixtures
+from pipeline.analysis.results import (
+    Contamination,
+    Estimate,
+    FilterEffect,
+    RankingRow,
+    Robustness,
+    RobustnessPoint,
+    TuningResult,
+)
+from pipeline.analysis.trends import (
+    MixtureShares,
+    ModelAnswers,
+    ShiftedSet,
+    accuracy_by_size,
+    analyse_dilution,
+    analyse_shift,
+)
 from pipeline.report.schema import (
-    Evaluation,
+    AccuracyResult,
+    EvaluationResults,
     Example,
     FilterRule,
-    Mixture,
+    FunnelStage,
+    MixtureSummary,
     Provenance,
-    Report,
-    Resemblance,
-    Result,
+    ReportData,
     SelfCheck,
-    SourceFunnel,
-    Stage,
+    SimilarImage,
+    SourceFunnelData,
 )
 from tests.support.sample_errors import sample_closeup
 
@@ -81,7 +96,7 @@ _CAPTIONS = (
 )
 
 
-def sample_report() -> Report:
+def sample_report() -> ReportData:
     """The same report at every call."""
     rng = random.Random(7)
     funnel = [_source(name, rng) for name in SOURCES]
@@ -115,7 +130,7 @@ def sample_report() -> Report:
     }
 
 
-def empty_report() -> Report:
+def empty_report() -> ReportData:
     """A report before anything has run."""
     return {
         "experiment": "empty",
@@ -145,7 +160,7 @@ def empty_report() -> Report:
     }
 
 
-def grid(seed: int = 0, sizes: Sequence[int] = (500, 1000, 2000, 4000), images: int = 600) -> list[Answered]:
+def grid(seed: int = 0, sizes: Sequence[int] = (500, 1000, 2000, 4000), images: int = 600) -> list[ModelAnswers]:
     """Return made-up models: two sources on lines of their own under each shift, and their mixture between them."""
     rng = np.random.default_rng(seed)
     heights = {"yfcc": 0.35, "laion": -0.35, "yfcc-laion-half": 0.0}
@@ -155,22 +170,22 @@ def grid(seed: int = 0, sizes: Sequence[int] = (500, 1000, 2000, 4000), images: 
             reference = -0.4 + 0.35 * step + 0.05 * rng.normal()
             places = {"photo": reference, "clipart": 0.9 * reference + height - 0.2, "sketch": 0.7 * reference - 0.5}
             right = {name: rng.random(images) < _NORMAL.cdf(place) for name, place in places.items()}
-            found.append(Answered(f"{mixture}@{size}/{training}", mixture, size, training, right))
+            found.append(ModelAnswers(f"{mixture}@{size}/{training}", mixture, size, training, right))
     return found
 
 
-def grid_report() -> Report:
+def grid_report() -> ReportData:
     """The sample with a grid of sizes and seeds instead of single models, as the page shows it."""
-    models, recipe = grid(), Recipe("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
-    shifts = [Shift("clipart", "natural"), Shift("sketch", "natural")]
-    judged = [diluted(models, "photo", shift, recipe, {}, 0.1) for shift in shifts]
-    itself, filters = Shift("photo", "reference", True), [("yfcc-laion-half", "laion")]
-    compared = [compare(models, "photo", shift, (), filters) for shift in (itself, *shifts)]
+    models, recipe = grid(), MixtureShares("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
+    shifts = [ShiftedSet("clipart", "natural"), ShiftedSet("sketch", "natural")]
+    judged = [analyse_dilution(models, "photo", shift, recipe, {}, 0.1) for shift in shifts]
+    itself, filters = ShiftedSet("photo", "reference", True), [("yfcc-laion-half", "laion")]
+    compared = [rank_mixtures(models, "photo", shift, (), filters) for shift in (itself, *shifts)]
     return (
         sample_report()
         | {  # type: ignore[return-value]
-            "trends": [trend(models, "photo", shift) for shift in shifts],
-            "ladder": [row for name in ("photo", "clipart", "sketch") for row in ladder(models, name)],
+            "trends": [analyse_shift(models, "photo", shift) for shift in shifts],
+            "ladder": [row for name in ("photo", "clipart", "sketch") for row in accuracy_by_size(models, name)],
             "dilution": [one for one in judged if one],
             "standings": [row for rows, _ in compared for row in rows],
             "filtered": [row for _, rows in compared[1:] for row in rows],
@@ -209,12 +224,12 @@ def _split(total: int, reasons: dict[str, float]) -> dict[str, int]:
     return {reason: round(total * share) for reason, share in reasons.items()}
 
 
-def _stage(name: str, came_in: int, reasons: dict[str, float]) -> Stage:
+def _stage(name: str, came_in: int, reasons: dict[str, float]) -> FunnelStage:
     dropped = _split(came_in, reasons)
     return {"stage": name, "in": came_in, "kept": came_in - sum(dropped.values()), "dropped": dropped}
 
 
-def _source(name: str, rng: random.Random) -> SourceFunnel:
+def _source(name: str, rng: random.Random) -> SourceFunnelData:
     published = rng.choice((1500, 1600, 1800, 2000, 2400))
     leak = rng.uniform(0.6, 1.6)
     lost = {
@@ -246,7 +261,7 @@ def _source(name: str, rng: random.Random) -> SourceFunnel:
     }
 
 
-def _filter(name: str, rule: str, funnel: list[SourceFunnel]) -> FilterRule:
+def _filter(name: str, rule: str, funnel: list[SourceFunnelData]) -> FilterRule:
     stages = [stage for source in funnel for stage in source["stages"] if stage["stage"] == f"filter:{name}"]
     kept, came_in = (sum(stage[key] for stage in stages) for key in ("kept", "in"))
     return {"name": name, "rule": rule, "kept": kept, "dropped": came_in - kept}
@@ -265,7 +280,7 @@ def _examples(rng: random.Random) -> list[Example]:
     )
     found: list[Example] = []
     for number, (reason, what) in enumerate(reasons):
-        resembles: Resemblance | None = {"what": what, "thumbnail": thumbnail(number)} if what else None
+        resembles: SimilarImage | None = {"what": what, "thumbnail": thumbnail(number)} if what else None
         similarity = rng.uniform(0.22, 0.36) if reason == "kept" else rng.uniform(0.02, 0.21)
         found.append(
             {
@@ -287,7 +302,7 @@ def _examples(rng: random.Random) -> list[Example]:
     return found
 
 
-def _mixture(name: str) -> Mixture:
+def _mixture(name: str) -> MixtureSummary:
     six = {source: 500 + 40 * place for place, source in enumerate(SOURCES)}
     shares = {
         "yfcc": {"yfcc": 3600},
@@ -313,7 +328,7 @@ def _mixture(name: str) -> Mixture:
     }
 
 
-def _tuned(mixture: str, number: int) -> Tuned:
+def _tuned(mixture: str, number: int) -> TuningResult:
     values = {"lr": 0.00123 * (number + 1), "flags.beta2": 0.98}
     written = 3.4567 if number else None
     return {
@@ -350,7 +365,7 @@ def _accuracy(mixture: str, name: str) -> float:
     return _NORMAL.cdf((0.9, 0.75, 1.05, 0.95)[place] * reference - (0.35, 0.75, 0.3, 0.5)[place] + own)
 
 
-def _result(mixture: str, name: str, rng: random.Random) -> Result:
+def _result(mixture: str, name: str, rng: random.Random) -> AccuracyResult:
     n = 600
     correct = round(n * _accuracy(mixture, name)) + rng.randrange(-3, 4)
     low, high = beta.ppf(0.025, correct, n - correct + 1), beta.ppf(0.975, correct + 1, n - correct)
@@ -365,7 +380,7 @@ def _result(mixture: str, name: str, rng: random.Random) -> Result:
     }
 
 
-def _evaluation(rng: random.Random) -> Evaluation:
+def _evaluation(rng: random.Random) -> EvaluationResults:
     return {
         "reference": "photo",
         "sets": [{"name": name, "images": 600, "classes": 12, "chance": 1 / 12} for name in SETS],
@@ -393,8 +408,8 @@ def _around(value: float, half: float = 0.03) -> Estimate:
     return {"estimate": value, "low": value - half, "high": value + half}
 
 
-def _standings() -> list[Standing]:
-    found: list[Standing] = []
+def _standings() -> list[RankingRow]:
+    found: list[RankingRow] = []
     effective = {(shift["set"], one["mixture"]): one["effective"] for shift in _robustness() for one in shift["points"]}
     for name in SETS:
         ranked = sorted(MIXTURES, key=lambda mixture: -_accuracy(mixture, name))
@@ -415,7 +430,7 @@ def _standings() -> list[Standing]:
     return found
 
 
-def _filtered(name: str) -> Filtered:
+def _filtered(name: str) -> FilterEffect:
     mixture, plain = MIXTURES[4], MIXTURES[3]
     return {
         "set": name,

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
@@ -61,7 +61,7 @@ def write_experiment(folder: Path, filters: Mapping[str, Any], **changes: Any) -
 
 def opened(path: Path, settings: Sequence[str] = (), spark: Any = None) -> Run:
     """Return the run of an experiment, on a Spark session that is there."""
-    run = Run(load(path, list(settings)), Display())
+    run = Run(load_experiment(path, list(settings)), Display())
     if spark is not None:
         run.__dict__["spark"] = spark
     return run

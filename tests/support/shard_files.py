@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
-from pipeline.storage.byte_ranges import Pieces
+from pipeline.storage.byte_ranges import ByteRanges
 from pipeline.storage.store import Store
 
 PAIRS = 23
@@ -23,7 +23,7 @@ def members_of(number: int) -> bytes:
     return pair_bytes(UIDS[number], jpg, f"caption {number} ü", {"number": number, "uid": UIDS[number]})
 
 
-def write_shards(store: Store) -> Pieces:
+def write_shards(store: Store) -> ByteRanges:
     """Write the pairs to shards and return where each lies, in the order of their numbers."""
     of, offsets, lengths, names = [], [], [], []
     for first in range(0, PAIRS, PER_SHARD):
@@ -36,4 +36,4 @@ def write_shards(store: Store) -> Pieces:
                 offsets.append(writer.append(members))
                 lengths.append(len(members))
             writer.close()
-    return Pieces(tuple(names), KEYS, np.array(of, np.int32), np.array(offsets), np.array(lengths))
+    return ByteRanges(tuple(names), KEYS, np.array(of, np.int32), np.array(offsets), np.array(lengths))

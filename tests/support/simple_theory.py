@@ -18,8 +18,8 @@ import numpy as np
 from scipy.stats import norm
 
 from pipeline.robustness.axes import PROBIT, Floats
-from pipeline.robustness.paired_accuracy import Evidence, Measured
-from pipeline.robustness.trends import Trends, trend_lines
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
+from pipeline.robustness.trends import TrendLines, trend_lines
 
 DIMENSIONS = 400
 
@@ -120,10 +120,10 @@ class World:
         means = {name: self.mean(shares) for name, shares in mixtures.items()}
         return {name: [self.train(mean, size, rng) for size, _ in GRID] for name, mean in means.items()}
 
-    def trends(self, trained: Mapping[str, Sequence[Floats]], rng: np.random.Generator, seed: int = 0) -> Trends:
+    def trends(self, trained: Mapping[str, Sequence[Floats]], rng: np.random.Generator, seed: int = 0) -> TrendLines:
         """Evaluate the w (group: one for each size and seed) and return the fitted lines."""
         sets = self.margins([w for ws in trained.values() for w in ws], rng)
-        evidence = Evidence(*(Measured.of_answers((one > 0).T) for one in sets))
+        evidence = PairedAccuracies(*(SetAccuracies.from_correct((one > 0).T) for one in sets))
         groups = [name for name in trained for _ in GRID]
         sizes, seeds = zip(*(GRID * len(trained)), strict=True)
         return trend_lines(evidence, groups, PROBIT, sizes=sizes, seeds=seeds, draws=DRAWS, seed=seed)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StageFailed
-from pipeline.export.manifest import manifest, sizes
+from pipeline.export.manifest import manifest, sizes_json
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
-from pipeline.training.recipe import Recipe
-from sources.world.pictures import Picture, file_of
+from pipeline.training.recipe import TrainingRecipe
+from sources.world.pictures import Picture, render_file
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 from tests.support.road_experiment import ROOT
@@ -19,7 +19,7 @@ from tests.support.road_experiment import ROOT
 MODEL = ROOT / "experiments" / "models" / "resnet_64px"
 
 
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     samples_seen=190, batch_size=8, lr=1e-3, wd=0.1, warmup=2, precision="fp32", seed=3, threads=1, flags={}, epochs=4
 )
 
@@ -33,13 +33,13 @@ def write_export(folder: Path, per_tar: tuple[int, ...]) -> Path:
             writer = ShardWriter(stream)
             for _ in range(count):
                 kind, style = CLASSES[number % len(CLASSES)], list(STYLES)[number % len(STYLES)]
-                jpg = file_of(Picture((9, number), kind, style))[0]
+                jpg = render_file(Picture((9, number), kind, style))[0]
                 writer.append(pair_bytes(f"{number:032x}", jpg, f"a {style} of a {kind}", {"n": number}))
                 number += 1
             digest = writer.close()
         tars.append({"tar": name, "pairs": count, "bytes": writer.bytes, "sha256": digest})
     store.write("manifest.json", manifest("m", "job", {}, tars))
-    store.write("sizes.json", sizes(tars))
+    store.write("sizes.json", sizes_json(tars))
     return folder
 
 

@@ -26,13 +26,13 @@ def main(archive: Path) -> None:
     """Do a little of everything in a session, end it, and wait for its Java."""
     from pyspark import SparkContext
 
-    from jobs.spark.session import start
-    from pipeline.config.experiment import Spark
+    from jobs.spark.session import start_session
+    from pipeline.config.experiment import SparkConfig
 
     archive.parent.mkdir(exist_ok=True)
     draft = archive.with_suffix(".draft")
     os.environ["SPARK_SUBMIT_OPTS"] = f"{JAVA} -XX:ArchiveClassesAtExit={draft} {SILENT}"
-    spark = start(Spark(), "class data")
+    spark = start_session(SparkConfig(), "class data")
     rows = spark.createDataFrame([(number,) for number in range(10)], "id int").mapInArrow(lambda some: some, "id int")
     rows.createOrReplaceTempView("rows")
     spark.sql("select id % 3 as id, count(*) as n from rows group by 1").join(rows, "id").collect()

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.export.documents import papers
+from pipeline.export.documents import render_documents
 from pipeline.export.manifest import export_digest
-from pipeline.images.pdq import pdq
+from pipeline.images.pdq import pdq_fingerprint
 from pipeline.ledger.data_files import DataFile, write_rows
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import JobRow, Ledger
-from pipeline.provenance.funnel import funnel
+from pipeline.provenance.funnel import source_funnels
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
 
@@ -240,7 +240,7 @@ def road(builder: Builder, ingests: list[str]) -> Ledger:
     """Write what comes behind the ingests: signals, decisions, a mixture, its export, a training and a report."""
     samples, by_uid = builder.samples, {one.uid: one for one in builder.made}
     images = [np.asarray(Image.open(io.BytesIO(by_uid[one["uid"]].jpg)).convert("RGB")) for one in samples]
-    prints = [pdq(image) for image in images]
+    prints = [pdq_fingerprint(image) for image in images]
     names = [{"uid": one["uid"], "source": one["source"]} for one in samples]
     looks = [name | {"pdq": bits, "quality": quality} for name, (bits, quality) in zip(names, prints, strict=True)]
     half = len(looks) // 2
@@ -302,7 +302,7 @@ def exported(builder: Builder, inputs: list[str], times: Mapping[str, int], per_
         tars.append({"tar": name, "pairs": len(uids), "bytes": writer.bytes, "sha256": sha256})
         members.append(table("export_members", own))
     said = about(builder.ledger, job, inputs[0])
-    texts = {f"{folder}/{name}": data for name, data in papers(said, tars).items()}
+    texts = {f"{folder}/{name}": data for name, data in render_documents(said, tars).items()}
     for path, data in texts.items():
         builder.store.write(path, data)
     facts = {"folder": folder, "digest": export_digest(tars), "about": said}
@@ -330,7 +330,7 @@ def about(ledger: Ledger, job: str, blend: str) -> Any:
         "parts": parts,
         "filters": [{"name": FILTER, "rule": "by its uid"}],
         "signals": [],
-        "funnel": [one.plain() for one in funnel(ledger, {**jobs, "blend": {MIXTURE: blend}})],
+        "funnel": [one.plain() for one in source_funnels(ledger, {**jobs, "blend": {MIXTURE: blend}})],
         "ingest": {},
         "mismatched": False,
         "contact": "",

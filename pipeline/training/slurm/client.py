@@ -13,13 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.slurm import Slurm
+from pipeline.config.slurm import SlurmConfig
 from pipeline.errors import InputError, StageFailed
 
-ENTRY = "pipeline.training.slurm.worker"
+WORKER_MODULE = "pipeline.training.slurm.worker"
 
 
-ALIVE = frozenset(
+ALIVE_STATES = frozenset(
     [
         *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"),
         *("RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"),
@@ -28,7 +28,17 @@ ALIVE = frozenset(
 """States of a task that may still write its result."""
 
 
-PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "HF_HOME")
+PASSED_VARIABLES = (
+    "PATH",
+    "PYTHONPATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "HF_HOME",
+)
 """The launcher's variables that a task gets; not the others, as slurmctld stores them, and some are secrets."""
 
 
@@ -39,7 +49,7 @@ _SQUEUE_FORMAT = "%j|%K|%T|%N|%r"
 
 
 @dataclass(frozen=True)
-class State:
+class TaskState:
     """A task in squeue's output: its state, its node ("" where it has none) and the reason for the state."""
 
     state: str
@@ -49,7 +59,7 @@ class State:
     @property
     def alive(self) -> bool:
         """Whether the task may still write its result."""
-        return self.state in ALIVE
+        return self.state in ALIVE_STATES
 
 
 def check_slurm() -> None:
@@ -60,7 +70,7 @@ def check_slurm() -> None:
             raise InputError(f"training.slurm: {message}")
 
 
-def sbatch_file(name: str, tasks: int, cpus: int, settings: Slurm, folder: Path) -> str:
+def sbatch_script(name: str, tasks: int, cpus: int, settings: SlurmConfig, folder: Path) -> str:
     """Return the sbatch file of an array of `tasks` tasks, whose files are in `folder`."""
     options = {
         "job-name": name,
@@ -78,7 +88,7 @@ def sbatch_file(name: str, tasks: int, cpus: int, settings: Slurm, folder: Path)
         "open-mode": "append",
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value != ""]
-    command = shlex.join([sys.executable, "-m", ENTRY, str(folder)])
+    command = shlex.join([sys.executable, "-m", WORKER_MODULE, str(folder)])
     # exec, so that the task's process is the training's launcher and receives Slurm's signals
     return "\n".join(["#!/bin/sh", *lines, "#SBATCH --requeue", f'exec {command} "$SLURM_ARRAY_TASK_ID"', ""])
 
@@ -92,12 +102,12 @@ def submit(script: Path, logs: Path) -> str:
         raise InputError(f"{str(logs)!r}: expected a store without backslashes and control characters in its path")
     output = str(logs).replace("%", "%%") + "/%a.log"
     python_path = os.pathsep.join(entry for entry in sys.path if entry)
-    options = ["--parsable", f"--output={output}", f"--export={','.join(PASSED_ON)}", str(script)]
+    options = ["--parsable", f"--output={output}", f"--export={','.join(PASSED_VARIABLES)}", str(script)]
     stdout = _run_command("sbatch", options, {**os.environ, "PYTHONPATH": python_path})
     return stdout.strip().partition(";")[0]  # ";" and the cluster's name may follow
 
 
-def states(names: list[str]) -> dict[tuple[str, int], State]:
+def task_states(names: list[str]) -> dict[tuple[str, int], TaskState]:
     """Return the states of the tasks of the arrays with these names, by name and number.
 
     Slurm lists ended tasks only for some time.
@@ -109,7 +119,7 @@ def states(names: list[str]) -> dict[tuple[str, int], State]:
     for line in stdout.splitlines():
         name, number, state, node, reason = line.strip().split("|", 4)
         if number.isdecimal():
-            by_task[name, int(number)] = State(state, node, reason)
+            by_task[name, int(number)] = TaskState(state, node, reason)
     return by_task
 
 

@@ -14,27 +14,28 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config.slurm import Slurm
-from pipeline.core.redaction import redacted
+from pipeline.config.slurm import SlurmConfig
+from pipeline.core.redaction import redact
 from pipeline.errors import StageFailed
-from pipeline.training.launcher import FAILED, KILLED, OUT_OF_MEMORY, TrainingResult, seen_so_far
-from pipeline.training.slurm.client import State, check_slurm, sbatch_file, states, submit
+from pipeline.training.launcher import FAILED, KILLED, OUT_OF_MEMORY, TrainingResult, logged_samples
+from pipeline.training.slurm.client import TaskState, check_slurm, sbatch_script, submit
+from pipeline.training.slurm.client import task_states as states
 from pipeline.training.task import TrainingTask, write_json
 
-LATE = 30.0
+RESULT_DELAY_S = 30.0
 """Seconds after the end of a task in which its result may become visible on a shared file system."""
 
 
-SILENCE = 600.0
+SQUEUE_TIMEOUT_S = 600.0
 """Seconds for which squeue may fail, while the controller restarts for example."""
 
 
-MOST = 1000
+MAX_ARRAY_TASKS = 1000
 """Tasks of an array at most: Slurm's default limit is 1001."""
 
 
 @dataclass
-class Submitted:
+class SubmittedTraining:
     """A submitted training: the array's folder, its number in the array, and its attempt, counted from 1."""
 
     folder: Path
@@ -63,7 +64,7 @@ class Submitted:
         """Whether the task has written its result."""
         return self._result.exists()
 
-    def result(self, state: State | None) -> TrainingResult | None:
+    def result(self, state: TaskState | None) -> TrainingResult | None:
         """Return the result, by its file, or by Slurm's `state` where Slurm ended it; None while it may still come."""
         if self.answered:
             return TrainingResult(**json.loads(self._result.read_text("utf-8")))
@@ -71,19 +72,19 @@ class Submitted:
             return None
         if state is None or state.state in ("COMPLETED", "FAILED"):
             self._ended_at = self._ended_at or time.monotonic()
-            if time.monotonic() - self._ended_at < LATE:
+            if time.monotonic() - self._ended_at < RESULT_DELAY_S:
                 return None
         outcome, reason = _outcome_by_slurm(state)
         if outcome == FAILED:
             reason += f": {self._last_log_line()}"
-        seen, host = seen_so_far(self.task.folder), state.node if state else ""
+        seen, host = logged_samples(self.task.folder), state.node if state else ""
         return TrainingResult(outcome, f"job {self.job or self.key[0]}_{self.number}: {reason}", seen, host=host)
 
     def _last_log_line(self) -> str:
         log = self.folder / "logs" / f"{self.number}.log"
         lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
         nonempty = [line.strip() for line in lines if line.strip()]
-        return redacted(nonempty[-1])[:200] if nonempty else "no output"
+        return redact(nonempty[-1])[:200] if nonempty else "no output"
 
     def forget(self) -> None:
         """Remove the training's files, and the folder with the last of them; a task that still starts does nothing."""
@@ -93,7 +94,7 @@ class Submitted:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _outcome_by_slurm(state: State | None) -> tuple[str, str]:
+def _outcome_by_slurm(state: TaskState | None) -> tuple[str, str]:
     """Return outcome and reason of a task that Slurm ended before it could write its result."""
     if state is None:
         return KILLED, "no longer known to Slurm, and it left no result"
@@ -104,19 +105,19 @@ def _outcome_by_slurm(state: State | None) -> tuple[str, str]:
     return (FAILED if failed else KILLED), reason
 
 
-def submitted(root: Path) -> list[Submitted]:
+def submitted_trainings(root: Path) -> list[SubmittedTraining]:
     """Return the submitted trainings of a store whose results are not recorded; `root` is its folder `slurm`."""
     trainings = []
     for path in sorted(root.glob("*/tasks/*.json")):
         fields = json.loads(path.read_text("utf-8"))
         task = TrainingTask.from_plain(fields["task"])
-        trainings.append(Submitted(path.parent.parent, int(path.stem), task, fields["attempt"]))
+        trainings.append(SubmittedTraining(path.parent.parent, int(path.stem), task, fields["attempt"]))
     return trainings
 
 
-def refuse_submitted(root: Path, names: Sequence[str] | None = None) -> None:
+def check_none_submitted(root: Path, names: Sequence[str] | None = None) -> None:
     """Raise StageFailed where trainings (with `names`, one of these) may be running as Slurm tasks."""
-    running = [training for training in submitted(root) if names is None or training.task.name in names]
+    running = [training for training in submitted_trainings(root) if names is None or training.task.name in names]
     if running:
         jobs = " ".join(sorted({training.job or training.key[0] for training in running}))
         raise StageFailed(
@@ -128,7 +129,7 @@ def refuse_submitted(root: Path, names: Sequence[str] | None = None) -> None:
 def run_on_slurm(
     root: Path,
     tasks: Sequence[TrainingTask],
-    settings: Slurm,
+    settings: SlurmConfig,
     on_samples: Callable[[str, int], None],
     say: Callable[[str], None],
 ) -> Generator[tuple[TrainingTask, TrainingResult, bool], None, None]:
@@ -141,22 +142,22 @@ def run_on_slurm(
     check_slurm()
     waiting = _recover_submitted(root, tasks, say)
     new = [task for task in tasks if task.name not in waiting]
-    for start in range(0, len(new), MOST):
-        waiting |= _submit(root, [(task, 1) for task in new[start : start + MOST]], settings, say)
+    for start in range(0, len(new), MAX_ARRAY_TASKS):
+        waiting |= _submit(root, [(task, 1) for task in new[start : start + MAX_ARRAY_TASKS]], settings, say)
     last_answer = time.monotonic()
     while waiting:
         try:
             task_states = states(sorted({training.key[0] for training in waiting.values()}))
             last_answer = time.monotonic()
         except StageFailed as error:
-            if time.monotonic() - last_answer > SILENCE:
+            if time.monotonic() - last_answer > SQUEUE_TIMEOUT_S:
                 raise StageFailed(f"{error}; the trainings go on, and the same command finds them again") from None
             task_states = None
         for name, training in list(waiting.items()):
             is_known = task_states is not None or training.answered
             result = training.result((task_states or {}).get(training.key)) if is_known else None
             if result is None:
-                on_samples(name, seen_so_far(training.task.folder))
+                on_samples(name, logged_samples(training.task.folder))
                 continue
             by_slurm = result.outcome == KILLED and not training.answered
             retry = by_slurm and training.attempt < settings.attempts
@@ -169,12 +170,14 @@ def run_on_slurm(
             time.sleep(settings.poll)
 
 
-def _recover_submitted(root: Path, tasks: Sequence[TrainingTask], say: Callable[[str], None]) -> dict[str, Submitted]:
+def _recover_submitted(
+    root: Path, tasks: Sequence[TrainingTask], say: Callable[[str], None]
+) -> dict[str, SubmittedTraining]:
     """Return the trainings that a killed launcher had submitted, by name."""
     names = {task.name for task in tasks}
-    trainings = {training.task.name: training for training in submitted(root) if training.task.name in names}
+    trainings = {training.task.name: training for training in submitted_trainings(root) if training.task.name in names}
     unconfirmed = [training for training in trainings.values() if not training.job and not training.answered]
-    task_states: Mapping[tuple[str, int], State] = (
+    task_states: Mapping[tuple[str, int], TaskState] = (
         states(sorted({training.key[0] for training in unconfirmed})) if unconfirmed else {}
     )
     for training in unconfirmed:
@@ -188,19 +191,19 @@ def _recover_submitted(root: Path, tasks: Sequence[TrainingTask], say: Callable[
 
 
 def _submit(
-    root: Path, attempts: Sequence[tuple[TrainingTask, int]], settings: Slurm, say: Callable[[str], None]
-) -> dict[str, Submitted]:
+    root: Path, attempts: Sequence[tuple[TrainingTask, int]], settings: SlurmConfig, say: Callable[[str], None]
+) -> dict[str, SubmittedTraining]:
     """Submit trainings as one array; return them by name."""
     folder = root / uuid.uuid4().hex[:12]
     for subfolder in ("tasks", "results", "logs"):
         (folder / subfolder).mkdir(parents=True)
     trainings = {}
     for number, (task, attempt) in enumerate(attempts):
-        trainings[task.name] = Submitted(folder, number, task, attempt)
+        trainings[task.name] = SubmittedTraining(folder, number, task, attempt)
         write_json(folder / "tasks" / f"{number}.json", {"task": task.to_plain(), "attempt": attempt})
     cpus = settings.cpus or max(task.recipe.threads * task.recipe.processes for task, _ in attempts)
     script = folder / "array.sbatch"
-    script.write_text(sbatch_file(f"cuvee-{folder.name}", len(trainings), cpus, settings, folder.absolute()), "utf-8")
+    script.write_text(sbatch_script(f"cuvee-{folder.name}", len(trainings), cpus, settings, folder.absolute()), "utf-8")
     try:
         job = submit(script, folder.absolute() / "logs")
     except BaseException:

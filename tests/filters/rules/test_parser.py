@@ -8,10 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from filters.rules.base import (
-    Concepts,
-    Decided,
+    ConceptsRule,
     DropWhen,
-    NearReference,
+    FilterReference,
+    NearReferenceRule,
     NotInEvaluation,
     RandomFraction,
     Subset,
@@ -19,7 +19,7 @@ from filters.rules.base import (
 )
 from filters.rules.composite import AllOf, AnyOf, Not
 from filters.rules.corpus import Balanced, TopFraction, Unique
-from filters.rules.parser import Setting, parse_rule
+from filters.rules.parser import RuleContext, parse_rule
 from filters.rules.predicates import _FUNCTIONS, _WORDS, predicate_columns
 from pipeline.errors import InputError
 
@@ -58,7 +58,7 @@ def test_top_fraction_ranks_one_column(per_source: bool) -> None:
 
 def test_a_top_fraction_is_counted_among_what_another_filter_keeps() -> None:
     rule = parse_rule("top", {**TOP, "among": "basic"})
-    assert rule == TopFraction("top", 0.5, ("clip_v1", "similarity"), among=Decided("basic"))
+    assert rule == TopFraction("top", 0.5, ("clip_v1", "similarity"), among=FilterReference("basic"))
     assert rule.filters() == ["basic"]
     assert rule.text().endswith("among the pairs that this keeps: basic")
     written = parse_rule("top", {**TOP, "among": {"drop_when": {"short": SHORT}}})
@@ -98,7 +98,7 @@ def test_not_in_evaluation_has_the_thresholds_of_pdq() -> None:
 
 def test_all_any_and_not_are_made_of_names_and_of_rules_written_out() -> None:
     rule = parse_rule("both", {"all": ["b", "a"]})
-    assert rule == AllOf("both", (Decided("b"), Decided("a")))
+    assert rule == AllOf("both", (FilterReference("b"), FilterReference("a")))
     assert (rule.filters(), rule.signals()) == (["b", "a"], {})
     assert rule.text().endswith("b, a")
     deep = parse_rule("deep", {"any": [TOP, {"not": "a"}, {"all": ["b", TOP, TOP]}]})
@@ -137,17 +137,17 @@ def test_a_threshold_compares_one_column_with_numbers() -> None:
 
 
 def test_the_other_rules_hold_what_they_were_given() -> None:
-    assert parse_rule("r", {"near_reference": "reference_v1"}) == NearReference("r", "reference_v1")
-    assert parse_rule("c", {"concepts": "concepts_v1"}) == Concepts("c", "concepts_v1")
+    assert parse_rule("r", {"near_reference": "reference_v1"}) == NearReferenceRule("r", "reference_v1")
+    assert parse_rule("c", {"concepts": "concepts_v1"}) == ConceptsRule("c", "concepts_v1")
     some = parse_rule("c", {"concepts": "concepts_v1", "any_of": [7, 0, 7]})
-    assert some == Concepts("c", "concepts_v1", (0, 7))
+    assert some == ConceptsRule("c", "concepts_v1", (0, 7))
     assert some.signals() == {"concepts_v1": {"concepts"}}
     assert parse_rule("s", {"subset": "a.npy"}) == Subset("s", "a.npy")
     assert parse_rule("s", {"all": [{"subset": "a.npy"}, {"subset": "b.npy"}]}).files() == ["a.npy", "b.npy"]
 
 
 def test_the_experiments_seed_reaches_what_draws() -> None:
-    setting = Setting(seed=2022)
+    setting = RuleContext(seed=2022)
     assert parse_rule("r", {"random_fraction": 0.1}, setting) == RandomFraction("r", 0.1, 2022)
     balanced = parse_rule("b", {"balanced": "concepts_v1", "t": 20_000}, setting)
     assert balanced == Balanced("b", "concepts_v1", 20_000, 2022)

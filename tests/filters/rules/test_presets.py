@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from filters.rules.composite import Preset
-from filters.rules.parser import Setting, parse_rule
-from filters.rules.presets import PRESETS, listed
+from filters.rules.composite import PresetRule
+from filters.rules.parser import RuleContext, parse_rule
+from filters.rules.presets import PRESETS, describe_presets
 from filters.rules.sql import reason_sql
 from filters.signals.registry import SignalSpec
-from pipeline.core.sampling import draw
+from pipeline.core.sampling import uniform_hash
 from pipeline.errors import InputError
 from tests.support.rule_statistics import measured, quick
 
@@ -93,7 +93,7 @@ def reasons(spark: SparkSession) -> Reasons:
             ]
             rows.append((f"{number:032x}", "s", *signals))
         spark.createDataFrame(rows, f"uid string, source string, {SCHEMA}").createOrReplaceTempView("pairs")
-        rule = parse_rule("mine", {"preset": name}, Setting(SEED, SIGNALS))
+        rule = parse_rule("mine", {"preset": name}, RuleContext(SEED, SIGNALS))
         query = reason_sql(rule, "pairs", measured(spark, rule, "pairs"))
         found = {row["uid"]: row["reason"] for row in spark.sql(query).collect()}
         assert len(found) == len(rows)
@@ -186,14 +186,14 @@ def test_metaclip_balances_english_captions_at_20_000(reasons: Reasons) -> None:
     found = reasons("metaclip_400m", head + others)
     assert found[count:] == ["", "not_english", "not_english", "no_concept", "no_concept"]
     chance = 20_000 / (count + 1)  # the foreign one is not counted
-    drawn = ["" if draw(SEED, f"{number:032x}", 1) < chance else "balanced_out" for number in range(count)]
+    drawn = ["" if uniform_hash(SEED, f"{number:032x}", 1) < chance else "balanced_out" for number in range(count)]
     assert found[:count] == drawn
     assert 0 < drawn.count("balanced_out") < 1000
 
 
-def expanded(given: dict[str, Any], signals: dict[str, Declared] | None = None) -> Preset:
-    rule = parse_rule("mine", given, Setting(SEED, SIGNALS if signals is None else signals))
-    assert isinstance(rule, Preset)
+def expanded(given: dict[str, Any], signals: dict[str, Declared] | None = None) -> PresetRule:
+    rule = parse_rule("mine", given, RuleContext(SEED, SIGNALS if signals is None else signals))
+    assert isinstance(rule, PresetRule)
     return rule
 
 
@@ -203,7 +203,7 @@ def test_a_preset_tells_its_source_and_what_it_expands_to(name: str) -> None:
     assert rule.text().startswith(f"{name} ({PRESETS[name].source}): ")
     assert rule.rule.text() in rule.text()
     assert "arXiv" in PRESETS[name].source or "README" in PRESETS[name].source
-    assert name in listed() and PRESETS[name].source in listed()  # noqa: PT018
+    assert name in describe_presets() and PRESETS[name].source in describe_presets()  # noqa: PT018
     assert PRESETS[name].summary.endswith(".")
 
 
@@ -221,7 +221,7 @@ def test_a_role_goes_to_the_signal_that_the_file_names() -> None:
     rule = expanded({"preset": "datacomp_1b", "signals": {"clip": "clip_l14_v1"}}, signals)
     assert rule.signals()["clip_l14_v1"] == {"similarity"}
     assert "clip_v1" not in rule.signals()
-    inner = parse_rule("both", {"all": ["a", {"preset": "datacomp_basic"}]}, Setting(SEED, SIGNALS))
+    inner = parse_rule("both", {"all": ["a", {"preset": "datacomp_basic"}]}, RuleContext(SEED, SIGNALS))
     assert inner.signals()["image_v1"] == {"short_side", "aspect"}
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from filters.rules.base import Rule
-from filters.rules.parser import Setting, parse_rule
-from filters.rules.sql import decided, listed, reason_sql
-from jobs.blend import times_column
-from pipeline.core.sampling import draw, draw_sql, rank_key, rank_sql
+from filters.rules.parser import RuleContext, parse_rule
+from filters.rules.sql import decision_column, reason_sql, subset_column
+from jobs.blend import times_sql
+from pipeline.core.sampling import rank_key, rank_sql, uniform_hash, uniform_hash_sql
 from pipeline.mixtures.apportionment import Quota
 from tests.support.rule_statistics import measured, quick
 
@@ -28,7 +28,7 @@ Decide = Callable[..., dict[str, str]]
 NAN = float("nan")
 
 
-SEED = Setting(seed=7)
+SEED = RuleContext(seed=7)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def balanced(rows: Sequence[Row], t: int) -> set[str]:
     chance = {one: min(1.0, t / count) for one, count in counts.items()}
     found = set()
     for uid, _, signal in rows:
-        if signal and any(draw(SEED.seed, uid, one) < chance[one] for one in signal[0] or []):
+        if signal and any(uniform_hash(SEED.seed, uid, one) < chance[one] for one in signal[0] or []):
             found.add(uid)
     return found
 
@@ -309,7 +309,7 @@ def test_a_random_fraction_is_drawn_by_hash_and_a_smaller_one_is_a_part_of_a_lar
         reasons = decide(SCORE, rows, {"random_fraction": fraction})
         assert set(reasons.values()) <= {"", "not_drawn"}
         found[fraction] = set(kept(reasons))
-        assert found[fraction] == {row[0] for row in rows if draw(SEED.seed, row[0], "fraction") < fraction}
+        assert found[fraction] == {row[0] for row in rows if uniform_hash(SEED.seed, row[0], "fraction") < fraction}
     assert found[0] == set() and len(found[1]) == 2000  # noqa: PT018
     assert found[0.1] < found[0.5]
     assert 150 <= len(found[0.1]) <= 250
@@ -319,15 +319,15 @@ def test_spark_draws_as_python_does(spark: SparkSession) -> None:
     frame = spark.createDataFrame([(f"{number:032x}", number) for number in range(200)], "uid string, one int")
     frame.createOrReplaceTempView("drawn")
     for seed in (0, 7, 2**63):
-        rows = spark.sql(f"select uid, one, {draw_sql(seed, 'uid', 'one')} as draw from drawn").collect()
+        rows = spark.sql(f"select uid, one, {uniform_hash_sql(seed, 'uid', 'one')} as draw from drawn").collect()
         assert {row["uid"]: row["draw"] for row in rows} == {
-            row["uid"]: draw(seed, row["uid"], row["one"]) for row in rows
+            row["uid"]: uniform_hash(seed, row["uid"], row["one"]) for row in rows
         }
         assert all(0 <= row["draw"] < 1 for row in rows)
 
 
 def test_a_subset_keeps_what_it_lists(decide: Decide) -> None:
-    column = listed("some.npy")
+    column = subset_column("some.npy")
     rows: list[Row] = [("a", "s", True), ("b", "s", False), ("c", "s", None)]
     assert decide(f"`{column}` boolean", rows, {"subset": "some.npy"}) == {
         "a": "",
@@ -344,7 +344,7 @@ SAID = {
 }
 
 
-DECIDED = ", ".join(f"`{decided(name)}` struct<reason: string>" for name in ("first", "second", "third"))
+DECIDED = ", ".join(f"`{decision_column(name)}` struct<reason: string>" for name in ("first", "second", "third"))
 
 
 SPOKEN: list[Row] = [(uid, "s", *((reason,) for reason in said.values())) for uid, said in SAID.items()]
@@ -371,7 +371,7 @@ def test_not_keeps_what_its_part_drops(decide: Decide) -> None:
 
 def test_what_another_filter_has_no_row_of_is_dropped(decide: Decide) -> None:
     rows: list[Row] = [("a", "s", ("",)), ("b", "s", None)]
-    assert decide(f"`{decided('first')}` struct<reason: string>", rows, {"all": ["first"]}) == {
+    assert decide(f"`{decision_column('first')}` struct<reason: string>", rows, {"all": ["first"]}) == {
         "a": "",
         "b": "not_decided",
     }
@@ -495,7 +495,7 @@ def test_spark_takes_a_pair_as_often_as_its_quota_says(spark: SparkSession) -> N
     frame = spark.createDataFrame(
         [(source, rank) for source in (*chosen, "other") for rank in range(5)], "source string, rank bigint"
     )
-    rows = frame.selectExpr("source", "rank", f"{times_column(chosen)} as times").collect()
+    rows = frame.selectExpr("source", "rank", f"{times_sql(chosen)} as times").collect()
     assert len(rows) == 25
     for row in rows:
         expected = chosen[row["source"]].times(row["rank"]) if row["source"] in chosen else 0

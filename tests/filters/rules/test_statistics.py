@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from filters.rules import statistics
 from filters.rules.corpus import Balanced, TopFraction
-from filters.rules.statistics import Cut, Fold, measure, ordered_bits
+from filters.rules.statistics import Fold, FractionCut, measure, ordered_bits
 
 Row = tuple[str, str, float | None]
 
@@ -49,7 +49,7 @@ def table_of(rows: Sequence[Row], kind: pa.DataType) -> pa.Table:
     )
 
 
-def kept(rows: Sequence[Row], cuts: dict[str, Cut], per_source: bool) -> set[str]:
+def kept(rows: Sequence[Row], cuts: dict[str, FractionCut], per_source: bool) -> set[str]:
     """Return the uids that cuts keep, by what their docstring says."""
     found = set()
     for uid, source, value in rows:
@@ -95,7 +95,7 @@ def test_a_column_of_any_numbers_is_cut(kind: pa.DataType) -> None:
 def test_ties_that_are_many_are_told_apart_by_the_first_letters_of_their_uids(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statistics, "MOST", most)
+    monkeypatch.setattr(statistics, "MAX_SORTED_UIDS", most)
     rng = np.random.default_rng(0)
     names = [f"{rng.integers(0, 3):01x}{rng.integers(0, 1 << 60):031x}" for _ in range(60)]
     names += [f"abcdabcdabcd{number:020x}" for number in range(20)]

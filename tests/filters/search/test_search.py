@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from filters.search import approximate, exact
 from filters.search.approximate import (
-    Approximate,
+    ApproximateSearcher,
     IndexPlan,
-    build,
-    nearest_others,
+    build_lists,
+    build_searcher,
+    measure_recall,
+    nearest_other_cosines,
     plan_index,
-    recall,
-    searcher,
-    tuned,
+    tune_probes,
 )
-from filters.search.exact import Found, Halves, Rounded, are_unit, nearest, ranked
+from filters.search.exact import Halves, Neighbours, RoundedCorpus, are_unit, nearest, rerank
 from filters.signals.evaluation_index import nearest_by_pdq
 from pipeline.core.sampling import sample_rows
 from pipeline.errors import InputError, StageFailed
@@ -67,7 +67,7 @@ def clustered(seed: int, size: int, width: int = 32) -> Halves:
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
 
 
-def brute(queries: Halves, corpus: Halves, k: int) -> Found:
+def brute(queries: Halves, corpus: Halves, k: int) -> Neighbours:
     """Return the k nearest by comparing all with all, one by one."""
     places, cosines = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), np.nan, np.float32)
     for row, query in enumerate(queries.astype(np.float64)):
@@ -80,7 +80,7 @@ def brute(queries: Halves, corpus: Halves, k: int) -> Found:
     return places, cosines
 
 
-def same(found: Found, expected: Found) -> bool:
+def same(found: Neighbours, expected: Neighbours) -> bool:
     return bool((found[0] == expected[0]).all() and np.array_equal(found[1], expected[1], equal_nan=True))
 
 
@@ -99,7 +99,7 @@ def one_thread() -> Iterator[None]:
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search as on a processor with, and on one without, a product of bfloat16; with blocks that small cases fill."""
     monkeypatch.setattr(exact, "multiplies_bf16", lambda: request.param)
-    monkeypatch.setattr(exact, "BLOCK", 64)
+    monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
 
 
 @pytest.mark.usefixtures("product")
@@ -108,7 +108,7 @@ def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_exact_search_finds_what_brute_force_finds(seed: int, count: int, size: int, width: int, k: int) -> None:
     queries, corpus = vectors(seed, count, width), vectors(seed + 1, size, width)
     assume(are_unit(queries).all() and are_unit(corpus).all())
-    assert same(nearest(queries, corpus, Rounded.of(corpus), k), brute(queries, corpus, k))
+    assert same(nearest(queries, corpus, RoundedCorpus.of(corpus), k), brute(queries, corpus, k))
 
 
 @settings(max_examples=20, deadline=None)
@@ -116,11 +116,11 @@ def test_the_exact_search_finds_what_brute_force_finds(seed: int, count: int, si
 def test_an_answer_depends_on_no_batch_and_no_block(seed: int, size: int, k: int) -> None:
     queries, corpus = vectors(seed, 9, 16), vectors(seed + 1, size, 16, 0.1)
     assume(are_unit(queries).all() and are_unit(corpus).all())
-    rounded = Rounded.of(corpus)
+    rounded = RoundedCorpus.of(corpus)
     whole = nearest(queries, corpus, rounded, k)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "BLOCK", 32)
-        patch.setattr(exact, "AT_ONCE", 1)
+        patch.setattr(exact, "BLOCK_ROWS", 32)
+        patch.setattr(exact, "MAX_SCORES_AT_ONCE", 1)
         for row in range(len(queries)):
             alone = nearest(queries[row : row + 1], corpus, rounded, k)
             assert same(alone, (whole[0][row : row + 1], whole[1][row : row + 1]))
@@ -132,24 +132,24 @@ def test_the_order_of_the_corpus_moves_places_and_changes_no_cosine(seed: int, o
     queries, corpus = vectors(seed, 5, 16), vectors(seed + 1, 40, 16)
     assume(are_unit(queries).all() and are_unit(corpus).all())
     moved = np.ascontiguousarray(corpus[order])
-    places, cosines = nearest(queries, corpus, Rounded.of(corpus), 3)
-    others, same_cosines = nearest(queries, moved, Rounded.of(moved), 3)
+    places, cosines = nearest(queries, corpus, RoundedCorpus.of(corpus), 3)
+    others, same_cosines = nearest(queries, moved, RoundedCorpus.of(moved), 3)
     assert (cosines == same_cosines).all()
     assert (moved[others] == corpus[places]).all() or len(np.unique(cosines)) < cosines.size
 
 
 def test_a_product_of_bfloat16_is_never_off_by_more_than_the_bound() -> None:
     queries, corpus = clustered(1, 64, 512), clustered(2, 6400, 512)
-    rounded = Rounded.of(corpus)
-    wide, length = exact.widened(queries)
-    others, lengths = exact.widened(corpus)
+    rounded = RoundedCorpus.of(corpus)
+    wide, length = exact.with_lengths(queries)
+    others, lengths = exact.with_lengths(corpus)
     cosines = (wide @ others.T) / (length[:, None] * lengths)
     for k in (1, 3):
         possible, floor = exact._possible(rounded, wide / length[:, None], k)
         kth = np.sort(cosines, axis=1)[:, -k]
         assert (floor <= kth).all()
         assert (floor > kth - 0.05).all()
-        needed = (cosines >= kth[:, None]).reshape(64, -1, exact.GROUP).any(axis=2)
+        needed = (cosines >= kth[:, None]).reshape(64, -1, exact.GROUP_ROWS).any(axis=2)
         assert possible.T[needed].all()
         assert possible.mean() < 0.5  # or nothing would be spared
 
@@ -164,7 +164,7 @@ def test_what_is_no_unit_vector_is_told_from_one(wrong: float) -> None:
 
 def test_equal_vectors_have_a_cosine_of_one_and_the_first_is_found() -> None:
     corpus = np.repeat(vectors(5, 3, 512), 40, axis=0)
-    places, cosines = nearest(corpus, corpus, Rounded.of(corpus), 2)
+    places, cosines = nearest(corpus, corpus, RoundedCorpus.of(corpus), 2)
     assert (cosines == 1).all()
     assert places[:, 0].tolist() == [40 * (row // 40) for row in range(120)]
 
@@ -188,9 +188,9 @@ def test_candidates_are_ranked_as_the_exact_search_ranks(seed: int, size: int, k
     queries, corpus = vectors(seed, 4, 16), vectors(seed + 1, size, 16)
     assume(are_unit(queries).all() and are_unit(corpus).all())
     everything = np.tile(np.arange(size)[::-1], (4, 1))
-    assert same(ranked(queries, corpus, everything, k), nearest(queries, corpus, Rounded.of(corpus), k))
+    assert same(rerank(queries, corpus, everything, k), nearest(queries, corpus, RoundedCorpus.of(corpus), k))
     nothing = np.full((4, 3), -1)
-    assert same(ranked(queries, corpus, nothing, k), brute(queries, corpus[:0], k))
+    assert same(rerank(queries, corpus, nothing, k), brute(queries, corpus[:0], k))
 
 
 PLANS = [
@@ -228,18 +228,18 @@ def test_a_sample_is_the_same_for_the_same_size_and_grows_by_keeping(count: int,
 
 
 @pytest.fixture(scope="module", params=["ivf", "ivfpq"])
-def lists(request: pytest.FixtureRequest) -> Approximate:
-    return build(clustered(1, 2000), IndexPlan(request.param, 64, 8, 0))
+def lists(request: pytest.FixtureRequest) -> ApproximateSearcher:
+    return build_lists(clustered(1, 2000), IndexPlan(request.param, 64, 8, 0))
 
 
-def test_recall_is_the_share_of_rows_whose_nearest_other_is_found(lists: Approximate) -> None:
+def test_recall_is_the_share_of_rows_whose_nearest_other_is_found(lists: ApproximateSearcher) -> None:
     corpus = lists.vectors
     sample = sample_rows(120, len(corpus))
-    wide, length = exact.widened(corpus)
+    wide, length = exact.with_lengths(corpus)
     cosines = ((wide[sample] @ wide.T) / (length[sample, None] * length)).astype(np.float32)
     cosines[np.arange(len(sample)), sample] = -2
     truth = cosines.max(axis=1)
-    assert (nearest_others(corpus, sample) == truth).all()
+    assert (nearest_other_cosines(corpus, sample) == truth).all()
     shares = []
     for lists.probed in (1, 4, 64):
         places = lists.search(corpus[sample], 2)[0]
@@ -247,42 +247,42 @@ def test_recall_is_the_share_of_rows_whose_nearest_other_is_found(lists: Approxi
             next(place for place in row if place != own) for row, own in zip(places.tolist(), sample, strict=True)
         ]
         expected = float(np.mean(cosines[np.arange(len(sample)), others] >= truth))
-        shares.append(recall(lists, sample, truth))
+        shares.append(measure_recall(lists, sample, truth))
         assert shares[-1] == expected
     assert shares[0] < shares[2]
 
 
-def test_more_cells_are_probed_until_the_recall_holds(lists: Approximate) -> None:
+def test_more_cells_are_probed_until_the_recall_holds(lists: ApproximateSearcher) -> None:
     lists.probed, sample = 1, sample_rows(200, len(lists.vectors))
     least = 0.9
-    found = tuned(lists, sample, least)
+    found = tune_probes(lists, sample, least)
     assert found >= least
     assert lists.probed > 1
-    assert found == recall(lists, sample, nearest_others(lists.vectors, sample))
+    assert found == measure_recall(lists, sample, nearest_other_cosines(lists.vectors, sample))
     lists.probed //= 2
-    assert recall(lists, sample, nearest_others(lists.vectors, sample)) < least
+    assert measure_recall(lists, sample, nearest_other_cosines(lists.vectors, sample)) < least
 
 
-def test_a_recall_that_cannot_be_had_is_an_error(lists: Approximate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "MOST", 2)
+def test_a_recall_that_cannot_be_had_is_an_error(lists: ApproximateSearcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximate, "MAX_PROBED_CELLS", 2)
     lists.probed = 1
     with pytest.raises(
         StageFailed, match=r"^min_recall: expected 1.0, found 0\.\d+ with 2 of 64 cells probed, on 200 of"
     ):
-        tuned(lists, sample_rows(200, len(lists.vectors)), 1.0)
+        tune_probes(lists, sample_rows(200, len(lists.vectors)), 1.0)
 
 
-def test_with_all_cells_probed_it_is_exact_and_its_cosines_always_are(lists: Approximate) -> None:
+def test_with_all_cells_probed_it_is_exact_and_its_cosines_always_are(lists: ApproximateSearcher) -> None:
     queries = clustered(2, 50)
     for lists.probed, lists.taken in ((4, 30), (64, 2000)):
         places, cosines = lists.search(queries, 3)
-        exact = ranked(queries, lists.vectors, places, 3)
+        exact = rerank(queries, lists.vectors, places, 3)
         assert same((places, cosines), exact)
-    assert same((places, cosines), nearest(queries, lists.vectors, Rounded.of(lists.vectors), 3))
+    assert same((places, cosines), nearest(queries, lists.vectors, RoundedCorpus.of(lists.vectors), 3))
     assert lists.search(queries[:0], 3)[0].shape == (0, 3)
 
 
-def test_an_approximate_answer_depends_on_no_batch(lists: Approximate) -> None:
+def test_an_approximate_answer_depends_on_no_batch(lists: ApproximateSearcher) -> None:
     lists.probed, lists.taken = 4, 30
     queries = clustered(3, 40)
     whole = lists.search(queries, 2)
@@ -293,6 +293,6 @@ def test_an_approximate_answer_depends_on_no_batch(lists: Approximate) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 2, 50])
 def test_an_exact_searcher_says_on_how_many_rows_its_recall_was_measured(size: int) -> None:
-    found, share, sample = searcher(vectors(1, size, 8), plan_index(size, 8, 1 << 30), 0.95)
+    found, share, sample = build_searcher(vectors(1, size, 8), plan_index(size, 8, 1 << 30), 0.95)
     assert (share, sample) == (1.0, size if size > 1 else 0)
     assert found.search(vectors(2, 3, 8), 1)[0].shape == (3, 1)

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from filters.signals.base import PairBatch
-from filters.signals.caption import BOILERPLATE, CaptionSignal, language
-from filters.signals.caption_text import normalised
+from filters.signals.caption import BOILERPLATE_PHRASES, CaptionSignal, detect_language
+from filters.signals.caption_text import normalise_caption
 from pipeline.shards.tar_format import StoredPair
 
 
@@ -87,7 +87,7 @@ def test_any_text_gives_finite_numbers(text: str) -> None:
     assert 0 <= found["language_probability"] <= 1.0001
     assert math.isfinite(found["language_probability"])
     assert found["words"] <= found["chars"] == len(text)
-    assert language(text)[0]
+    assert detect_language(text)[0]
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_words_that_repeat_are_counted_once_case_aside() -> None:
 
 
 def test_every_stock_phrase_is_seen_in_any_case_and_only_as_whole_words() -> None:
-    assert len(BOILERPLATE) > 20
-    for phrase in BOILERPLATE:
-        assert phrase == normalised(phrase).casefold()
+    assert len(BOILERPLATE_PHRASES) > 20
+    for phrase in BOILERPLATE_PHRASES:
+        assert phrase == normalise_caption(phrase).casefold()
         for text in (phrase, f"Red shoes ({phrase.upper()})", f"red\xa0shoes - {phrase.replace(' ', '  ')}!"):
             assert of_caption(text)["has_boilerplate"], text
         assert not of_caption(f"x{phrase}x")["has_boilerplate"], phrase
@@ -171,7 +171,7 @@ def test_a_normalised_caption_is_plain_text(text: str, expected: str) -> None:
 def test_normalised_is_what_clips_tokenizer_reads_but_for_case(text: str) -> None:
     from open_clip.tokenizer import basic_clean, whitespace_clean
 
-    assert normalised(text) == whitespace_clean(basic_clean(text))
+    assert normalise_caption(text) == whitespace_clean(basic_clean(text))
 
 
 @settings(max_examples=200, deadline=None)
@@ -179,7 +179,7 @@ def test_normalised_is_what_clips_tokenizer_reads_but_for_case(text: str) -> Non
 def test_the_short_way_of_plain_ascii_is_ftfys(text: str) -> None:
     config = ftfy.TextFixerConfig(unescape_html=False)
     slow = ftfy.fix_text(html.unescape(html.unescape(text)), config)
-    assert normalised(text) == " ".join(slow.split())
+    assert normalise_caption(text) == " ".join(slow.split())
 
 
 ANY = st.text(st.characters()) | st.text("\ud800\udfff\x00\x1b[31m\u202e\u0301ﬁÃ©&#;x ")

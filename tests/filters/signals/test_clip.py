@@ -11,9 +11,9 @@ import torch
 from filters.signals.base import PairBatch, binary_to_embeddings
 from filters.signals.clip import PRECISIONS, ClipSignal
 from filters.signals.registry import signal_spec
-from jobs.score.stage import Wanted, score_shard
+from jobs.score.stage import SignalRequest, score_shard
 from pipeline.errors import InputError, StageFailed
-from pipeline.models.clip import load, use_threads
+from pipeline.models.clip import load_clip, use_threads
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
 from tests.support.clip_models import CAPTIONS, Weights, saved, stored_pairs, without_image_directions
@@ -36,7 +36,7 @@ def test_the_signal_has_unit_float16_embeddings_and_their_cosine(model: str, pre
     assert images.shape == texts.shape == (4, 24)
     assert np.linalg.norm(images, axis=1) == pytest.approx(np.ones(4), abs=2e-3)
     assert found["similarity"].to_pylist() == pytest.approx((images * texts).sum(axis=1), abs=2e-3)
-    clip = load(model, precision)
+    clip = load_clip(model, precision)
     exact = clip.embed_images(batch_of(CAPTIONS).images, 3).astype(np.float64) * clip.embed_texts(CAPTIONS, 3)
     assert found["similarity"].to_pylist() == exact.sum(axis=1).astype(np.float32).tolist()
 
@@ -89,9 +89,9 @@ def shard_of(store: Store, captions: list[str], times: int = 1) -> list[dict[str
     return [{"uid": pair.uid, "source": "s", "shard": "shards/s/00000000.tar"} for pair in pairs]
 
 
-def wanted(name: str, reference: str, **given: Any) -> Wanted:
+def wanted(name: str, reference: str, **given: Any) -> SignalRequest:
     spec = signal_spec(name, {"kind": "clip", "model": "any", **given})
-    return Wanted(f"job of {name}", spec, reference)
+    return SignalRequest(f"job of {name}", spec, reference)
 
 
 def test_scoring_a_shard_again_gives_the_same_tables_and_counts_nulls(model: str, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_number_that_is_none_becomes_null_whatever_the_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path))
-    monkeypatch.setattr(Wanted, "build", lambda self, store: Odd())
+    monkeypatch.setattr(SignalRequest, "build", lambda self, store: Odd())
     found = score_shard(store, shard_of(store, CAPTIONS), [wanted("clip_v1", "")])
     table = found.rows["job of clip_v1"]["signals_clip_v1"]
     assert table["similarity"].to_pylist() == [None, None, None, 0.5]
@@ -146,7 +146,7 @@ def test_an_image_that_does_not_decode_is_named_by_its_shard_and_its_pair(tmp_pa
     rows = shard_of(store, CAPTIONS)
     store.write(rows[0]["shard"], store.read(rows[0]["shard"]).replace(b"\xff\xd8\xff", b"\0\0\0"))
     with pytest.raises(StageFailed, match=rf"^{rows[0]['shard']}: pair {rows[0]['uid']}, at byte 0 of its shard: "):
-        score_shard(store, rows, [Wanted("a job", signal_spec("image_v1", {}), "")])
+        score_shard(store, rows, [SignalRequest("a job", signal_spec("image_v1", {}), "")])
 
 
 def test_models_take_as_many_threads_as_they_are_given_but_no_more_than_there_are_cores() -> None:

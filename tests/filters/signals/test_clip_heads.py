@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from filters.signals.base import embeddings_to_binary
-from filters.signals.clip_heads import MAX_HEADER, ROWS, Heads, parse_layout
+from filters.signals.clip_heads import BATCH_ROWS, MAX_HEADER_BYTES, HeadsSignal, parse_layout
 from filters.signals.registry import signal_spec
 from jobs.score import clip_heads as heads_job
 from pipeline.errors import InputError, StageFailed
@@ -51,7 +51,7 @@ def table_of(vectors: Matrix) -> pa.Table:
     return pa.table({"uid": uids, "source": ["s"] * len(uids), "image_embedding": embeddings_to_binary(vectors)})
 
 
-def scores(signal: Heads, weights: bytes, vectors: Matrix) -> dict[str, list[Any]]:
+def scores(signal: HeadsSignal, weights: bytes, vectors: Matrix) -> dict[str, list[Any]]:
     found = signal.compute(signal.open(weights), table_of(vectors), "here")
     assert found.column_names == ["uid", "source", *signal.outputs]
     assert found.schema.field(2).type == pa.float32()
@@ -59,8 +59,8 @@ def scores(signal: Heads, weights: bytes, vectors: Matrix) -> dict[str, list[Any
     return columns
 
 
-def head(**given: Any) -> Heads:
-    return Heads(**{"clip": "clip_v1", "file": "head.safetensors", "layout": LINEAR} | given)
+def head(**given: Any) -> HeadsSignal:
+    return HeadsSignal(**{"clip": "clip_v1", "file": "head.safetensors", "layout": LINEAR} | given)
 
 
 def linear(values: Any = None, bias: Any = (0.5,), dtype: torch.dtype = torch.float32) -> bytes:
@@ -104,7 +104,7 @@ def test_a_head_computes_what_torch_computes(
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 3 * ROWS), st.lists(st.integers(1, 3 * ROWS), max_size=4), st.integers(0, 99))
+@given(st.integers(1, 3 * BATCH_ROWS), st.lists(st.integers(1, 3 * BATCH_ROWS), max_size=4), st.integers(0, 99))
 def test_scores_have_the_same_bits_in_any_batch(rows: int, cuts: list[int], seed: int) -> None:
     signal = head(layout=[{"linear": "a"}, {"activation": "gelu"}, {"linear": "b"}])
     torch.manual_seed(seed)
@@ -200,7 +200,7 @@ def claims(shape: list[int], end: int, tail: bytes = b"") -> bytes:
         (b"", "expected a safetensors file"),
         (linear()[:-3], "not a safetensors file: .*not fully covered"),
         (struct.pack("<Q", 1 << 40) + b"{}", "expected a safetensors file"),
-        (struct.pack("<Q", MAX_HEADER + 1) + b" " * (MAX_HEADER + 9), "expected a safetensors file"),
+        (struct.pack("<Q", MAX_HEADER_BYTES + 1) + b" " * (MAX_HEADER_BYTES + 9), "expected a safetensors file"),
         (pickle.dumps({"linear.weight": [[1.0] * WIDTH]}), "expected a safetensors file"),
         (b"PK\x03\x04" + b"\0" * 400, "expected a safetensors file"),
         (padded(b"[]"), "not a safetensors file: .*invalid JSON"),

@@ -22,17 +22,17 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from benchmarks.tables import experiment, finished
-from filters.search.cosine import exact, nearest, unit, usable
+from filters.search.cosine import exact_cosines, nearest_unordered, unit_vectors, usable_embeddings
 from filters.signals import clusters as clusters_module
 from filters.signals import semantic_dedup as semantic_module
-from filters.signals.clusters import Centres, Clusters, _shares, train
-from filters.signals.near_reference import Reference, ReferenceImages, reference_columns
-from filters.signals.semantic_dedup import NONE, Semantic, compare
+from filters.signals.clusters import Centres, ClustersSignal, _shares, train_centres
+from filters.signals.near_reference import NearReferenceSignal, ReferenceImages, reference_columns
+from filters.signals.semantic_dedup import NO_EARLIER_COSINE, SemanticDedupSignal, compare_rows
 from jobs.score import near_reference as reference_job
 from jobs.score import semantic_dedup as semantic_job
 from jobs.score.clusters import sample_share
 from jobs.score.stage import execute
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
@@ -83,7 +83,7 @@ def test_the_nearest_are_those_of_brute_force_and_ties_go_to_the_smaller_row(
 ) -> None:
     asked, held = clustered(seed, queries, width), clustered(seed + 1, corpus, width)
     held[corpus // 2 :] = held[: corpus - corpus // 2]  # each at least twice
-    found = nearest(unit(asked), unit(held), count)
+    found = nearest_unordered(unit_vectors(asked), unit_vectors(held), count)
     expected = cosines(asked, held)
     assert len(found) == queries
     for row, places in enumerate(found.tolist()):
@@ -95,12 +95,12 @@ def test_the_nearest_are_those_of_brute_force_and_ties_go_to_the_smaller_row(
 @given(SEEDS, st.integers(1, 30), st.integers(1, 7))
 def test_a_cosine_has_the_same_bits_in_any_batch(seed: int, count: int, step: int) -> None:
     left, right = clustered(seed, count, 33), clustered(seed + 1, count, 33)
-    whole = exact(left, right)
-    parts = [exact(left[first : first + step], right[first : first + step]) for first in range(0, count, step)]
+    whole = exact_cosines(left, right)
+    parts = [exact_cosines(left[first : first + step], right[first : first + step]) for first in range(0, count, step)]
     assert np.concatenate(parts).tobytes() == whole.tobytes()
-    assert exact(np.asfortranarray(left), right).tobytes() == whole.tobytes()
+    assert exact_cosines(np.asfortranarray(left), right).tobytes() == whole.tobytes()
     for row in range(count):
-        assert exact(np.broadcast_to(left[row], (count, 33)), right)[row] == whole[row]
+        assert exact_cosines(np.broadcast_to(left[row], (count, 33)), right)[row] == whole[row]
         assert whole[row] == pytest.approx(cosine(left[row], right[row]), abs=1e-12)
 
 
@@ -110,19 +110,19 @@ def test_an_embedding_is_usable_where_it_has_a_direction() -> None:
     rows = [row.tobytes() for row in vectors]
     rows[4] = None
     for whole in (pa.array(rows, pa.binary()), pa.array([b"x", *rows, b"y"], pa.binary()).slice(1, 6)):
-        there, found = usable(whole, "here")
+        there, found = usable_embeddings(whole, "here")
         assert there.tolist() == [True, False, False, False, False, True]
         assert found.tobytes() == vectors[[0, 5]].tobytes()
-    assert usable(pa.array([None], pa.binary()), "here")[0].tolist() == [False]
-    assert usable(pa.chunked_array([], pa.binary()), "here")[1].shape == (0, 0)
+    assert usable_embeddings(pa.array([None], pa.binary()), "here")[0].tolist() == [False]
+    assert usable_embeddings(pa.chunked_array([], pa.binary()), "here")[1].shape == (0, 0)
     with pytest.raises(StageFailed, match=r"^here: expected embeddings of one length, found 2 and 4 bytes"):
-        usable(pa.array([b"abcd", b"ab"], pa.binary()), "here")
+        usable_embeddings(pa.array([b"abcd", b"ab"], pa.binary()), "here")
 
 
 def trained(seed: int, count: int, clusters: int, flat: int = 256, **changes: Any) -> tuple[Halves, Centres]:
     sample = clustered(seed, count, **changes)
-    with patch.object(clusters_module, "FLAT", flat):
-        return sample, train(sample, Clusters("clip_v1", clusters, iterations=4))
+    with patch.object(clusters_module, "MAX_ONE_LEVEL_CLUSTERS", flat):
+        return sample, train_centres(sample, ClustersSignal("clip_v1", clusters, iterations=4))
 
 
 @pytest.mark.parametrize("flat", [256, 2])
@@ -145,7 +145,7 @@ def test_there_are_as_many_centres_as_were_asked_and_all_are_unit(
         assert (again[0].tobytes(), again[1].tobytes()) == (cluster[part].tobytes(), found[part].tobytes())
     expected = cosines(sample, centres.centroids)
     assert found == pytest.approx(expected[np.arange(count), cluster], abs=1e-6)
-    if len(centres.cells) <= clusters_module.PROBES:  # all cells are looked into: exact
+    if len(centres.cells) <= clusters_module.PROBED_CELLS:  # all cells are looked into: exact
         assert found == pytest.approx(expected.max(axis=1), abs=1e-6)
         assert centres.recall(sample) == 1
 
@@ -212,15 +212,15 @@ def test_the_centres_are_the_same_in_a_fresh_process_with_more_threads(tmp_path:
 )
 def test_a_setting_of_clusters_that_is_wrong_is_refused(given_settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=f"^{said}"):
-        Clusters("clip_v1", **given_settings)
+        ClustersSignal("clip_v1", **given_settings)
 
 
 @pytest.mark.parametrize("value", [-1, 1.01, "0.9", True, float("nan"), None])
 def test_a_cosine_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match=r"^cosine: expected a number above -1 and at most 1"):
-        Semantic("clip_v1", "clusters_v1", value)
+        SemanticDedupSignal("clip_v1", "clusters_v1", value)
     with pytest.raises(InputError, match=r"^images: expected a folder"):
-        Reference("clip_v1", "clusters_v1", value if not isinstance(value, str) else "")
+        NearReferenceSignal("clip_v1", "clusters_v1", value if not isinstance(value, str) else "")
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**7))
@@ -235,7 +235,7 @@ def test_the_share_of_ranks_holds_the_sample_and_little_more(rows: int, wanted: 
 def by_hand(vectors: Halves, limit: float) -> tuple[list[float], list[list[int]]]:
     """Return each row's largest cosine to an earlier one, and the rows that pairs at or above `limit` connect it to."""
     values = cosines(vectors, vectors).astype(np.float32).astype(np.float64)
-    most = [max(values[row, :row], default=NONE) for row in range(len(vectors))]
+    most = [max(values[row, :row], default=NO_EARLIER_COSINE) for row in range(len(vectors))]
     members = [[row] for row in range(len(vectors))]
     for row in range(len(vectors)):
         for earlier in range(row):
@@ -256,11 +256,11 @@ def test_a_cell_is_compared_as_by_hand_however_it_is_cut(
     edges, found = [], []
     with patch.multiple(semantic_module, BLOCK=block, AHEAD=step):
         for first in range(0, count, step):
-            part = compare(lambda a, b: vectors[a:b], first, min(first + step, count), limit)
+            part = compare_rows(lambda a, b: vectors[a:b], first, min(first + step, count), limit)
             edges.append(part.edges)
             found.append(part.most)
     assert np.concatenate(found) == pytest.approx(most, abs=1e-6)
-    whole = compare(lambda a, b: vectors[a:b], 0, count, limit)
+    whole = compare_rows(lambda a, b: vectors[a:b], 0, count, limit)
     assert np.concatenate(found).tobytes() == whole.most.tobytes()
     reach = {row: {row} for row in range(count)}
     for left, right in np.concatenate(edges).tolist():
@@ -275,7 +275,7 @@ def test_the_nearest_reference_image_is_that_of_the_own_cluster(
     seed: int, count: int, images: int, clusters: int
 ) -> None:
     vectors, held = clustered(seed, count), clustered(seed + 1, images)
-    centres = train(clustered(seed + 2, 30), Clusters("clip_v1", clusters, iterations=2))
+    centres = train_centres(clustered(seed + 2, 30), ClustersSignal("clip_v1", clusters, iterations=2))
     keys = [f"key-{n * 7 % images}-{n}" for n in range(images)]
     reference = ReferenceImages.of(keys, held.astype(np.float32), centres)
     there = np.random.default_rng(seed).random(count) < 0.8
@@ -364,7 +364,7 @@ def prepared(
     ]
     path = experiment(folder, signals)
     finished(path, {"clip_v1": iter(tables)})
-    run = Run(load(path, []), Display())
+    run = Run(load_experiment(path, []), Display())
     run.__dict__["spark"] = spark  # one session for all tests
     return run
 
@@ -440,7 +440,7 @@ def test_the_jobs_find_clusters_duplicates_and_references_in_any_order(
     assert facts_of(run, "reference_v1")["near"] == sum(row["near_reference"] or 0 for row in references.values())
     assert run.store.files("staging") == []
 
-    monkeypatch.setattr(semantic_job, "CELL", 8)  # every cell is now a large one, in blocks
+    monkeypatch.setattr(semantic_job, "MAX_CELL_VECTORS", 8)  # every cell is now a large one, in blocks
     order = np.random.default_rng(2).permutation(160).tolist()
     other = prepared(tmp_path / "b", spark, vectors, order, 3, signals)
     for name in ("clusters_v1", "semantic_v1", "reference_v1"):
@@ -470,7 +470,7 @@ def test_equal_embeddings_are_one_group(spark: SparkSession, tmp_path: Path) -> 
     found = rows_of(run, "semantic_v1")
     assert {(row["semantic_group"], row["semantic_size"]) for row in found.values()} == {(min(found), 40)}
     assert sorted((row["max_cosine"], uid) for uid, row in found.items()) == [
-        (NONE, min(found)),
+        (NO_EARLIER_COSINE, min(found)),
         *((1.0, uid) for uid in sorted(found)[1:]),
     ]
     assert facts_of(run, "semantic_v1")["compared"] == 0
@@ -511,7 +511,7 @@ def test_a_signal_of_another_kind_or_of_other_embeddings_is_refused(
         "semantic_v1": {"clip": "clip_v1", "cosine": 0.9, **signal},
     }
     with pytest.raises(InputError, match=rf"signals\.semantic_v1\.{said}"):
-        load(experiment(tmp_path, signals), [])
+        load_experiment(experiment(tmp_path, signals), [])
 
 
 def test_the_facts_of_a_job_are_json(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from filters.signals.base import PairBatch
-from filters.signals.caption_frequency import Repeats
-from filters.signals.caption_text import normalised
-from filters.signals.concepts import MOST_BYTES, Concepts, read_concepts
+from filters.signals.caption_frequency import CaptionFrequency
+from filters.signals.caption_text import normalise_caption
+from filters.signals.concepts import MAX_BYTES, Concepts, read_concepts
 from filters.signals.registry import signal_spec
-from jobs.spark.frames import frame
+from jobs.spark.frames import table_frame
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.tables import Ledger
@@ -88,7 +88,7 @@ def plain_tokens(text: str) -> list[str]:
     """Return a text's words and signs, character by character."""
     tokens: list[str] = []
     glued = False
-    for char in normalised(text).casefold():
+    for char in normalise_caption(text).casefold():
         word = char == "_" or char.isalnum()
         if word and glued:
             tokens[-1] += char
@@ -109,7 +109,7 @@ def test_what_is_found_is_what_trying_each_concept_finds(
     keys: dict[Any, str] = {}
     for text in given:
         line = " ".join(text.split())
-        key = tuple(plain_tokens(line)) if match == "words" else normalised(line).casefold()
+        key = tuple(plain_tokens(line)) if match == "words" else normalise_caption(line).casefold()
         if key:
             keys.setdefault(key, line)
     if not keys:
@@ -121,7 +121,9 @@ def test_what_is_found_is_what_trying_each_concept_finds(
         if match == "words":
             expected = [n for n, key in enumerate(keys) if in_a_row(list(key), plain_tokens(caption))]
         else:
-            expected = [n for n, key in enumerate(keys) if re.search(re.escape(key), normalised(caption).casefold())]
+            expected = [
+                n for n, key in enumerate(keys) if re.search(re.escape(key), normalise_caption(caption).casefold())
+            ]
         assert numbers == expected, (caption, list(keys))
 
 
@@ -145,7 +147,7 @@ def test_a_list_is_read_as_it_stands_with_either_line_end_or_none_at_the_last(tm
         (b"a.b\na . b\n", "line 2: expected each concept once, found 'a . b', already in line 1"),
         (b"dog\nc\xe9\n", "line 2: expected UTF-8: "),
         (b"\xff\xfed\0o\0g\0", "line 1: expected UTF-8: "),
-        (b"dog\n" * (MOST_BYTES // 4) + b"x", f"expected at most {MOST_BYTES} bytes, found more"),
+        (b"dog\n" * (MAX_BYTES // 4) + b"x", f"expected at most {MAX_BYTES} bytes, found more"),
     ],
 )
 def test_a_list_that_is_none_is_refused_by_its_line(tmp_path: Path, data: bytes, message: str) -> None:
@@ -198,7 +200,7 @@ def test_concepts_go_through_the_ledger_and_spark_as_lists_of_numbers(tmp_path: 
     rows = ledger.read("signals_concepts_v1")
     assert dict(zip(rows["uid"].to_pylist(), rows["concepts"].to_pylist(), strict=True)) == expected
     jobs = [job for job, _ in ledger.snapshot("signals_concepts_v1")]
-    seen = frame(spark, ledger, "signals_concepts_v1", schema, ["uid", "concepts", "concept_count"], jobs).cache()
+    seen = table_frame(spark, ledger, "signals_concepts_v1", schema, ["uid", "concepts", "concept_count"], jobs).cache()
     seen.createOrReplaceTempView("concepts_v1")
     found = {row["uid"]: (row["concepts"], row["concept_count"]) for row in seen.collect()}
     assert found == {uid: (numbers, len(numbers)) for uid, numbers in expected.items()}
@@ -214,8 +216,8 @@ CAPTIONS = ["IMAGE", "image", "Été", "ÉTÉ", "", "", "ΣΑΣ", "σας", "it'
 def repeats_of(spark: SparkSession, rows: list[tuple[str, str, str]]) -> dict[str, tuple[str, int, int]]:
     table = spark.createDataFrame(rows, "uid string, source string, normalised string")
     table.repartition(3).createOrReplaceTempView("captions")
-    answer = spark.sql(Repeats("caption_v1").query("captions"))
-    assert answer.columns == ["uid", "source", *Repeats.columns.names]
+    answer = spark.sql(CaptionFrequency("caption_v1").query("captions"))
+    assert answer.columns == ["uid", "source", *CaptionFrequency.columns.names]
     assert [field.dataType.typeName() for field in answer.schema][2:] == ["long", "integer"]
     return {row["uid"]: (row["source"], row["caption_pairs"], row["caption_sources"]) for row in answer.collect()}
 

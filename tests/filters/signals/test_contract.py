@@ -19,11 +19,11 @@ from filters.signals.clip import ClipSignal
 from filters.signals.fingerprints import PdqSignal
 from filters.signals.image import ImageSignal, channel_spread, colourfulness, entropy, sharpness
 from pipeline.errors import InputError
-from pipeline.images.pdq import PDQ_BYTES, pdq
+from pipeline.images.pdq import PDQ_BYTES, pdq_fingerprint
 from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, save_as_folder
-from pipeline.models.clip import load
+from pipeline.models.clip import load_clip
 from pipeline.shards.tar_format import StoredPair
-from sources.world.pictures import Picture, draw, encode
+from sources.world.pictures import Picture, draw_picture, encode
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 from tests.support.road_experiment import ROOT
@@ -39,7 +39,7 @@ def grey_of(image: Pixels) -> Pixels:
 
 
 def picture(number: int) -> Pixels:
-    return draw(Picture((5, number), CLASSES[number % len(CLASSES)], list(STYLES)[number % len(STYLES)]))
+    return draw_picture(Picture((5, number), CLASSES[number % len(CLASSES)], list(STYLES)[number % len(STYLES)]))
 
 
 def batch_of(
@@ -127,19 +127,19 @@ def test_images_are_decoded_as_rgb_and_a_grey_one_too() -> None:
 @pytest.mark.parametrize("number", range(6))
 def test_the_fingerprint_holds_through_a_re_encode_and_a_slight_resize(number: int) -> None:
     image = picture(number)
-    bits, quality = pdq(image)
+    bits, quality = pdq_fingerprint(image)
     assert len(bits) == PDQ_BYTES
     assert 50 <= quality <= 100
-    assert pdq(image.copy()) == (bits, quality)
+    assert pdq_fingerprint(image.copy()) == (bits, quality)
     with Image.open(io.BytesIO(encode(image, "jpg", 60))) as again:
-        assert hamming(bits, pdq(np.asarray(again, dtype=np.uint8))[0]) <= 31
+        assert hamming(bits, pdq_fingerprint(np.asarray(again, dtype=np.uint8))[0]) <= 31
     height, width = image.shape[:2]
     smaller = cv2.resize(image, (round(width * 0.9), round(height * 0.9)), interpolation=cv2.INTER_AREA)
-    assert hamming(bits, pdq(smaller)[0]) <= 31
+    assert hamming(bits, pdq_fingerprint(smaller)[0]) <= 31
 
 
 def test_the_fingerprints_of_different_pictures_are_far_apart() -> None:
-    prints = [pdq(picture(number))[0] for number in range(12)]
+    prints = [pdq_fingerprint(picture(number))[0] for number in range(12)]
     distances = [hamming(left, right) for n, left in enumerate(prints) for right in prints[:n]]
     assert min(distances) > 31
     assert sum(distances) / len(distances) > 90
@@ -150,16 +150,16 @@ def test_a_fingerprints_bytes_are_pdqs_bits_in_order() -> None:
 
     image = picture(3)
     bits = pdqhash.compute(image)[0]
-    packed = pdq(image)[0]
+    packed = pdq_fingerprint(image)[0]
     assert "".join(f"{byte:08b}" for byte in packed) == "".join(map(str, bits.astype(int)))
     other = pdqhash.compute(picture(4))[0]
-    assert hamming(packed, pdq(picture(4))[0]) == int((bits != other).sum())
+    assert hamming(packed, pdq_fingerprint(picture(4))[0]) == int((bits != other).sum())
 
 
 def test_the_pdq_signal_is_of_the_stored_image_and_a_flat_one_has_no_quality() -> None:
     batch = batch_of([picture(1), np.full((64, 64, 3), 90, np.uint8)])
     columns = PdqSignal().compute(batch)
-    assert (columns["pdq"][0], columns["quality"][0]) == pdq(batch.images[0])
+    assert (columns["pdq"][0], columns["quality"][0]) == pdq_fingerprint(batch.images[0])
     assert columns["quality"][1] == 0
 
 
@@ -192,12 +192,12 @@ def test_similarity_is_the_cosine_of_unit_embeddings_and_no_batch_size_changes_i
 
 
 def test_a_model_is_loaded_once_and_what_is_none_is_refused_in_one_line(model: str, tmp_path: Path) -> None:
-    assert load(model) is load(model)
-    assert load(model).embed_texts([], 4).shape[0] == load(model).embed_images([], 4).shape[0] == 0
-    assert load(model).temperature == pytest.approx(1 / 0.07, rel=1e-3)
+    assert load_clip(model) is load_clip(model)
+    assert load_clip(model).embed_texts([], 4).shape[0] == load_clip(model).embed_images([], 4).shape[0] == 0
+    assert load_clip(model).temperature == pytest.approx(1 / 0.07, rel=1e-3)
     for reference in (f"local-dir:{tmp_path}", "no-such-model::tag"):
         with pytest.raises(InputError) as caught:
-            load(reference)
+            load_clip(reference)
         assert reference in str(caught.value)
         assert "\n" not in str(caught.value)
 

@@ -13,13 +13,13 @@ import pytest
 
 from benchmarks.albums import KNOWN, REAL, Album, drawn_album, real_album, transformations
 from benchmarks.decontamination import SEARCHES, duplicates, table
-from filters.search.image_alignment import Image
+from filters.search.image_alignment import ImageArray
 
 UNASSURED = "cropped_20"
 """Of which the issue asks nothing."""
 
 
-def colours(images: list[Image]) -> npt.NDArray[np.float16]:
+def colours(images: list[ImageArray]) -> npt.NDArray[np.float16]:
     """Return unit vectors, (n, 192): each image at 8 by 8 px, less its mean colour."""
     small = np.stack([cv2.resize(image, (8, 8), interpolation=cv2.INTER_AREA) for image in images]).astype(np.float32)
     vectors = (small - small.mean((1, 2), keepdims=True)).reshape(len(images), -1) + 1e-3

@@ -17,15 +17,15 @@ from pyspark.sql import SparkSession
 from benchmarks.tables import experiment, finished
 from filters.search import connected_components as components_module
 from filters.search import hamming_join
-from filters.search.connected_components import Forest, components, groups, smallest
-from filters.search.hamming_join import BITS, bands, in_band, in_blocks
-from filters.signals.duplicates import Duplicates, ordered
+from filters.search.connected_components import Forest, component_labels, smallest_rows, string_components
+from filters.search.hamming_join import FINGERPRINT_BITS, bands, join_band, join_blocks
+from filters.signals.duplicates import DuplicatesSignal, sort_order
 from jobs.score import duplicates as duplicates_job
 from jobs.score.stage import execute
 from jobs.spark import connected_components as jobs_components
-from jobs.spark.connected_components import EDGES, are_stars, in_driver, in_spark
-from jobs.spark.staging import Staged, stage
-from jobs.workflow.experiment import load
+from jobs.spark.connected_components import EDGE_SCHEMA, are_stars, components_in_driver, components_in_spark
+from jobs.spark.staging import StagedTable, stage_frame
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError
@@ -43,9 +43,9 @@ QUICK = settings(max_examples=40, deadline=None)
 def clustered(seed: int, size: int, centres: int = 3, spread: int = 41) -> Bits:
     """Return (n, 32) uint8, distinct and sorted, n <= size: rows less than `spread` bits from a few centres."""
     rng = np.random.default_rng(seed)
-    bits = rng.integers(0, 2, (centres, BITS), dtype=np.uint8)[rng.integers(0, centres, size)]
+    bits = rng.integers(0, 2, (centres, FINGERPRINT_BITS), dtype=np.uint8)[rng.integers(0, centres, size)]
     for row in bits:
-        row[rng.choice(BITS, rng.integers(0, spread), replace=False)] ^= 1
+        row[rng.choice(FINGERPRINT_BITS, rng.integers(0, spread), replace=False)] ^= 1
     return np.unique(np.packbits(bits, axis=1), axis=0)
 
 
@@ -86,7 +86,7 @@ def test_the_bands_forests_have_the_components_of_all_near_pairs(
     expected = walked(distances(codes) <= distance)
     with patch.multiple(hamming_join, CROWD=crowd, SLICE_ROWS=8, WALKS=2, BLOCK=2):
         forests = [
-            in_band(codes, places, distance, part, parts).edges for places in bands(distance) for part in range(parts)
+            join_band(codes, places, distance, part, parts).edges for places in bands(distance) for part in range(parts)
         ]
     assert joined(len(codes), forests) == expected
     for edges in forests:  # each a forest, and of near rows' components alone
@@ -100,7 +100,7 @@ def test_blocks_have_the_components_of_all_near_pairs(seed: int, size: int, bloc
     codes = clustered(seed, size)
     with patch.multiple(hamming_join, BLOCK=4, SLICE_ROWS=8):
         forests = [
-            in_blocks(codes, first, min(first + block, len(codes)), distance).edges
+            join_blocks(codes, first, min(first + block, len(codes)), distance).edges
             for first in range(0, len(codes), block)
         ]
     assert joined(len(codes), forests) == walked(distances(codes) <= distance)
@@ -109,7 +109,7 @@ def test_blocks_have_the_components_of_all_near_pairs(seed: int, size: int, bloc
 @pytest.mark.parametrize("distance", [0, 10, 31, 47])
 def test_bands_share_out_the_bits_and_are_enough_for_the_distance(distance: int) -> None:
     places = bands(distance)
-    assert sorted(np.concatenate(places).tolist()) == list(range(BITS))
+    assert sorted(np.concatenate(places).tolist()) == list(range(FINGERPRINT_BITS))
     assert max(map(len, places)) <= 24
     assert 3 * len(places) > distance  # or a pair could differ in three bits of each
 
@@ -119,18 +119,18 @@ def test_the_distance_is_inclusive(limit: int) -> None:
     base = clustered(1, 1)[0]
     codes = np.stack([base, flipped(base, limit), flipped(base, limit + 70)])
     codes = np.unique(codes, axis=0)
-    signal = Duplicates("pdq_v1", limit)
+    signal = DuplicatesSignal("pdq_v1", limit)
     forests = [signal.compare(codes, task).edges for task in signal.tasks(len(codes))]
     assert len(set(joined(len(codes), forests))) == 2 if limit else 3
     if limit:
-        closer = Duplicates("pdq_v1", limit - 1)
+        closer = DuplicatesSignal("pdq_v1", limit - 1)
         forests = [closer.compare(codes, task).edges for task in closer.tasks(len(codes))]
         assert len(set(joined(len(codes), forests))) == 3
 
 
 def test_a_crowd_of_near_copies_costs_about_its_size_and_no_more_edges() -> None:
     codes = clustered(5, 6000, centres=1, spread=9)
-    found = in_band(codes, bands(31)[4], 31)
+    found = join_band(codes, bands(31)[4], 31)
     assert found.most > 1000
     assert found.compared < len(codes) ** 2 / 10  # under two dozen values lie most rows, and all their pairs are near
     assert len(found.edges) == len(codes) - 1
@@ -138,14 +138,14 @@ def test_a_crowd_of_near_copies_costs_about_its_size_and_no_more_edges() -> None
 
 def test_the_order_of_fingerprints_is_that_of_their_bytes() -> None:
     codes = np.random.default_rng(0).integers(0, 3, (200, 32), dtype=np.uint8)
-    assert [code.tobytes() for code in codes[ordered(codes)]] == sorted(code.tobytes() for code in codes)
+    assert [code.tobytes() for code in codes[sort_order(codes)]] == sorted(code.tobytes() for code in codes)
 
 
 @pytest.mark.parametrize("key", ["distance", "min_quality"])
 @pytest.mark.parametrize("value", [-1, 257, 1.5, True, "31", None])
 def test_a_setting_that_is_no_number_of_bits_is_refused(key: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"^{key}: expected a whole number from 0 to"):
-        Duplicates("pdq_v1", **{key: value})
+        DuplicatesSignal("pdq_v1", **{key: value})
 
 
 EDGE_LISTS = st.integers(1, 14).flatmap(
@@ -165,8 +165,8 @@ def reached(size: int, edges: Sequence[tuple[int, int]]) -> list[int]:
 @given(EDGE_LISTS)
 def test_groups_are_the_connected_components(graph: tuple[int, list[tuple[int, int]]]) -> None:
     size, edges = graph
-    labels = groups(size, np.array(edges, np.int64).reshape(-1, 2))
-    assert smallest(labels).tolist() == reached(size, edges)
+    labels = component_labels(size, np.array(edges, np.int64).reshape(-1, 2))
+    assert smallest_rows(labels).tolist() == reached(size, edges)
 
 
 @given(EDGE_LISTS, st.integers(1, 5), st.randoms())
@@ -176,7 +176,7 @@ def test_a_forest_is_the_same_however_its_edges_come(
     size, edges = graph
     expected = reached(size, edges)
     random.shuffle(edges)
-    with patch.object(components_module, "LEAST_WAITING", 1):
+    with patch.object(components_module, "MIN_PENDING_EDGES", 1):
         forest = Forest(size)
         for first in range(0, len(edges), step):
             part = np.array(edges[first : first + step], np.int64).reshape(-1, 2)
@@ -195,7 +195,7 @@ def test_a_group_is_named_by_its_smallest_string(graph: tuple[int, list[tuple[in
     size, edges = graph
     expected = reached(size, edges)
     sides = [pa.chunked_array([[named(edge[side]) for edge in edges]], pa.string()) for side in (0, 1)]
-    found = components(*sides)
+    found = string_components(*sides)
     ends = {end for edge in edges for end in edge}
     assert found["member"].to_pylist() == sorted(named(end) for end in ends)
     least = {named(end): min(named(other) for other in ends if expected[other] == expected[end]) for end in ends}
@@ -217,20 +217,22 @@ def graph_of_many_shapes() -> list[tuple[str, str]]:
 def test_spark_and_the_driver_find_the_same_components(spark: SparkSession, tmp_path: Path) -> None:
     store, edges = Store(str(tmp_path)), graph_of_many_shapes()
     frame = spark.createDataFrame(edges, "left string, right string")
-    staged = stage(frame.repartition(3), store, "a", "edges")
+    staged = stage_frame(frame.repartition(3), store, "a", "edges")
     assert staged.rows == len(edges)
     names = sorted({end for edge in edges for end in edge})
     place = {name: number for number, name in enumerate(names)}
     least = reached(len(names), [(place[left], place[right]) for left, right in edges])
     by_hand = {name: names[first] for name, first in zip(names, least, strict=True) if names[first] != name}
     assert not are_stars(frame)
-    for found in (in_driver(spark, store, "a", staged), in_spark(spark, store, "a", frame)):
+    for found in (components_in_driver(spark, store, "a", staged), components_in_spark(spark, store, "a", frame)):
         rows = [(row["member"], row["group"]) for row in found.collect()]
         assert len(rows) == len(by_hand)
         assert dict(rows) == by_hand
     steps = [path for path in store.files("staging/a") if path.endswith("-checked.json")]
     assert 2 <= len(steps) <= 6
-    assert in_spark(spark, store, "a", spark.createDataFrame([], frame.schema)).count() == len(by_hand)  # it goes on
+    assert components_in_spark(spark, store, "a", spark.createDataFrame([], frame.schema)).count() == len(
+        by_hand
+    )  # it goes on
 
 
 Pair = tuple[str, bytes | None, int | None]
@@ -301,14 +303,14 @@ def scored(folder: Path, spark: SparkSession, pairs: Sequence[Pair], order: Sequ
     ]
     path = experiment(folder, {"pdq_v1": None, "duplicates_v1": {"pdq": "pdq_v1"}})
     finished(path, {"samples": iter(samples), "pdq_v1": iter(prints)})
-    run = Run(load(path, []), Display())
+    run = Run(load_experiment(path, []), Display())
     run.__dict__["spark"] = spark  # one session for all tests
     execute(run, run.plan.signal("duplicates_v1"))
     return run
 
 
 def rows_of(run: Run) -> dict[str, tuple[Any, ...]]:
-    table = run.ledger.read("signals_duplicates_v1", ["uid", "source", *Duplicates.columns.names])
+    table = run.ledger.read("signals_duplicates_v1", ["uid", "source", *DuplicatesSignal.columns.names])
     rows = [tuple(row.values())[:6] for row in table.to_pylist()]
     found = {row[0]: row[1:] for row in rows}
     assert len(found) == len(rows)
@@ -330,7 +332,7 @@ def test_the_job_finds_what_comparing_each_with_each_finds_in_any_order_and_eith
     assert facts["pairs"] == sum(bool(code and (quality or 0) >= 50) for _, code, quality in pairs)
     assert facts["joined_in"] == "driver"
     assert run.store.files("staging") == []
-    monkeypatch.setattr(jobs_components, "IN_DRIVER", 0)
+    monkeypatch.setattr(jobs_components, "MAX_DRIVER_EDGES", 0)
     (tmp_path / "b").mkdir()
     other = scored(tmp_path / "b", spark, pairs, np.random.default_rng(1).permutation(len(pairs)).tolist(), 3)
     assert rows_of(other) == expected
@@ -366,15 +368,15 @@ def test_a_run_that_ended_early_goes_on_behind_what_it_had_done(
             scored(tmp_path, spark, pairs, range(len(pairs)), 2)
     store = Store(str(tmp_path / "store"))
     before = {path: Path(store.path(path)).stat().st_mtime_ns for path in store.files("staging")}
-    assert sum("compared-" in path for path in before) == len(Duplicates("pdq_v1").tasks(1))
+    assert sum("compared-" in path for path in before) == len(DuplicatesSignal("pdq_v1").tasks(1))
 
-    def seen(spark: SparkSession, store: Store, group: str, edges: Staged) -> Any:
+    def seen(spark: SparkSession, store: Store, group: str, edges: StagedTable) -> Any:
         assert {path: Path(store.path(path)).stat().st_mtime_ns for path in store.files("staging")} == before
         return connected(spark, store, group, edges)
 
     connected = duplicates_job.connected
     monkeypatch.setattr(duplicates_job, "connected", seen)
-    run = Run(load(tmp_path / "experiment.yaml", []), Display())
+    run = Run(load_experiment(tmp_path / "experiment.yaml", []), Display())
     run.__dict__["spark"] = spark
     execute(run, run.plan.signal("duplicates_v1"))
     assert rows_of(run) == expected_rows(pairs)
@@ -386,4 +388,4 @@ def test_a_fingerprint_of_another_length_is_an_error_that_says_so(spark: SparkSe
 
 
 def test_staged_edges_have_the_schema_that_the_components_read() -> None:
-    assert EDGES.names == ["left", "right"]
+    assert EDGE_SCHEMA.names == ["left", "right"]

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.search import image_alignment
-from filters.search.approximate import Exact, IndexPlan, build
+from filters.search.approximate import ExactSearcher, IndexPlan, build_lists
 from filters.signals.base import embeddings_to_binary
-from filters.signals.evaluation_index import EvaluationIndex, Looks
-from filters.signals.evaluation_overlap import Nearest, fixed
+from filters.signals.evaluation_index import EvaluationIndex, ImageDescriptors
+from filters.signals.evaluation_overlap import EvaluationOverlapSignal, fixed_width_rows
 from filters.signals.registry import signal_spec
 from pipeline.errors import InputError, StageFailed
-from sources.world.pictures import Picture, file_of
+from sources.world.pictures import Picture, render_file
 from sources.world.shapes import CLASSES
 from tests.filters.search.test_search import Bits, clustered, distances, one_thread, prints
 
@@ -28,10 +28,10 @@ __all__ = ["one_thread"]  # a fixture of this module, too
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-BLIND = Nearest("pdq_v1", "clip_v1", align=False)
+BLIND = EvaluationOverlapSignal("pdq_v1", "clip_v1", align=False)
 
 
-SIGNAL = Nearest("pdq_v1", "clip_v1")
+SIGNAL = EvaluationOverlapSignal("pdq_v1", "clip_v1")
 
 
 Image = npt.NDArray[np.uint8]
@@ -39,7 +39,7 @@ Image = npt.NDArray[np.uint8]
 
 def drawn(number: int) -> Image:
     """Return an RGB image of the demo's world."""
-    body = file_of(Picture((3, number), CLASSES[number % len(CLASSES)], "photo"))[0]
+    body = render_file(Picture((3, number), CLASSES[number % len(CLASSES)], "photo"))[0]
     import cv2
 
     return np.asarray(cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
@@ -51,9 +51,13 @@ def no_pictures(rows: npt.NDArray[np.int64]) -> Iterator[Image]:
 
 def index_of(name: str, bits: Bits, embeddings: npt.NDArray[np.float16]) -> EvaluationIndex:
     """Return an index of images whose looks nobody asks for."""
-    blank = Looks(b"", 0, np.zeros(image_alignment.THUMBNAIL, np.uint8), (), np.zeros((0, 128), np.float16))
-    looks = [Looks(row.tobytes(), number, *list(blank.__dict__.values())[2:]) for number, row in enumerate(bits)]
-    return EvaluationIndex.of(name, [f"{name}{n}" for n in range(len(bits))], looks, Exact.of(embeddings))
+    blank = ImageDescriptors(
+        b"", 0, np.zeros(image_alignment.THUMBNAIL_SHAPE, np.uint8), (), np.zeros((0, 128), np.float16)
+    )
+    looks = [
+        ImageDescriptors(row.tobytes(), number, *list(blank.__dict__.values())[2:]) for number, row in enumerate(bits)
+    ]
+    return EvaluationIndex.of(name, [f"{name}{n}" for n in range(len(bits))], looks, ExactSearcher.of(embeddings))
 
 
 def rows_of(bits: Sequence[Any], embeddings: Any) -> pa.Table:
@@ -132,7 +136,7 @@ def test_what_cannot_be_compared_is_null_and_no_row_is_lost() -> None:
 
 
 def empty(name: str) -> EvaluationIndex:
-    return EvaluationIndex.of(name, [], [], Exact.of(np.zeros((0, 0), np.float16)))
+    return EvaluationIndex.of(name, [], [], ExactSearcher.of(np.zeros((0, 0), np.float16)))
 
 
 def test_a_set_without_images_and_no_set_at_all_are_nearest_to_nothing() -> None:
@@ -159,13 +163,13 @@ class Album:
         framed = np.pad(pictures[7], ((20, 20), (20, 20), (0, 0)), constant_values=255)
         self.pairs = [pictures[0], mirrored, framed, drawn(30), drawn(31)]
         self.sets = [self._index("even", pictures[::2]), self._index("odd", pictures[1::2])]
-        bits = [Looks.of(image).pdq for image in self.pairs]
+        bits = [ImageDescriptors.of(image).pdq for image in self.pairs]
         self.rows = rows_of(bits, clustered(8, len(bits)))
 
     def _index(self, name: str, images: Sequence[Image]) -> EvaluationIndex:
         keys = [f"{name}{n}" for n in range(len(images))]
         return EvaluationIndex.of(
-            name, keys, [Looks.of(image) for image in images], Exact.of(clustered(9, len(images)))
+            name, keys, [ImageDescriptors.of(image) for image in images], ExactSearcher.of(clustered(9, len(images)))
         )
 
     def pictures(self, rows: npt.NDArray[np.int64]) -> Iterator[Image]:
@@ -182,7 +186,7 @@ def test_a_copy_is_found_by_its_pixels_mirrored_or_framed(album: Album) -> None:
     keys = list(zip(found["aligned_set"].to_pylist(), found["aligned_key"].to_pylist(), strict=True))
     assert keys[:3] == [("even", "even0"), ("odd", "odd0"), ("odd", "odd3")]
     scores = found["aligned"].to_pylist()
-    assert min(scores[:3]) >= image_alignment.SAME > max(scores[3:])
+    assert min(scores[:3]) >= image_alignment.SAME_PICTURE_SCORE > max(scores[3:])
     assert found["pdq_distance"].to_pylist()[0] <= 31 < min(found["pdq_distance"].to_pylist()[1:])
     for row in found.to_pylist():
         each = [one["aligned"] for one in row["per_set"] if one["aligned"] is not None]
@@ -219,7 +223,7 @@ def test_a_flat_image_is_compared_and_has_no_likeness(album: Album) -> None:
     sets = [album._index("grey", [grey]), *album.sets]
     found = SIGNAL.compute(album.rows.slice(0, 1), sets, lambda rows: iter([grey]))
     assert found.num_rows == 1
-    assert (found["aligned"].to_pylist()[0] or 0) < image_alignment.SAME
+    assert (found["aligned"].to_pylist()[0] or 0) < image_alignment.SAME_PICTURE_SCORE
 
 
 def test_an_index_is_opened_as_it_was_saved_and_mapped_not_read(album: Album, tmp_path: Path) -> None:
@@ -238,7 +242,7 @@ def test_inverted_lists_are_mapped_and_answer_as_they_did(tmp_path: Path) -> Non
     import faiss
 
     corpus, queries = clustered(1, 800), clustered(2, 20)
-    searcher = build(corpus, IndexPlan("ivf", 16, 64, 0))
+    searcher = build_lists(corpus, IndexPlan("ivf", 16, 64, 0))
     index = EvaluationIndex(**{**index_of("a", prints(1, 800), corpus).__dict__, "searcher": searcher})
     index.save(tmp_path)
     opened = EvaluationIndex.open(tmp_path).searcher
@@ -268,7 +272,7 @@ def test_binaries_become_rows_and_those_of_another_size_none(cells: list[bytes |
     array = pa.array(cells, pa.binary())
     chunked = pa.chunked_array([array.slice(0, first), array.slice(first)], pa.binary())
     for column, expected in ((chunked, cells), (chunked.slice(first), cells[first:])):
-        rows, known = fixed(column, 4)
+        rows, known = fixed_width_rows(column, 4)
         assert known.tolist() == [cell is not None and len(cell) == 4 for cell in expected]
         assert [row.tobytes() for row in rows[known]] == [cell for cell in expected if cell and len(cell) == 4]
         assert not rows[~known].any()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from filters.signals.base import PairBatch
 from filters.signals.fingerprints import HashesSignal, PdqSignal, pixels_sha256
-from filters.signals.image import BORDER_LEVELS, GREY_SPREAD, ImageSignal, flat_border, is_greyscale
+from filters.signals.image import MAX_BORDER_LEVELS, MAX_GREY_SPREAD_LEVELS, ImageSignal, flat_border, is_greyscale
 from pipeline.errors import StageFailed
 from tests.filters.signals.test_contract import Pixels, batch_of, grey_of, picture
 
@@ -40,9 +40,9 @@ def test_grey_is_what_a_jpeg_leaves_of_grey_and_no_tint() -> None:
     spot[24:40, 24:40] = (200, 40, 40)
     assert not of_image(spot)["greyscale"]
     at = np.zeros((4, 4), np.uint8)
-    for edge in (GREY_SPREAD, GREY_SPREAD + 1):
+    for edge in (MAX_GREY_SPREAD_LEVELS, MAX_GREY_SPREAD_LEVELS + 1):
         at[2, 2] = edge
-        assert is_greyscale(at) == (edge == GREY_SPREAD)
+        assert is_greyscale(at) == (edge == MAX_GREY_SPREAD_LEVELS)
 
 
 def lines_of_one_grey(lines: list[list[int]]) -> int:
@@ -50,7 +50,7 @@ def lines_of_one_grey(lines: list[list[int]]) -> int:
     count, seen = 0, list[int]()
     for line in lines:
         seen += line
-        if max(seen) - min(seen) > BORDER_LEVELS:
+        if max(seen) - min(seen) > MAX_BORDER_LEVELS:
             break
         count += 1
     return count

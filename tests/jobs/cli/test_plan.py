@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from jobs.cli.main import main
-from pipeline.operations.cost_model import CORES, FIXED, GPUS, NETWORK, Cluster, Cost, Costs, Scope, measured
+from pipeline.operations.cost_model import (
+    CORES,
+    FIXED,
+    GPUS,
+    NETWORK,
+    Cluster,
+    CostModel,
+    CostScope,
+    StageCost,
+    measured_rate,
+)
 from tests.support.road_experiment import ROOT
 from tests.support.scored_store import write_experiment
 
@@ -41,7 +51,7 @@ FIGURES: dict[str, Any] = {
 }
 
 
-SCOPE = Scope(
+SCOPE = CostScope(
     stored=0.5,
     drawn={"all": 0.2},
     fetched_bytes=50_000,
@@ -61,18 +71,18 @@ SCOPE = Scope(
 CLUSTER = Cluster(4, 2, 1e9)
 
 
-def costs(figures: dict[str, Any] = FIGURES, gpu_rate: float | None = 1000.0, **scope: Any) -> dict[str, Cost]:
+def costs(figures: dict[str, Any] = FIGURES, gpu_rate: float | None = 1000.0, **scope: Any) -> dict[str, StageCost]:
     """Return the costs of 10,000,000 pairs by stage."""
-    made = Costs(figures, Scope(**{**SCOPE.__dict__, **scope}), CLUSTER, gpu_rate)
+    made = CostModel(figures, CostScope(**{**SCOPE.__dict__, **scope}), CLUSTER, gpu_rate)
     return {one.stage: one for one in made.of(10_000_000)}
 
 
 def test_a_stage_is_what_it_costs_at_any_size_and_what_each_pair_adds() -> None:
-    rate = measured(FIGURES, "decide")
+    rate = measured_rate(FIGURES, "decide")
     assert rate is not None
     assert (rate.each, rate.fixed, rate.cores) == (4 / 80_000, 10, 2)
     assert rate.source == "stages.decide, 2026-11-28T00:00:00+00:00, 2 cores, at 20,000 and 100,000 pairs"
-    assert measured({"stages": {**MADE, "pairs": {"1": at(1, 1, 1, 1)}}}, "decide") is None
+    assert measured_rate({"stages": {**MADE, "pairs": {"1": at(1, 1, 1, 1)}}}, "decide") is None
 
 
 def test_the_numbers_follow_from_the_rates() -> None:
@@ -102,7 +112,7 @@ def test_what_binds_is_the_slowest_of_what_goes_on_side_by_side() -> None:
     assert costs()["ingest"].binds == CORES
     assert costs(fetched_bytes=5e6)["ingest"].binds == NETWORK
     assert costs(clip=2)["score"].binds == GPUS
-    assert Costs(FIGURES, SCOPE, CLUSTER, None).of(100)[3].binds == FIXED
+    assert CostModel(FIGURES, SCOPE, CLUSTER, None).of(100)[3].binds == FIXED
 
 
 def test_without_a_rate_a_stage_is_unknown_and_the_others_are_not() -> None:
@@ -199,7 +209,7 @@ def test_a_prediction_for_100_000_pairs_is_within_a_factor_of_a_half_of_a_run() 
     scope = {**SCOPE.__dict__, "stored": 1.0, "drawn": {"all": 0.3}}
     scope["pair_bytes"] = real["exported_bytes"] / 30_000
     assert 0.8 * IMAGE < scope["pair_bytes"] < 1.4 * IMAGE
-    plan = {one.stage: one for one in Costs(figures, Scope(**scope), Cluster(cores, 0, 1e12), None).of(100_000)}
+    plan = {one.stage: one for one in CostModel(figures, CostScope(**scope), Cluster(cores, 0, 1e12), None).of(100_000)}
     for stage in ("decide", "blend", "export"):
         predicted, took = plan[stage].wall_hours, real["stages"][stage]["seconds"]
         assert predicted is not None

@@ -16,7 +16,7 @@ from pipeline.core.sampling import rank_key
 from pipeline.errors import InputError
 from pipeline.ledger.tables import Ledger
 from pipeline.mixtures.apportionment import apportion
-from pipeline.mixtures.diff import as_text
+from pipeline.mixtures.diff import format_diff
 from pipeline.storage.store import Store
 from tests.support.ingested_store import Pair, ingest, opened, pairs, score, write_experiment
 
@@ -96,7 +96,7 @@ def test_a_replay_tells_what_goes_and_why_and_leaves_the_store(
     }
     assert told["in"] == {"pairs": 0, "by_source": {}, "by_reason": {}}
     assert (told["stay"], told["times_changed"], told["nested"]) == (len(new), 0, "after in before")
-    text = as_text(told)
+    text = format_diff(told)
     assert f"filtered: too_short{'':<35}{len(gone):>9}".split() == next(
         line.split() for line in text.splitlines() if "too_short" in line
     )

@@ -14,14 +14,14 @@ from jobs.evaluate.stage import execute
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
-from pipeline.evaluation.corruptions import KINDS
+from pipeline.evaluation.corruptions import CORRUPTION_KINDS
 from pipeline.evaluation.datasets import open_captions, open_set
-from pipeline.evaluation.linear_probe import PENALTIES, fit_chosen
-from pipeline.evaluation.metrics import METRICS, measures
-from pipeline.evaluation.predictions import read_kept
-from pipeline.evaluation.retrieval import recalls
+from pipeline.evaluation.linear_probe import PENALTIES, fit_with_best_penalty
+from pipeline.evaluation.metrics import METRICS, all_metrics
+from pipeline.evaluation.predictions import decode_logits
+from pipeline.evaluation.retrieval import recall_at_depths
 from pipeline.evaluation.zero_shot import embed_set, predict
-from pipeline.models.clip import load
+from pipeline.models.clip import load_clip
 from pipeline.models.image_embedding import open_image
 from sources.world.evaluation import add_member, write_evaluation_set
 from tests.support.clip_models import Weights, saved, texture
@@ -83,9 +83,9 @@ def test_the_metrics_written_are_those_of_the_predictions_written(run: Run) -> N
     jobs = run.plan.targets("evaluate")
     assert jobs
     for job in jobs:
-        kept = read_kept(run.ledger.read("predictions", jobs=[job.id]))
+        kept = decode_logits(run.ledger.read("predictions", jobs=[job.id]))
         row = rows_of(run)[job.config["set"]]
-        assert {name: row[name] for name in METRICS} == measures(kept.judged())
+        assert {name: row[name] for name in METRICS} == all_metrics(kept.judged())
         assert row["scale"] == kept.scale == pytest.approx(1 / 0.07)
         assert row["correct"] == kept.judged().right.sum() == row["top1"] * row["n"]
         assert row["low"] <= row["top1"] <= row["high"]
@@ -100,12 +100,12 @@ def test_the_metrics_written_are_those_of_the_predictions_written(run: Run) -> N
 def test_the_predictions_written_are_those_of_the_model(run: Run) -> None:
     job = run.plan.targets("evaluate")[0]
     training = job.needs[0].short
-    model = load(f"local-dir:{run.store.path(f'trainings/{training}/model')}")
+    model = load_clip(f"local-dir:{run.store.path(f'trainings/{training}/model')}")
     expected = predict(model, open_set("photo", Path(run.experiment.file.evaluation.sets["photo"])))
     table = run.ledger.read("predictions", jobs=[job.id])
     assert table["key"].to_pylist() == expected.keys
     assert table["predicted"].to_pylist() == expected.predicted.tolist()
-    kept = read_kept(table)
+    kept = decode_logits(table)
     assert kept.first[:, None] + kept.offsets == pytest.approx(expected.logits, abs=1e-4)
     assert set(table["training"].to_pylist()) == {training}
     assert set(table["mixture"].to_pylist()) == {"everything"}
@@ -115,7 +115,7 @@ def test_the_reference_is_also_measured_among_the_classes_of_a_set_that_has_fewe
     rows = rows_of(run)
     assert set(rows) == {"photo", "sketch", "other", "photo@sketch"}  # `other` has a class of its own
     row = rows["photo@sketch"]
-    kept = read_kept(run.ledger.read("predictions", jobs=[run.plan.targets("evaluate")[0].id]))
+    kept = decode_logits(run.ledger.read("predictions", jobs=[run.plan.targets("evaluate")[0].id]))
     some = kept.among(np.array([0, 2]))
     assert (row["n"], row["correct"]) == (some.n, some.correct) == (6, some.correct)
     assert (row["chance"], row["classes_of"], row["images_of"], row["nll"]) == (0.5, "sketch", "photo", None)
@@ -138,8 +138,8 @@ def test_a_synthetic_shift_is_an_evaluation_of_its_own(tmp_path: Path) -> None:
     assert (
         len({tables[name]["logits"] + bytes(str(tables[name]["first"]), "ascii") for name in (*names, "sketch")}) == 5
     )
-    kept = read_kept(run.ledger.read("predictions", jobs=[run.plan.targets("evaluate")[-1].id]))
-    assert measures(kept.judged())["ece"] == rows[names[-1]]["ece"]
+    kept = decode_logits(run.ledger.read("predictions", jobs=[run.plan.targets("evaluate")[-1].id]))
+    assert all_metrics(kept.judged())["ece"] == rows[names[-1]]["ece"]
 
 
 def test_a_synthetic_shift_is_part_of_the_plan_and_leaves_the_other_jobs(tmp_path: Path, run: Run) -> None:
@@ -147,7 +147,7 @@ def test_a_synthetic_shift_is_part_of_the_plan_and_leaves_the_other_jobs(tmp_pat
     more = opened(path, [f"evaluation.synthetic={section}"]).plan.targets("evaluate")
     before = run.plan.targets("evaluate")
     assert [job.id for job in more[: len(before)]] == [job.id for job in before]
-    assert [job.name for job in more[len(before) :]] == [f"everything/0/photo+{kind}_2" for kind in KINDS]
+    assert [job.name for job in more[len(before) :]] == [f"everything/0/photo+{kind}_2" for kind in CORRUPTION_KINDS]
     assert len({job.id for job in more}) == len(more)
 
 
@@ -196,12 +196,12 @@ def test_a_probe_is_fitted_on_one_split_and_measured_on_the_other(tmp_path: Path
     row = rows_of(run)["probe:photo"]
     assert (row["task"], row["kind"], row["scale"], row["n"], row["chance"]) == ("probe", "natural", 1, IMAGES, 0.25)
     table = run.ledger.read("predictions", jobs=[job.id])
-    assert {name: row[name] for name in METRICS} == measures(read_kept(table).judged())
-    model = load(f"local-dir:{run.store.path(job.local['model'].removeprefix('store:'))}")
+    assert {name: row[name] for name in METRICS} == all_metrics(decode_logits(table).judged())
+    model = load_clip(f"local-dir:{run.store.path(job.local['model'].removeprefix('store:'))}")
     train, test = (open_set("x", tmp_path / "probe" / name) for name in ("train", "test"))
     keys, vectors = embed_set(train, model)
     labels = np.array([image.label for image in train.images()])
-    logits = fit_chosen(vectors, labels, keys, 4).logits(embed_set(test, model)[1])
+    logits = fit_with_best_penalty(vectors, labels, keys, 4).logits(embed_set(test, model)[1])
     assert table["predicted"].to_pylist() == logits.argmax(axis=1).tolist()
     [facts] = [one.facts for one in run.ledger.jobs() if one.job == job.id]
     assert facts["penalty"] in PENALTIES
@@ -219,10 +219,10 @@ def test_captions_and_images_find_each_other_as_the_embeddings_say(tmp_path: Pat
     run = evaluating(tmp_path, retrieval={"captions": captioned(tmp_path / "captions", texts)})
     job = evaluate(run)[-1]
     [row] = run.ledger.read("retrievals").to_pylist()
-    model = load(f"local-dir:{run.store.path(job.local['model'].removeprefix('store:'))}")
+    model = load_clip(f"local-dir:{run.store.path(job.local['model'].removeprefix('store:'))}")
     images = model.embed_images([open_image(image_file(400 + number), "") for number in range(4)], 4)
     captions = model.embed_texts(["a cat", "the cat", "a dog", "an owl in a tree", "fish"], 8)
-    found = recalls(images, captions, np.array([0, 0, 1, 2, 3]))
+    found = recall_at_depths(images, captions, np.array([0, 0, 1, 2, 3]))
     assert {name: row[name] for name in found} == found
     assert (row["evaluation_set"], row["images"], row["texts"]) == ("retrieval:captions", 4, 5)
     assert (row["training"], row["mixture"]) == (job.needs[0].short, "everything")
@@ -284,7 +284,7 @@ def test_models_are_evaluated_beside_the_trainings(tmp_path: Path) -> None:
     assert {row["mixture"] for row in mine.values()} == {""}
     assert any(mine[name]["nll"] != others[name]["nll"] for name in ("photo", "sketch"))
     assert {row["training"] for row in run.ledger.read("retrievals").to_pylist()} == {"tiny", run.plan.grid()[0].short}
-    direct = predict(load(f"local-dir:{tmp_path}/tiny"), open_set("photo", tmp_path / "photo"))
+    direct = predict(load_clip(f"local-dir:{tmp_path}/tiny"), open_set("photo", tmp_path / "photo"))
     assert mine["photo"]["correct"] == direct.correct
 
 

@@ -12,19 +12,28 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from jobs.export.stage import ONE_MACHINE, execute, threads
+from jobs.export.stage import ONE_MACHINE_MAX_BYTES, execute, thread_count
 from jobs.workflow.plan import export_folder
 from pipeline.ledger.tables import Ledger
 from pipeline.provenance.verify import verify
-from pipeline.shards.tar_format import END, read_pairs
+from pipeline.shards.tar_format import TAR_END, read_pairs
 from pipeline.storage.store import Store
 from tests.support.ingested_store import draw, facts_of, ingest, jpg_of, opened, pairs, score, write_experiment
 
 
 def test_threads_copy_what_one_machine_copies_as_well_and_spark_the_rest() -> None:
-    assert [threads(master, 1 << 40) for master in ("local", "local[1]", "local[3]", "local[2, 4]")] == [1, 1, 3, 2]
-    assert threads("local[*]", 1) == threads("spark://x:7077", ONE_MACHINE) == os.cpu_count()
-    assert threads("spark://x:7077", ONE_MACHINE + 1) == threads("local-cluster[2,1,1024]", 1 << 40) == 0
+    assert [thread_count(master, 1 << 40) for master in ("local", "local[1]", "local[3]", "local[2, 4]")] == [
+        1,
+        1,
+        3,
+        2,
+    ]
+    assert thread_count("local[*]", 1) == thread_count("spark://x:7077", ONE_MACHINE_MAX_BYTES) == os.cpu_count()
+    assert (
+        thread_count("spark://x:7077", ONE_MACHINE_MAX_BYTES + 1)
+        == thread_count("local-cluster[2,1,1024]", 1 << 40)
+        == 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +135,7 @@ def cut_behind_a_pair(path: Path) -> None:
     """Leave a whole tar with one pair less: what no reader of tars finds wrong."""
     data = path.read_bytes()
     last = list(read_pairs(io.BytesIO(data)))[-1]
-    path.write_bytes(data[: last.offset] + END)
+    path.write_bytes(data[: last.offset] + TAR_END)
     assert list(read_pairs(io.BytesIO(path.read_bytes())))
 
 
@@ -136,7 +145,7 @@ def cut_behind_a_pair(path: Path) -> None:
         (lambda folder: flip(folder / "00000001.tar"), "00000001.tar: SHA-256 is"),
         (lambda folder: cut_behind_a_pair(folder / "00000000.tar"), "00000000.tar: "),
         (lambda folder: (folder / "00000002.tar").unlink(), "00000002.tar: missing"),
-        (lambda folder: (folder / "00000077.tar").write_bytes(END), "00000077.tar: no finished job owns it"),
+        (lambda folder: (folder / "00000077.tar").write_bytes(TAR_END), "00000077.tar: no finished job owns it"),
         (lambda folder: flip(folder / "README.md"), "README.md: SHA-256 is"),
         (lambda folder: flip(folder / "croissant.json"), "croissant.json: SHA-256 is"),
         (lambda folder: (folder / "sizes.json").unlink(), "sizes.json: missing"),

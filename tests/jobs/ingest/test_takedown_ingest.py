@@ -10,13 +10,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from jobs.cli.main import main
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.errors import StageFailed
 from pipeline.ledger.tables import Ledger
 from pipeline.outcomes import TAKEN_DOWN
-from pipeline.provenance.funnel import faults, funnel
+from pipeline.provenance.funnel import inconsistencies, source_funnels
 from pipeline.storage.store import Store
 from tests.support.hostile_web import HostileWeb, jpeg
 from tests.support.ingest_experiments import TABLE, by_uid, ledger_of, write_ingest, write_rows
@@ -75,8 +75,8 @@ def story(site: HostileWeb, spark: SparkSession, tmp_path_factory: pytest.TempPa
     assert done.returncode == 0, done.stderr
     (folder / "list.txt").write_text(f"{NAMED}\n{FORBIDDEN}\n", "utf-8")
     assert main(["takedown", str(folder / "store"), "--list", str(folder / "list.txt"), "--reason", "asked"]) == 0
-    taken = [one.plain() for one in funnel(ledger_of(experiment))]
-    run = Run(load(experiment, []), Display())
+    taken = [one.plain() for one in source_funnels(ledger_of(experiment))]
+    run = Run(load_experiment(experiment, []), Display())
     assert [job.name for job in run.plan.until("ingest") if run.ledger.finished(job.id) is None] == []
     sources |= {"second": published(folder, "second.jsonl", ROWS | MORE)}
     before = site.asked.copy()
@@ -112,8 +112,8 @@ def test_every_row_of_the_next_ingest_has_its_outcome(story: Story) -> None:
     told = {row["record_id"] for uid, row in pairs.items() if not row["problem"] and rows[uid]["outcome"] == TAKEN_DOWN}
     assert told == {"same bytes", "new with the same bytes", "new and led to the site"}
     assert len(blank) == 5
-    funnels = funnel(story.ledger)
-    assert faults(funnels) == []
+    funnels = source_funnels(story.ledger)
+    assert inconsistencies(funnels) == []
     assert {one.source: one.published for one in funnels} == {"first": 10, "second": 15}
 
 
@@ -127,7 +127,7 @@ def test_no_byte_of_what_was_named_is_in_the_store(story: Story) -> None:
 
 
 def test_a_takedown_during_a_run_stops_it(story: Story, tmp_path: Path) -> None:
-    run = Run(load(story.experiment, []), Display())
+    run = Run(load_experiment(story.experiment, []), Display())
     (tmp_path / "list.txt").write_text("http://nowhere.test/1.jpg\n", "utf-8")
     store = story.experiment.parent / "store"
     assert main(["takedown", str(store), "--list", str(tmp_path / "list.txt"), "--reason", "asked"]) == 0

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.evaluate.rows import evaluation_rows, marks
-from jobs.report.error_analysis import closeup, representatives
+from jobs.evaluate.rows import evaluation_columns, evaluation_rows
+from jobs.report.error_analysis import analyse_errors, representative_trainings
 from jobs.workflow.runner import Run
 from pipeline.core.sampling import rank_key
 from pipeline.errors import StageFailed
-from pipeline.evaluation.metrics import judged, measures
+from pipeline.evaluation.metrics import all_metrics, image_results
 from pipeline.evaluation.zero_shot import Predictions
 from pipeline.ledger.data_files import write_rows
-from pipeline.mixtures.names import unsized
+from pipeline.mixtures.names import base_name
 from tests.support.images import chunk, encoded, two_colours
 from tests.support.ingest_experiments import write_tar
 from tests.support.scored_store import opened, write_experiment
@@ -81,7 +81,7 @@ def planted(model: str, name: str) -> tuple[Any, Any]:
 
     All but the models to be shown are wrong about everything.
     """
-    wrong = {"photo": KEYS[:6], "sketch": WRONG.get(unsized(model)), "painted": []}[name]
+    wrong = {"photo": KEYS[:6], "sketch": WRONG.get(base_name(model)), "painted": []}[name]
     classes = len(CLASSES[name])
     rng = np.random.default_rng([*model.encode(), *name.encode()])
     labels = np.arange(IMAGES, dtype=np.int32) % classes
@@ -100,7 +100,7 @@ def answered(run: Run) -> Run:
             order = np.random.default_rng(len(made)).permutation(IMAGES)  # tables have no order
             logits, labels = planted("fog" if "corruption" in job.config else training.name, name)
             found = Predictions([KEYS[at] for at in order], labels[order], logits[order])
-            tables = evaluation_rows(found, SCALE, marks(job), 0.25, job.config.get("subsets", {}))
+            tables = evaluation_rows(found, SCALE, evaluation_columns(job), 0.25, job.config.get("subsets", {}))
             made.append((job, [write_rows(run.store, job.id, table, rows) for table, rows in tables.items()], {}))
     run.finish(made, started)
     return run
@@ -112,19 +112,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_one_model_of_each_mixture_is_shown_of_its_largest_size_and_first_seed(run: Run) -> None:
-    assert [job.name for job in representatives(run)] == ["only_laion@400/1", "only_yfcc@400/1"]
-    assert {job.id for job in representatives(run)} <= {job.id for job in run.plan.grid()}
+    assert [job.name for job in representative_trainings(run)] == ["only_laion@400/1", "only_yfcc@400/1"]
+    assert {job.id for job in representative_trainings(run)} <= {job.id for job in run.plan.grid()}
 
 
 def test_the_calibration_is_that_of_the_predictions_and_its_scores_the_table_s(run: Run) -> None:
-    found = closeup(run)["calibration"]
+    found = analyse_errors(run)["calibration"]
     assert [(one["set"], one["mixture"]) for one in found] == [
         (name, mixture) for name in ("photo", "sketch", "painted") for mixture in MIXTURES
     ]
     for one in found:
         assert one["model"] == f"{one['mixture']}@400/1"
         logits, labels = planted(one["model"], one["set"])
-        scores = measures(judged(logits, labels, SCALE))
+        scores = all_metrics(image_results(logits, labels, SCALE))
         for name in ("ece", "nll", "brier"):
             assert one[name] == pytest.approx(scores[name], rel=1e-2)  # type: ignore[literal-required]
         gaps = [part["share"] * abs(part["accuracy"] - part["confidence"]) for part in one["bins"] if part["images"]]  # type: ignore[operator]
@@ -133,7 +133,7 @@ def test_the_calibration_is_that_of_the_predictions_and_its_scores_the_table_s(r
 
 
 def test_classes_of_the_shift_are_those_of_the_same_name(run: Run) -> None:
-    drops, painted = closeup(run)["classes"]
+    drops, painted = analyse_errors(run)["classes"]
     assert (painted["set"], painted["classes"], painted["left_out"]) == ("painted", ["bird", "cat"], [])
     assert painted["mixtures"][0]["reference"] == pytest.approx([14 / 15, 13 / 15])
     assert (drops["set"], drops["classes"], drops["left_out"]) == ("sketch", ["dog", "cat"], ["cow"])
@@ -145,7 +145,7 @@ def test_classes_of_the_shift_are_those_of_the_same_name(run: Run) -> None:
 
 
 def test_mistakes_are_shown_as_small_jpegs_and_what_ingest_would_refuse_is_refused(run: Run) -> None:
-    laion, yfcc, *others = closeup(run)["mistakes"]
+    laion, yfcc, *others = analyse_errors(run)["mistakes"]
     assert [(one["set"], one["wrong"], one["examples"]) for one in others] == [("painted", 0, [])] * 2
     assert [(one["set"], one["images"], one["wrong"]) for one in (laion, yfcc)] == [
         ("sketch", IMAGES, 3),
@@ -177,7 +177,7 @@ def test_the_ledger_and_the_images_are_read_once_for_each_set(run: Run, monkeypa
         return read(table, columns, jobs)
 
     monkeypatch.setattr(run.ledger, "read", counted)
-    closeup(run)
+    analyse_errors(run)
     assert sorted(asked) == [("evaluations", 6), *[("predictions", 2)] * 3]
 
 
@@ -188,4 +188,4 @@ def test_an_evaluated_image_that_is_gone_is_named(run: Run) -> None:
     with pytest.raises(
         StageFailed, match=f"evaluation set sketch: expected the image '{KEYS[3]}', which was evaluated"
     ):
-        closeup(run)
+        analyse_errors(run)

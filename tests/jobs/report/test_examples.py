@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.examples import _first_of_each, choose
+from jobs.report.examples import _first_of_each, choose_decisions
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 999), st.sampled_from(["", "", "too_short", "evaluation_copy", "near_duplicate"])),
@@ -23,8 +23,8 @@ def test_some_of_each_reason_are_shown_in_whatever_files_they_lie(
     rows: list[tuple[int, str]], count: int, cut: int
 ) -> None:
     files = [_first_of_each(count)(table(part)) for part in (rows[:cut], rows[cut:])]
-    chosen = choose(pa.concat_tables(reversed(files)), count)
-    assert chosen == choose(table(rows), count)
+    chosen = choose_decisions(pa.concat_tables(reversed(files)), count)
+    assert chosen == choose_decisions(table(rows), count)
     kept = [row["uid"] for row in chosen if row["keep"]]
     assert kept == sorted(f"{n:032x}" for n, why in rows if not why)[: count // 3]
     reasons = {why for _, why in rows} - {""}

@@ -10,15 +10,15 @@ import pyarrow as pa
 import pytest
 from scipy.stats import norm
 
-from jobs.report.robustness import Findings, filters_of, recipes_of
-from jobs.report.robustness import answered as answers_of
-from jobs.report.robustness import findings as findings_of
+from jobs.report.robustness import RobustnessResults, filtered_mixtures, mixture_shares
+from jobs.report.robustness import analyse_grid as findings_of
+from jobs.report.robustness import read_grid as answers_of
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
-from pipeline.evaluation.predictions import keep
+from pipeline.evaluation.predictions import encode_logits
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
-from pipeline.mixtures.names import unsized
+from pipeline.mixtures.names import base_name
 from tests.support.ingest_experiments import evaluation_set
 from tests.support.scored_store import opened, write_experiment
 
@@ -62,7 +62,7 @@ def experiment(
     return opened(write_experiment(folder, given.pop("filters", FILTERS), **given))
 
 
-def findings(run: Run) -> Findings:
+def findings(run: Run) -> RobustnessResults:
     """Return what a finished grid says."""
     return findings_of(run, answers_of(run))
 
@@ -80,7 +80,7 @@ def answered(run: Run, one_image_less: str = "") -> Run:
         place = np.log2(int(mixture.partition("@")[2] or 400) / 200) * 0.4 + 0.7
         for job in (one for one in jobs if "set" in one.config):
             rng = np.random.default_rng([*model.encode(), *job.name.encode()])
-            height = HEIGHTS.get(unsized(mixture), 0.9) - 0.2 if job.config["set"] == "sketch" else 0.0
+            height = HEIGHTS.get(base_name(mixture), 0.9) - 0.2 if job.config["set"] == "sketch" else 0.0
             images = IMAGES - (job.name == one_image_less)
             labels = np.arange(images, dtype=np.int32) % CLASSES
             logits = rng.uniform(0, 0.1, (images, CLASSES)).astype(np.float32)
@@ -92,7 +92,7 @@ def answered(run: Run, one_image_less: str = "") -> Run:
             rows = {
                 **{key: [value] * images for key, value in about.items()},
                 "key": [f"{number:05d}" for number in order],
-                **keep(logits[order], labels[order], 10.0).columns(),
+                **encode_logits(logits[order], labels[order], 10.0).columns(),
             }
             table = pa.Table.from_pydict(rows, TABLES["predictions"])
             run.finish([(job, [write_rows(run.store, job.id, "predictions", table)], {})], started)
@@ -106,7 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_mixture_stands_beside_the_sources_that_it_is_made_of(run: Run) -> None:
     """Not so the filtered one: its sources were not trained on behind that filter."""
-    [recipe] = recipes_of(run)
+    [recipe] = mixture_shares(run)
     assert (recipe.mixture, recipe.shares) == ("half", {"only_laion": 0.5, "only_yfcc": 0.5})
 
 
@@ -120,7 +120,7 @@ def test_a_filtered_mixture_stands_beside_the_one_that_it_is_but_for_its_filter(
     names = ["laion_short", "only_laion", "yfcc_short", "yfcc_long", "half", "filtered"]
     filters = FILTERS | {"long": {"drop_when": {"too_short": "caption_v1.words < 2"}}}
     run = experiment(tmp_path, trained=names, filters=filters, mixtures=MIXTURES | added)
-    assert list(filters_of(run)) == [("laion_short", "only_laion"), ("yfcc_long", "yfcc_short")]
+    assert list(filtered_mixtures(run)) == [("laion_short", "only_laion"), ("yfcc_long", "yfcc_short")]
 
 
 def test_the_findings_are_those_that_were_planted(run: Run) -> None:

@@ -10,9 +10,9 @@ from pyspark.sql import SparkSession
 
 from benchmarks.score import ingested, short_caption, write_shard
 from benchmarks.tables import experiment, finished
-from jobs.score.stage import Wanted, _shards, _work, execute
-from jobs.workflow.experiment import load
-from jobs.workflow.plan import of_stage
+from jobs.score.stage import SignalRequest, _shards, _work, execute
+from jobs.workflow.experiment import load_experiment
+from jobs.workflow.plan import needs_of_stage
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.core.digests import digest
@@ -24,7 +24,7 @@ from tests.support.clip_models import saved, without_image_directions
 
 
 def opened(path: Path, spark: SparkSession | None = None) -> Run:
-    run = Run(load(path, []), Display())
+    run = Run(load_experiment(path, []), Display())
     if spark is not None:
         run.__dict__["spark"] = spark  # one session for all tests
     return run
@@ -106,8 +106,10 @@ def test_models_side_by_side_are_scored_in_one_reading_and_a_resumed_run_gives_t
     for run in (whole, resumed):
         jobs = [job for name in CLIPS for job in run.plan.signal(name)]
         if run is resumed:  # what a run that was killed behind its first shard leaves
-            [shard, paths] = _shards(run, of_stage(jobs[0], "ingest")[0].id)[0]
-            wanted = [Wanted(job.id, run.experiment.signals[job.config["signal"]], job.local["model"]) for job in jobs]
+            [shard, paths] = _shards(run, needs_of_stage(jobs[0], "ingest")[0].id)[0]
+            wanted = [
+                SignalRequest(job.id, run.experiment.signals[job.config["signal"]], job.local["model"]) for job in jobs
+            ]
             work = partial(_work, run.store, 1, (shard, paths, wanted))
             run_unit(run.store, digest(sorted(job.id for job in jobs)), shard, work)
         execute(run, jobs)

@@ -21,28 +21,28 @@ from PIL import Image as Pillow
 from pyspark.sql import SparkSession
 
 from filters.search import approximate, image_alignment
-from filters.search.approximate import Approximate
+from filters.search.approximate import ApproximateSearcher
 from filters.signals.base import embeddings_to_binary
 from filters.signals.evaluation_index import EvaluationIndex
-from filters.signals.evaluation_overlap import Nearest
+from filters.signals.evaluation_overlap import EvaluationOverlapSignal
 from jobs.score import evaluation_index
 from jobs.score.corpus_tables import signal_frame
-from jobs.score.evaluation_index import Kept, indexed, kept, opened
+from jobs.score.evaluation_index import StoredIndex, build_index, open_index, stored_indexes
 from jobs.score.evaluation_overlap import stored_images
 from jobs.score.stage import execute
-from jobs.workflow.experiment import load
+from jobs.workflow.experiment import load_experiment
 from jobs.workflow.plan import Job
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
 from pipeline.evaluation.datasets import open_set
-from pipeline.images.pdq import pdq
+from pipeline.images.pdq import pdq_fingerprint
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import JobRow
-from pipeline.models.clip import load as load_model
-from pipeline.provenance.trace import as_text, trace
-from pipeline.provenance.verify import owned
+from pipeline.models.clip import load_clip as load_model
+from pipeline.provenance.trace import format_trace, trace
+from pipeline.provenance.verify import files_owned_by_jobs
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
 from pipeline.storage.store import Store
 from sources.world.evaluation import write_evaluation_set
@@ -145,7 +145,7 @@ def stored_pairs(run: Run) -> None:
     (ingest,), (prints,), (clip,) = run.plan.ingests(), run.plan.signal("pdq_v1"), run.plan.signal("clip_v1")
     commit(run, ingest, "samples", rows)
     shown = rows.select(["uid", "source"])
-    bits = shown.append_column("pdq", pa.array([pdq(image)[0] for image in images]))
+    bits = shown.append_column("pdq", pa.array([pdq_fingerprint(image)[0] for image in images]))
     commit(run, prints, "signals_pdq_v1", without(bits, WITHOUT_PRINT))
     model = load_model(f"local-dir:{run.experiment.path.parent / 'model'}")
     vectors = model.embed_images([Pillow.fromarray(image) for image in images], 64)
@@ -179,13 +179,13 @@ class Searched:
         return [EvaluationIndex.open(Path(self.run.store.path(one.folder))) for one in self.kept]
 
     @property
-    def kept(self) -> list[Kept]:
-        return kept(self.run, self.run.plan.indexes("nearest_v1"))
+    def kept(self) -> list[StoredIndex]:
+        return stored_indexes(self.run, self.run.plan.indexes("nearest_v1"))
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Iterator[Searched]:
-    run = Run(load(write_experiment(tmp_path_factory.mktemp("indexes")), []), Display())
+    run = Run(load_experiment(write_experiment(tmp_path_factory.mktemp("indexes")), []), Display())
     run.__dict__["spark"] = spark
     stored_pairs(run)
     build(run, run.plan.indexes("nearest_v1"))
@@ -209,7 +209,7 @@ def test_every_set_has_a_row_that_says_what_its_index_holds(searched: Searched) 
 
 
 def test_the_files_are_those_that_the_ledger_and_the_job_say(searched: Searched) -> None:
-    run, known = searched.run, owned(searched.run.ledger)
+    run, known = searched.run, files_owned_by_jobs(searched.run.ledger)
     paths = {f"{one.folder}/{name}": sha256 for one in searched.kept for name, sha256 in one.files}
     assert sorted(paths) == run.store.files("indexes")
     for path, sha256 in paths.items():
@@ -233,7 +233,7 @@ def test_copies_are_found_with_the_set_and_the_key_of_their_original(searched: S
     found = [(row["aligned_set"], row["aligned_key"]) for row in searched.rows]
     assert found[:4] == [("photo", "photo_00"), ("photo", "photo_01"), ("sketch", "sketch_00"), ("photo", "photo_02")]
     scores = [row["aligned"] or 0 for row in searched.rows]
-    assert min(scores[:4]) >= image_alignment.SAME > max(scores[4:])
+    assert min(scores[:4]) >= image_alignment.SAME_PICTURE_SCORE > max(scores[4:])
     assert [(row["pdq_set"], row["pdq_key"]) for row in searched.rows[:3]] == found[:3]
     assert max(row["pdq_distance"] for row in searched.rows[:3]) <= 10
     assert [row["cosine_key"] for row in searched.rows[:2]] == ["photo_00", "photo_01"]
@@ -263,7 +263,9 @@ def test_spark_and_one_process_find_the_same(searched: Searched) -> None:
     rows = samples.append_column("pdq", cells["pdq"]).append_column("image_embedding", cells["image_embedding"])
     for order in (np.arange(PAIRS), np.arange(PAIRS)[::-1]):
         given = rows.take(pa.array(order))
-        found = Nearest("pdq_v1", "clip_v1").compute(given, searched.sets, stored_images(run.store, given))
+        found = EvaluationOverlapSignal("pdq_v1", "clip_v1").compute(
+            given, searched.sets, stored_images(run.store, given)
+        )
         expected = [{key: value for key, value in searched.rows[n].items() if key != "job"} for n in order]
         assert found.to_pylist() == expected
 
@@ -280,7 +282,7 @@ def test_what_each_set_says_is_read_by_spark_and_told_by_trace(searched: Searche
     (life,) = trace_of(run, searched.rows[0]["uid"])
     assert life["signals"]["nearest_v1"][0]["per_set"] == searched.rows[0]["per_set"]
     assert json.loads(json.dumps(life, default=str))["signals"]["nearest_v1"][0]["per_set"][0]["set"] == "photo"
-    assert "photo_00" in as_text(life)
+    assert "photo_00" in format_trace(life)
 
 
 def trace_of(run: Run, name: str) -> list[dict[str, Any]]:
@@ -303,11 +305,11 @@ def test_an_index_is_mapped_in_the_worker_alone_and_searched_on_one_thread(searc
         import faiss
         import torch
 
-        from jobs.score.evaluation_index import opened
+        from jobs.score.evaluation_index import open_index
 
         list(batches)
         before = Path(f"/proc/{os.getppid()}/maps").read_text()
-        same = opened(store, one) is opened(store, one)
+        same = open_index(store, one) is open_index(store, one)
         found = {
             "threads": [faiss.omp_get_max_threads(), torch.get_num_threads()],
             "mapped": one.folder in Path("/proc/self/maps").read_text(),
@@ -338,21 +340,21 @@ def test_a_byte_that_was_flipped_is_found_before_anything_is_searched(searched: 
             flip(path, place)
             found = hashlib.sha256(path.read_bytes()).hexdigest()
             with pytest.raises(StageFailed) as caught:
-                opened(Store(str(tmp_path)), one)
+                open_index(Store(str(tmp_path)), one)
             assert str(caught.value) == f"{one.folder}/{name}: expected SHA-256 {sha256}, found {found}"
             path.write_bytes(whole)
         path.unlink()
         with pytest.raises(StageFailed, match=rf"/{name}: expected SHA-256 {sha256}, found no file$"):
-            opened(Store(str(tmp_path)), one)
+            open_index(Store(str(tmp_path)), one)
         path.write_bytes(whole)
-    assert list(opened(Store(str(tmp_path)), one).keys) == list(searched.sets[0].keys)
+    assert list(open_index(Store(str(tmp_path)), one).keys) == list(searched.sets[0].keys)
 
 
 def test_the_signal_is_not_computed_with_an_index_that_changed(searched: Searched, tmp_path: Path) -> None:
     """In a copy of the store: the workers have the index of the store itself open, as it was."""
     (name, sha256), spark = searched.kept[2].files[0], searched.run.spark
     shutil.copytree(searched.run.store.root, tmp_path / "store")
-    run = Run(load(searched.run.experiment.path, [f"store={tmp_path / 'store'}"]), Display())
+    run = Run(load_experiment(searched.run.experiment.path, [f"store={tmp_path / 'store'}"]), Display())
     run.__dict__["spark"] = spark
     (job,) = run.plan.signal("nearest_v2")
     assert run.plan.indexes("nearest_v2") == run.plan.indexes("nearest_v1")  # one index serves both
@@ -373,7 +375,7 @@ def test_an_index_follows_from_its_set_its_model_and_its_settings_and_from_no_pa
     path = write_experiment(tmp_path)
 
     def ids(*settings: str) -> tuple[dict[str, str], str]:
-        plan = Run(load(path, list(settings)), Display()).plan
+        plan = Run(load_experiment(path, list(settings)), Display()).plan
         (nearest,) = plan.signal("nearest_v1")
         jobs = plan.indexes("nearest_v1")
         assert set(jobs) <= set(nearest.needs)
@@ -400,11 +402,11 @@ def test_an_index_follows_from_its_set_its_model_and_its_settings_and_from_no_pa
 
 def test_the_order_of_the_sets_is_the_signals_and_not_the_indexes(tmp_path: Path) -> None:
     path = write_experiment(tmp_path)
-    before = Run(load(path, []), Display()).plan
+    before = Run(load_experiment(path, []), Display()).plan
     data = yaml.safe_load(path.read_text("utf-8"))
     data["evaluation"]["sets"] = dict(reversed(data["evaluation"]["sets"].items()))
     path.write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
-    after = Run(load(path, []), Display()).plan
+    after = Run(load_experiment(path, []), Display()).plan
     assert set(before.indexes("nearest_v1")) == set(after.indexes("nearest_v1"))
     assert before.signal("nearest_v1") != after.signal("nearest_v1")
 
@@ -433,11 +435,11 @@ class Blind(Spread):
 def test_a_large_set_gets_inverted_lists_whose_recall_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(approximate, "EXACT", 1)
+    monkeypatch.setattr(approximate, "MAX_EXACT_ELEMENTS", 1)
     write_set(tmp_path / "many", range(90))
-    found, row = indexed(open_set("many", tmp_path / "many"), Spread(), 0.98, 4096)
+    found, row = build_index(open_set("many", tmp_path / "many"), Spread(), 0.98, 4096)
     parameters = json.loads(row["parameters"])
-    assert isinstance(found.searcher, Approximate)
+    assert isinstance(found.searcher, ApproximateSearcher)
     assert (row["kind"], row["rows"], row["recall_sample"]) == ("ivf", 90, 90)
     assert 0.98 <= row["recall"] <= 1
     assert parameters == {
@@ -453,32 +455,32 @@ def test_a_large_set_gets_inverted_lists_whose_recall_was_measured(
     for path in sorted((tmp_path / "saved").iterdir()):
         root.write(f"indexes/x/{path.name}", path.read_bytes())
         digests.append((path.name, hashlib.sha256(path.read_bytes()).hexdigest()))
-    copied = opened(root, Kept("indexes/x", tuple(digests)))
+    copied = open_index(root, StoredIndex("indexes/x", tuple(digests)))
     queries = found.searcher.vectors[:9]
     assert copied.searcher.search(queries, 2)[0].tolist() == found.searcher.search(queries, 2)[0].tolist()
     assert copied.searcher.search(queries, 1)[0][:, 0].tolist() == list(range(9))
 
 
 def test_a_set_that_cannot_be_indexed_as_asked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "EXACT", 1)
-    monkeypatch.setattr(approximate, "MOST", 1)
-    monkeypatch.setattr(approximate, "FEWEST", 1)
+    monkeypatch.setattr(approximate, "MAX_EXACT_ELEMENTS", 1)
+    monkeypatch.setattr(approximate, "MAX_PROBED_CELLS", 1)
+    monkeypatch.setattr(approximate, "MIN_PROBED_CELLS", 1)
     write_set(tmp_path / "many", range(90))
     given = open_set("many", tmp_path / "many")
     with pytest.raises(
         StageFailed, match=r"^evaluation set many: min_recall: expected 1.0, found 0\.\d+ with 1 of 32 "
     ):
-        indexed(given, Spread(), 1.0, 4096)
+        build_index(given, Spread(), 1.0, 4096)
     with pytest.raises(
         InputError, match=r"^evaluation set many: index_mb: expected 1 or more for 90 rows of 16, found 0"
     ):
-        indexed(given, Spread(), 1.0, 0)
+        build_index(given, Spread(), 1.0, 0)
 
 
 def test_an_image_without_a_vector_is_named(tmp_path: Path) -> None:
     write_set(tmp_path / "photo", range(5))
     with pytest.raises(StageFailed, match=r"^evaluation set photo: photo_02: expected a unit vector from the model$"):
-        indexed(open_set("photo", tmp_path / "photo"), Blind(), 0.95, 4096)
+        build_index(open_set("photo", tmp_path / "photo"), Blind(), 0.95, 4096)
 
 
 def test_an_image_that_is_damaged_in_its_shard_is_named(searched: Searched) -> None:

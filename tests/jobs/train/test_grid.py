@@ -16,15 +16,15 @@ import jobs.train.stage
 from jobs.cli.main import main
 from jobs.train import launch
 from jobs.train.stage import execute
-from jobs.workflow.plan import Job, export_folder, of_stage
+from jobs.workflow.plan import Job, export_folder, needs_of_stage
 from jobs.workflow.runner import Run
 from pipeline.errors import InputError, StageFailed
 from pipeline.export.manifest import manifest
 from pipeline.models.checkpoint import WEIGHTS_FILE
-from pipeline.provenance.verify import owned, verify
+from pipeline.provenance.verify import files_owned_by_jobs, verify
 from pipeline.training import task
 from pipeline.training.launcher import TrainingResult
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import TrainingRecipe
 from pipeline.training.task import TrainingTask
 from tests.support.scored_store import opened, write_experiment
 from tests.support.small_trainings import MODEL
@@ -57,11 +57,13 @@ def with_exports(run: Run, pairs: int = 1000) -> list[Job]:
     """Write the manifests of what the grid trains on; return its jobs."""
     for job in run.plan.grid():
         tars = [{"tar": "00000000.tar", "pairs": pairs, "bytes": 1, "sha256": "0"}]
-        run.store.write(f"{export_folder(of_stage(job, 'export')[0])}/manifest.json", manifest("m", "j", {}, tars))
+        run.store.write(
+            f"{export_folder(needs_of_stage(job, 'export')[0])}/manifest.json", manifest("m", "j", {}, tars)
+        )
     return run.plan.grid()
 
 
-Trains = Callable[[Recipe, Path, Path, Path, Callable[[int], None]], TrainingResult]
+Trains = Callable[[TrainingRecipe, Path, Path, Path, Callable[[int], None]], TrainingResult]
 
 
 def trains(run: Run, fails: dict[str, Exception | TrainingResult]) -> Trains:
@@ -69,7 +71,7 @@ def trains(run: Run, fails: dict[str, Exception | TrainingResult]) -> Trains:
     by_folder = {job.short: job.name for job in run.plan.grid()}
 
     def train(
-        recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: Callable[[int], None]
+        recipe: TrainingRecipe, export: Path, model: Path, folder: Path, on_samples: Callable[[int], None]
     ) -> TrainingResult:
         failure = fails.get(by_folder[folder.name])
         if isinstance(failure, Exception):
@@ -118,7 +120,7 @@ def test_what_fails_is_recorded_with_its_reason_and_tried_again(path: Path, monk
     assert done["arguments"].startswith("--train-data exports/one/")
     assert set(json.loads(done["versions"])) == {"python", "torch", "open_clip_torch"}
     assert [job.name for job in grid if run.ledger.finished(job.id)] == ["one/0"]
-    assert [name for name in owned(run.ledger) if name.startswith("trainings")] == [
+    assert [name for name in files_owned_by_jobs(run.ledger) if name.startswith("trainings")] == [
         f"{done['checkpoint']}/{WEIGHTS_FILE}"
     ]
 
@@ -232,7 +234,7 @@ def test_an_interrupted_grid_stops_what_runs_and_begins_no_more(path: Path, monk
     run, begun, ended = opened(path, [*GRID, "training.parallel=2"]), list[int](), list[int]()
 
     def train(
-        recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: Callable[[int], None]
+        recipe: TrainingRecipe, export: Path, model: Path, folder: Path, on_samples: Callable[[int], None]
     ) -> TrainingResult:
         begun.append(recipe.seed)
         try:
@@ -246,7 +248,7 @@ def test_an_interrupted_grid_stops_what_runs_and_begins_no_more(path: Path, monk
     monkeypatch.setattr(task, "train", train)
     recipe = launch.recipe_of(run.plan.grid()[0], 960)
     tasks = [TrainingTask(str(number), replace(recipe, seed=number), path, path, path) for number in range(9)]
-    with closing(launch.outcomes(run, tasks, lambda name, seen: None)) as results:
+    with closing(launch.run_trainings(run, tasks, lambda name, seen: None)) as results:
         assert next(results)[0].name == "0"
     assert set(ended) == set(begun) < set(range(4))  # two at once, and one may have come in for the first
 

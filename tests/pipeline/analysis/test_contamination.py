@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.signals.evaluation_overlap import PER_SET
-from pipeline.analysis.contamination import Near, copies
+from pipeline.analysis.contamination import CopyThresholds, find_copies
 
 SETS = ("photo", "sketch")
 
@@ -30,7 +30,7 @@ ROWS = st.lists(st.tuples(*(entries(name) for name in SETS)), min_size=1, max_si
 
 
 NEAR = st.builds(
-    Near,
+    CopyThresholds,
     st.one_of(st.none(), st.integers(0, 60)),
     st.one_of(st.none(), st.sampled_from([0.9, 1.0])),
     st.one_of(st.none(), st.sampled_from([0.7, 0.9])),
@@ -38,7 +38,7 @@ NEAR = st.builds(
 )
 
 
-def resembled(one: dict[str, Any], near: Near) -> set[str]:
+def resembled(one: dict[str, Any], near: CopyThresholds) -> set[str]:
     """Return the keys of the images that an entry says a pair resembles."""
     keys = set()
     distance, quality = one["pdq_distance"], one["pdq_quality"]
@@ -51,9 +51,9 @@ def resembled(one: dict[str, Any], near: Near) -> set[str]:
 
 
 @given(ROWS, NEAR)
-def test_pairs_and_images_are_those_that_the_thresholds_reach(rows: list[Any], near: Near) -> None:
+def test_pairs_and_images_are_those_that_the_thresholds_reach(rows: list[Any], near: CopyThresholds) -> None:
     column = pa.chunked_array([pa.array(map(list, rows), pa.list_(pa.field("element", PER_SET)))])
-    found = copies(column, near)
+    found = find_copies(column, near)
     for place, name in enumerate(SETS):
         mine = [resembled(row[place], near) for row in rows]
         assert found[name].pairs == sum(map(bool, mine))
@@ -64,9 +64,9 @@ def test_a_score_at_the_threshold_is_one_of_a_copy() -> None:
     """Scores are kept in 32 bits, in which 0.9 is not what it is in 64."""
     one = {"set": "photo", "cosine": 0.9, "cosine_key": "k"}
     column = pa.chunked_array([pa.array([[one]], pa.list_(pa.field("element", PER_SET)))])
-    assert copies(column, Near(None, 0.9, None, 50))["photo"].keys == {"k"}
+    assert find_copies(column, CopyThresholds(None, 0.9, None, 50))["photo"].keys == {"k"}
 
 
 def test_of_no_pairs_nothing_is_said() -> None:
     column = pa.chunked_array([pa.array([], pa.list_(pa.field("element", PER_SET)))])
-    assert copies(column, Near(31, 0.9, 0.7, 50)) == {}
+    assert find_copies(column, CopyThresholds(31, 0.9, 0.7, 50)) == {}

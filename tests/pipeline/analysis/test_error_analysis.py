@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.error_analysis import (
-    MOST_EXAMPLES,
-    MOST_THUMBNAILS,
-    Seen,
+    MAX_EXAMPLES,
+    MAX_THUMBNAILS,
+    SetPredictions,
     calibration,
     class_drops,
-    examples_each,
+    examples_per_model,
+    misclassified_positions,
     shared_classes,
-    wrong_images,
 )
-from pipeline.evaluation.metrics import BINS, calibration_error, judged, measures
-from pipeline.report.error_section import diagrams, largest_drops
-from pipeline.report.page import render
-from pipeline.report.trends_section import positions
+from pipeline.evaluation.metrics import BINS, all_metrics, calibration_error, image_results
+from pipeline.report.error_section import largest_drops, reliability_diagrams
+from pipeline.report.page import render_page
+from pipeline.report.trends_section import trend_positions
 from tests.pipeline.report.test_page import BAD_THUMBNAILS, Page, assert_harmless
 from tests.support.sample_errors import answers, sample_closeup
 from tests.support.sample_report import empty_report, grid_report, sample_report, thumbnail
@@ -28,12 +28,12 @@ from tests.support.sample_report import empty_report, grid_report, sample_report
 SETS = ("photo", "sketch")
 
 
-def said(labels: list[int], predicted: list[int], classes: int, mixture: str = "half") -> Seen:
+def said(labels: list[int], predicted: list[int], classes: int, mixture: str = "half") -> SetPredictions:
     """Return what a model says that is rather sure of each of its answers."""
     logits = np.zeros((len(labels), classes))
     logits[np.arange(len(labels)), predicted] = 3.0
     keys = [f"k{place}" for place in range(len(labels))]
-    return Seen(mixture, f"{mixture}@400/0", keys, judged(logits, np.array(labels)))
+    return SetPredictions(mixture, f"{mixture}@400/0", keys, image_results(logits, np.array(labels)))
 
 
 def many(count: int) -> Any:
@@ -98,31 +98,33 @@ def test_the_page_has_at_most_twelve_classes_a_shift_the_largest_mean_drop_first
 
 def test_mistakes_are_the_same_ones_for_models_that_are_wrong_about_the_same_images() -> None:
     seen = said([0] * 40, [1, 0, 1, 1] * 10, 2)
-    chosen = wrong_images(seen, 4)
+    chosen = misclassified_positions(seen, 4)
     assert len(chosen) == 4
     assert all(place % 4 != 1 for place in chosen)
     turned = replace(
         said([0] * 40, [1, 1, 0, 1] * 10, 2), keys=list(reversed(seen.keys))
     )  # the same images in another order
-    assert [turned.keys[place] for place in wrong_images(turned, 4)] == [seen.keys[place] for place in chosen]
+    assert [turned.keys[place] for place in misclassified_positions(turned, 4)] == [
+        seen.keys[place] for place in chosen
+    ]
     assert [seen.keys[place] for place in chosen] != [seen.keys[place] for place in (0, 2, 3, 4)]
-    assert len(wrong_images(seen, 100)) == 30
-    assert wrong_images(said([0, 1], [0, 1], 2), 4) == []
+    assert len(misclassified_positions(seen, 100)) == 30
+    assert misclassified_positions(said([0, 1], [0, 1], 2), 4) == []
 
 
 @pytest.mark.parametrize("models", [0, 1, 30, 31, 60, 119, 120, 121, 1000])
 def test_no_page_has_more_thumbnails_than_it_may(models: int) -> None:
-    each = examples_each(models)
+    each = examples_per_model(models)
     assert len(each) == models
-    assert sum(each) <= MOST_THUMBNAILS
-    assert set(each) <= ({1, 0} if models > MOST_THUMBNAILS else set(range(1, MOST_EXAMPLES + 1)))
-    assert sum(each) >= min(models, MOST_THUMBNAILS)
+    assert sum(each) <= MAX_THUMBNAILS
+    assert set(each) <= ({1, 0} if models > MAX_THUMBNAILS else set(range(1, MAX_EXAMPLES + 1)))
+    assert sum(each) >= min(models, MAX_THUMBNAILS)
     assert each == sorted(each, reverse=True)
 
 
 def test_the_page_shows_diagrams_drops_and_mistakes() -> None:
     report = grid_report()
-    page = assert_harmless(render(report))
+    page = assert_harmless(render_page(report))
     words = " ".join("".join(page.text).split())
     labels = [attributes.get("aria-label", "") for tag, attributes in page.elements if tag == "svg"]
     for name in ("photo", "clipart", "sketch"):
@@ -142,7 +144,7 @@ def test_the_page_shows_diagrams_drops_and_mistakes() -> None:
 def test_an_image_that_was_refused_is_said_to_be() -> None:
     report: Any = sample_report()
     report["mistakes"][0]["examples"][0] |= {"thumbnail": None, "refused": "not_an_image: <b>"}
-    page = assert_harmless(render(report))
+    page = assert_harmless(render_page(report))
     assert "not shown: not_an_image: <b>" in "".join(page.text)
 
 
@@ -151,11 +153,11 @@ def test_only_jpeg_data_urls_are_shown_of_mistakes(bad: str) -> None:
     report: Any = sample_report()
     report["mistakes"][3]["examples"][0] |= {"thumbnail": bad, "refused": ""}
     with pytest.raises(ValueError, match=r"mistake six-unfiltered, clipart/clipart.*expected data:image/jpeg;base64"):
-        render(report)
+        render_page(report)
 
 
 def test_nothing_evaluated_is_said_in_each_section() -> None:
-    words = "".join(Page(render(empty_report())).text)
+    words = "".join(Page(render_page(empty_report())).text)
     assert "there is no calibration to show" in words
     assert "class drops require a model" in words
     assert "mistakes require a model" in words
@@ -170,7 +172,7 @@ def test_models_without_a_mistake_or_a_drop_or_a_common_class_have_none_to_show(
         class_drops("sketch", ["a", "b"], ["c", "d"], [(perfect, perfect)]),
     ]
     report["calibration"].append(report["calibration"][0] | {"mixture": "half"})
-    words = "".join(Page(render(report)).text)
+    words = "".join(Page(render_page(report)).text)
     assert "No image of a shift was classified wrongly." in words
     assert "None of the 2 classes that have images in both sets loses accuracy" in words
     assert "This shift has no class in common with the reference." in words
@@ -178,13 +180,13 @@ def test_models_without_a_mistake_or_a_drop_or_a_common_class_have_none_to_show(
 
 def test_many_mixtures_stand_in_several_diagrams_and_very_many_in_the_table_alone() -> None:
     report = many(11)
-    place = positions(report)
+    place = trend_positions(report)
     sets = {name: [one for one in report["calibration"] if one["set"] == name] for name in SETS}
-    drawn = diagrams(sets, place)
+    drawn = reliability_diagrams(sets, place)
     assert [(one.set, len(one.curves)) for one in drawn] == [("photo", 8), ("photo", 3), ("sketch", 8), ("sketch", 3)]
     assert all(len({curve.position % 8 for curve in one.curves}) == len(one.curves) for one in drawn)
-    assert "mixture-008, mixture-009, mixture-010" in render(report)
-    words = " ".join("".join(Page(render(many(125))).text).split())
+    assert "mixture-008, mixture-009, mixture-010" in render_page(report)
+    words = " ".join("".join(Page(render_page(many(125))).text).split())
     assert "The diagrams of 125 mixtures are too many to show" in words
     assert "The first 24 mixtures are shown" in words
     assert "For 5 of 125 combinations of a mixture and a shift no mistakes are shown" in words
@@ -195,6 +197,6 @@ def test_the_sample_is_scored_as_its_bins_say() -> None:
         gaps = [row["share"] * abs((row["accuracy"] or 0) - (row["confidence"] or 0)) for row in one["bins"]]
         assert sum(gaps) == pytest.approx(one["ece"])
     assert (
-        measures(answers("half", "photo", 2.4, 0).images)["ece"]
+        all_metrics(answers("half", "photo", 2.4, 0).images)["ece"]
         == sample_closeup(("half",), SETS, thumbnail)["calibration"][0]["ece"]
     )

@@ -7,23 +7,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.analysis.trends import Answered, Recipe, Shift, diluted, ladder, trend
+from pipeline.analysis.trends import (
+    MixtureShares,
+    ModelAnswers,
+    ShiftedSet,
+    accuracy_by_size,
+    analyse_dilution,
+    analyse_shift,
+)
 from pipeline.report import accuracy_section, trends_section
-from pipeline.report.page import render
+from pipeline.report.page import render_page
 from tests.pipeline.report.test_page import assert_harmless
 from tests.support.sample_report import grid, grid_report
 
-RECIPE = Recipe("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
+RECIPE = MixtureShares("yfcc-laion-half", {"yfcc": 0.5, "laion": 0.5})
 
 
-CLIPART, SKETCH = Shift("clipart", "natural"), Shift("sketch", "natural")
+CLIPART, SKETCH = ShiftedSet("clipart", "natural"), ShiftedSet("sketch", "natural")
 
 
 MODELS = grid()
 
 
-def judged(models: list[Answered], shift: Shift = CLIPART, **more: Any) -> Any:
-    return diluted(models, "photo", shift, RECIPE, more.get("labels", {}), 0.1)
+def judged(models: list[ModelAnswers], shift: ShiftedSet = CLIPART, **more: Any) -> Any:
+    return analyse_dilution(models, "photo", shift, RECIPE, more.get("labels", {}), 0.1)
 
 
 def test_a_mixture_between_unlike_sources_is_diluted_and_one_of_like_sources_is_not() -> None:
@@ -35,7 +42,7 @@ def test_a_mixture_between_unlike_sources_is_diluted_and_one_of_like_sources_is_
 
 
 def test_effective_robustness_is_measured_from_the_baseline_that_is_named() -> None:
-    everything, own = trend(MODELS, "photo", CLIPART), trend(MODELS, "photo", CLIPART, ["yfcc"])
+    everything, own = analyse_shift(MODELS, "photo", CLIPART), analyse_shift(MODELS, "photo", CLIPART, ["yfcc"])
     assert own["baseline"] is not None
     assert own["baseline"]["fitted_on"] == [one.name for one in MODELS if one.mixture == "yfcc"]
     mean = {
@@ -55,7 +62,7 @@ def test_effective_robustness_is_measured_from_the_baseline_that_is_named() -> N
 def test_the_order_of_the_models_changes_nothing() -> None:
     turned = list(reversed(MODELS))
     assert judged(turned) == judged(MODELS)
-    told, other = (trend(models, "photo", CLIPART) for models in (MODELS, turned))
+    told, other = (analyse_shift(models, "photo", CLIPART) for models in (MODELS, turned))
     slopes, others = ({one["mixture"]: one["slope"] for one in each["groups"]} for each in (told, other))
     for name, slope in slopes.items():
         assert slope == pytest.approx(others[name], rel=1e-9)
@@ -66,7 +73,7 @@ def test_the_order_of_the_models_changes_nothing() -> None:
 
 def test_without_sizes_there_are_no_lines_and_with_few_models_no_baseline_and_it_is_said() -> None:
     single = [one for one in MODELS if one.size == 500 and one.seed == 0]
-    told = trend(single[:2], "photo", CLIPART)
+    told = analyse_shift(single[:2], "photo", CLIPART)
     assert told["baseline"] is None
     assert "expected at least three baseline models" in told["why"]
     assert (told["groups"], told["without"]) == ([], ["laion", "yfcc"])
@@ -76,13 +83,13 @@ def test_without_sizes_there_are_no_lines_and_with_few_models_no_baseline_and_it
 
 def test_a_source_in_one_size_alone_has_no_line_and_no_verdict_rests_on_it() -> None:
     models = [one for one in MODELS if one.mixture != "laion" or (one.size, one.seed) in ((500, 0), (1000, 0))]
-    told = trend(models, "photo", CLIPART)
+    told = analyse_shift(models, "photo", CLIPART)
     assert told["without"] == ["laion"]
     assert judged(models) is None
 
 
 def test_a_ladder_has_the_mean_and_the_range_of_the_seeds() -> None:
-    rows = ladder(MODELS, "photo")
+    rows = accuracy_by_size(MODELS, "photo")
     assert [row["size"] for row in rows if row["mixture"] == "yfcc"] == [500, 1000, 2000, 4000]
     accuracies = [float(one.right["photo"].mean()) for one in MODELS if (one.mixture, one.size) == ("laion", 1000)]
     [row] = [row for row in rows if (row["mixture"], row["size"]) == ("laion", 1000)]
@@ -95,7 +102,7 @@ def test_where_logits_are_there_the_ensemble_of_the_sources_stands_beside_the_mi
     rng = np.random.default_rng(0)
     labels = {name: np.zeros(600, np.int32) for name in ("photo", "clipart")}
 
-    def surer(one: Answered) -> Answered:
+    def surer(one: ModelAnswers) -> ModelAnswers:
         sure = 3.0 if one.mixture == "yfcc" else 1.0
         logits = {}
         for name in labels:
@@ -114,17 +121,19 @@ def test_where_logits_are_there_the_ensemble_of_the_sources_stands_beside_the_mi
 
 def test_a_mixture_has_one_colour_on_the_whole_page() -> None:
     report = grid_report()
-    place = accuracy_section.positions(report)
-    assert trends_section.positions(report) == {name: place[name] for name in ("yfcc", "laion", "yfcc-laion-half")}
+    place = accuracy_section.mixture_positions(report)
+    assert trends_section.trend_positions(report) == {
+        name: place[name] for name in ("yfcc", "laion", "yfcc-laion-half")
+    }
     report["mixtures"] = report["mixtures"][1:]
     report["evaluation"]["results"], report["robustness"] = [], []
-    assert trends_section.positions(report)["laion"] == 0
-    assert trends_section.positions(report)["yfcc"] >= len(report["mixtures"])
+    assert trends_section.trend_positions(report)["laion"] == 0
+    assert trends_section.trend_positions(report)["yfcc"] >= len(report["mixtures"])
 
 
 def test_the_page_shows_a_line_for_each_mixture_and_the_verdicts() -> None:
     report = grid_report()
-    page = assert_harmless(render(report))
+    page = assert_harmless(render_page(report))
     words = " ".join("".join(page.text).split())
     assert "No mixture to judge" not in words
     assert "diluted" in words

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.config.experiment import ExperimentFile, Spark
-from pipeline.config.loader import build, override, read_yaml
+from pipeline.config.experiment import ExperimentFile, SparkConfig
+from pipeline.config.loader import build_section, override, read_yaml
 from pipeline.errors import InputError
 from tests.support.road_experiment import ROOT
 
@@ -48,7 +48,7 @@ def refused(call: Callable[[], Any], *words: str) -> str:
 
 
 def built(*changes: str) -> ExperimentFile:
-    file: ExperimentFile = build(ExperimentFile, override(DATA, list(changes)), "mine.yaml")
+    file: ExperimentFile = build_section(ExperimentFile, override(DATA, list(changes)), "mine.yaml")
     return file
 
 
@@ -57,7 +57,7 @@ def test_the_experiments_that_we_ship_are_read(name: str) -> None:
     path = ROOT / f"experiments/{name}.yaml"
     data = read_yaml(path)
     assert data == yaml.safe_load(path.read_text("utf-8"))
-    file: ExperimentFile = build(ExperimentFile, data, str(path))
+    file: ExperimentFile = build_section(ExperimentFile, data, str(path))
     assert list(file.sources) == list(data["sources"])
     assert file.evaluation.reference == "photo"
     assert file.training.lr == data["training"]["lr"]
@@ -67,7 +67,7 @@ def test_the_experiments_that_we_ship_are_read(name: str) -> None:
 
 def test_what_the_file_leaves_out_has_its_default() -> None:
     file = built("spark={}", "export={}", "web=null", "ingest={}")
-    assert file.spark == Spark()
+    assert file.spark == SparkConfig()
     assert (file.export.pairs_per_tar, file.ingest.pairs_per_shard, file.web) == (10_000, 10_000, None)
     assert file.mixtures["all_unfiltered"].total == "all"
     assert file.ingest.refuse == ("noai", "noimageai", "noindex", "noimageindex", "noml")
@@ -206,7 +206,7 @@ def test_a_number_out_of_its_range_is_refused_by_its_key(setting: str) -> None:
 )
 def test_a_key_that_is_needed_and_missing_is_named(key: str) -> None:
     data = {name: value for name, value in DATA.items() if name != key}
-    assert refused(lambda: build(ExperimentFile, data, "f")) == f"f: {key}: Field required"
+    assert refused(lambda: build_section(ExperimentFile, data, "f")) == f"f: {key}: Field required"
 
 
 def test_a_key_that_is_missing_deep_inside_is_named() -> None:
@@ -237,7 +237,7 @@ def test_a_mixture_has_sources_or_shares() -> None:
 
 @pytest.mark.parametrize("key", ["a\nb", "\x1b[31mred", "a\r\nb"])
 def test_a_hostile_key_stays_on_its_line(key: str) -> None:
-    message = refused(lambda: build(ExperimentFile, {**DATA, "ingest": {key: 1}}, "f"))
+    message = refused(lambda: build_section(ExperimentFile, {**DATA, "ingest": {key: 1}}, "f"))
     assert message.isprintable()
 
 

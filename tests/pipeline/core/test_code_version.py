@@ -73,11 +73,11 @@ def moved_by(change: Change, module: str, edit: Callable[[str], str]) -> set[str
 
 
 def test_the_modules_behind_every_kind_of_job_are_those_of_the_lock() -> None:
-    locked = json.loads(stages.LOCK.read_text("utf-8"))
-    assert stages.reached() == locked, "run `make code-lock` and look at what changed in jobs/code.lock"
+    locked = json.loads(stages.CODE_LOCK_PATH.read_text("utf-8"))
+    assert stages.reached_modules_by_kind() == locked, "run `make code-lock` and look at what changed in jobs/code.lock"
 
 
-EVERY = sorted({module for modules in stages.reached().values() for module in modules})
+EVERY = sorted({module for modules in stages.reached_modules_by_kind().values() for module in modules})
 
 
 def test_a_comment_and_a_docstring_in_any_module_change_no_id(change: Change) -> None:
@@ -159,13 +159,13 @@ CHANGED = {
 def test_a_change_of_what_computes_rows_is_in_the_ids_of_these_jobs_alone(change: Change, what: str) -> None:
     module, (old, new), expected = CHANGED[what]
     if expected is None:
-        expected = {name for name, modules in stages.reached().items() if module in modules}
+        expected = {name for name, modules in stages.reached_modules_by_kind().items() if module in modules}
         assert {"ingest", "signal pdq", "signal nearest"} <= expected
     assert moved_by(change, module, replaced(old, new)) == expected
 
 
 def drops(rule: Rule) -> str:
-    return stages.code((), stages.rule_roots(rule))
+    return stages.code_of((), stages.rule_roots(rule))
 
 
 def test_a_filter_stands_on_its_own_rules_alone(change: Change) -> None:

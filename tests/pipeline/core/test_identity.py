@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.digests import digest
-from pipeline.core.redaction import holds_secret, redacted, without_secret
-from pipeline.core.uids import clean, uid
+from pipeline.core.redaction import holds_secret, redact, strip_secret
+from pipeline.core.uids import clean_text, uid
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=30)  # lone surrogates and controls too
 
@@ -34,7 +34,7 @@ def test_uid_is_32_hex_digits_and_repeats(parts: tuple[str, str, str, str]) -> N
 def test_cleaned_parts_share_a_uid_only_if_they_are_equal(
     one: tuple[str, str, str, str], other: tuple[str, str, str, str]
 ) -> None:
-    first, second = [tuple(map(clean, parts)) for parts in (one, other)]
+    first, second = [tuple(map(clean_text, parts)) for parts in (one, other)]
     assert (uid(*first) == uid(*second)) == (first == second)
 
 
@@ -45,15 +45,15 @@ def test_a_separator_cannot_move_text_between_parts(parts: list[str], place: int
     left[place], left[place + 1] = f"{parts[place]}\x1fb", "c"
     right[place], right[place + 1] = parts[place], "b\x1fc"
     assert "\x1f".join(left) == "\x1f".join(right)
-    assert uid(*map(clean, left)) != uid(*map(clean, right))
+    assert uid(*map(clean_text, left)) != uid(*map(clean_text, right))
 
 
 @given(ANY_TEXT)
 def test_cleaned_text_can_be_stored_anywhere(text: str) -> None:
-    cleaned = clean(text)
+    cleaned = clean_text(text)
     assert not {"\x1f", "\0"} & set(cleaned)
     assert cleaned.encode().decode() == cleaned
-    assert clean(cleaned) == cleaned
+    assert clean_text(cleaned) == cleaned
     assert len(cleaned) == len(text)
 
 
@@ -78,7 +78,7 @@ SECRET_URLS = [
 @pytest.mark.parametrize("url", SECRET_URLS)
 def test_secrets_in_urls_are_found_and_cut_out(url: str) -> None:
     assert holds_secret(url)
-    kept = without_secret(url)
+    kept = strip_secret(url)
     assert "/a.jpg" in kept
     assert not {"@", "?", "#"} & set(kept)
     assert "password" not in kept
@@ -103,26 +103,26 @@ def test_secrets_in_urls_are_found_and_cut_out(url: str) -> None:
 )
 def test_harmless_urls_hold_no_secret(url: str) -> None:
     assert not holds_secret(url)
-    assert redacted(f"see {url} here") == f"see {url} here"
+    assert redact(f"see {url} here") == f"see {url} here"
 
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_a_password_never_survives(before: str, after: str) -> None:
     url = f"https://{quote(before, safe='', errors='replace')}:hunter2@host.test/{after}"
     assert holds_secret(url)
-    assert "hunter2" not in without_secret(url).partition("host.test")[0]
+    assert "hunter2" not in strip_secret(url).partition("host.test")[0]
 
 
 @given(ANY_TEXT)
 def test_any_text_can_be_asked_about(text: str) -> None:
     holds_secret(text)
-    without_secret(text)
-    redacted(text)
+    strip_secret(text)
+    redact(text)
 
 
 def test_redacted_cuts_secrets_out_of_running_text() -> None:
     text = "found 'https://me:pw@host.test/a.jpg\\tcap' and http://host.test/b.jpg?sig=1 and http://host.test/c?w=1"
-    kept = redacted(text)
+    kept = redact(text)
     assert "pw" not in kept
     assert "sig" not in kept
     assert "host.test/a.jpg" in kept

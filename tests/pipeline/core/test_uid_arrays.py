@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.core.uid_arrays import halves, keys, order, places, texts, unique
+from pipeline.core.uid_arrays import find_keys, halves, sort_order, uid_keys, uid_strings, unique_keys
 from pipeline.errors import InputError, StageFailed
 from pipeline.storage import uid_files
 from pipeline.storage.uid_files import read_uids, write_subset
@@ -29,16 +29,16 @@ ENDS = ["0" * 32, "f" * 32, "0" * 31 + "1", "1" + "0" * 31, "ab" * 15 + "0000"[:
 def test_a_column_of_uids_is_read_and_written_as_it_is(given_: list[str], skip: int, cut: int) -> None:
     column = pa.chunked_array([pa.array(given_, pa.string()), pa.array(given_, pa.string())]).slice(skip)
     column = column.slice(0, max(0, len(column) - cut))
-    assert texts(keys(column)).to_pylist() == column.to_pylist()
-    assert texts(keys(pa.array(given_, pa.large_string()))).type == pa.string()
+    assert uid_strings(uid_keys(column)).to_pylist() == column.to_pylist()
+    assert uid_strings(uid_keys(pa.array(given_, pa.large_string()))).type == pa.string()
 
 
 @given(UIDS)
 @example(ENDS)
 def test_keys_are_in_the_order_of_their_texts(given_: list[str]) -> None:
-    found = keys(pa.array(given_, pa.string()))
-    assert texts(found[order(found)]).to_pylist() == sorted(given_)
-    assert texts(unique(found)).to_pylist() == sorted(set(given_))
+    found = uid_keys(pa.array(given_, pa.string()))
+    assert uid_strings(found[sort_order(found)]).to_pylist() == sorted(given_)
+    assert uid_strings(unique_keys(found)).to_pylist() == sorted(set(given_))
     high, low = halves(found)
     assert [(int(one), int(other)) for one, other in zip(high, low, strict=True)] == [
         (int(uid[:16], 16), int(uid[16:], 16)) for uid in given_
@@ -50,7 +50,7 @@ def test_keys_are_in_the_order_of_their_texts(given_: list[str]) -> None:
 @example(ENDS, [])
 def test_places_are_found_where_a_key_is(wanted: list[str], among: list[str]) -> None:
     ordered = sorted({*among, *wanted[::2]})
-    at, there = places(keys(pa.array(wanted, pa.string())), keys(pa.array(ordered, pa.string())))
+    at, there = find_keys(uid_keys(pa.array(wanted, pa.string())), uid_keys(pa.array(ordered, pa.string())))
     assert there.tolist() == [uid in ordered for uid in wanted]
     assert [ordered[place] for place in at[there]] == [uid for uid in wanted if uid in ordered]
 
@@ -58,7 +58,7 @@ def test_places_are_found_where_a_key_is(wanted: list[str], among: list[str]) ->
 @pytest.mark.parametrize("uid", ["0" * 31, "0" * 33, "x" * 32, "", None])
 def test_what_is_no_uid_in_the_ledger_is_a_failure(uid: str | None) -> None:
     with pytest.raises(StageFailed, match="32 hex digits"):
-        keys(pa.array(["0" * 32, uid], pa.string()))
+        uid_keys(pa.array(["0" * 32, uid], pa.string()))
 
 
 @given(UIDS, st.sampled_from(["\n", "\r\n", "\n\n"]), st.booleans())
@@ -70,10 +70,10 @@ def test_a_file_of_uids_is_read_whatever_its_blocks(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uid_files, "_TEXT_BLOCK", 50)
         found, repeated = read_uids(str(path))
-    assert texts(found).to_pylist() == sorted(set(given_))
+    assert uid_strings(found).to_pylist() == sorted(set(given_))
     assert repeated == len(given_) - len(set(given_))
     with path.open("wb") as stream:
-        write_subset(stream, keys(pa.array(given_, pa.string())))
+        write_subset(stream, uid_keys(pa.array(given_, pa.string())))
     assert read_uids(str(path))[0].tolist() == found.tolist()
 
 
@@ -104,4 +104,4 @@ def test_no_uid_in_a_file_is_no_uid(tmp_path: Path) -> None:
     (tmp_path / "uids").write_bytes(b"")
     found, repeated = read_uids(str(tmp_path / "uids"))
     assert (len(found), repeated) == (0, 0)
-    assert np.array_equal(unique(found), found)
+    assert np.array_equal(unique_keys(found), found)

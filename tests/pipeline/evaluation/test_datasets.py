@@ -17,7 +17,7 @@ from pipeline.evaluation.datasets import EvaluationSet, open_set
 from pipeline.evaluation.zero_shot import class_vectors, predict
 from pipeline.models.image_embedding import open_image
 from sources.world.evaluation import TEMPLATES, add_member, evaluation_pictures, write_evaluation_set
-from sources.world.pictures import file_of
+from sources.world.pictures import render_file
 from sources.world.shapes import CLASSES
 
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "white": (250, 250, 250)}
@@ -90,7 +90,7 @@ def test_a_set_of_the_drawn_world_is_read_as_it_was_drawn(tmp_path: Path) -> Non
     sets = evaluation_pictures(3, 3)
     assert sets.keys() == TEMPLATES.keys()
     for style, pictures in sets.items():
-        images = [(key, picture.form, file_of(picture)[0], n) for n, (key, picture) in enumerate(pictures)]
+        images = [(key, picture.form, render_file(picture)[0], n) for n, (key, picture) in enumerate(pictures)]
         write_evaluation_set(tmp_path / style, CLASSES, TEMPLATES[style], images)
         found = open_set(style, tmp_path / style)
         assert found.classes == tuple(CLASSES)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from pipeline.evaluation.linear_probe import PENALTIES, Probe, fit, fit_chosen
+from pipeline.evaluation.linear_probe import PENALTIES, Probe, fit, fit_with_best_penalty
 
 Array = npt.NDArray[Any]
 
@@ -78,21 +78,21 @@ def test_the_order_of_images_and_of_classes_changes_nothing(seed: int) -> None:
 def test_a_probe_is_the_same_each_time_and_right_on_images_that_it_has_not_seen() -> None:
     vectors, labels = drawn(1, 200, spread=0.8)
     test, wanted = drawn(2, 200, spread=0.8)
-    first, again = (fit_chosen(vectors, labels, keys(200), 3) for _ in range(2))
+    first, again = (fit_with_best_penalty(vectors, labels, keys(200), 3) for _ in range(2))
     assert (first.weights == again.weights).all()
     assert (first.logits(test).argmax(axis=1) == wanted).mean() > 0.85
     assert first.logits(test).dtype == np.float32
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert (fit_chosen(vectors, shuffled, keys(200), 3).logits(test).argmax(axis=1) == wanted).mean() < 0.6
+    assert (fit_with_best_penalty(vectors, shuffled, keys(200), 3).logits(test).argmax(axis=1) == wanted).mean() < 0.6
 
 
 def test_the_penalty_is_great_where_labels_are_noise_and_small_where_they_are_fine() -> None:
     random = np.random.default_rng(5)
     vectors, labels = drawn(3, 300, classes=2, d=60, spread=8.0)
-    noisy = fit_chosen(vectors, labels, keys(300), 2).penalty
+    noisy = fit_with_best_penalty(vectors, labels, keys(300), 2).penalty
     turns = 2 * np.pi * random.random(300)
     circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    fine = fit_chosen(circle, (turns * 40 / (2 * np.pi)).astype(int), keys(300), 40).penalty
+    fine = fit_with_best_penalty(circle, (turns * 40 / (2 * np.pi)).astype(int), keys(300), 40).penalty
     assert fine < noisy
     assert {noisy, fine} <= set(PENALTIES)
 
@@ -115,4 +115,4 @@ def test_what_cannot_be_fitted_is_refused(vectors: Array, labels: list[int], pen
 
 def test_too_few_images_to_choose_a_penalty_by_are_refused() -> None:
     with pytest.raises(ValueError, match="to choose by, found 1 images"):
-        fit_chosen(np.zeros((1, 2)), np.array([0]), ["a"], 2)
+        fit_with_best_penalty(np.zeros((1, 2)), np.array([0]), ["a"], 2)

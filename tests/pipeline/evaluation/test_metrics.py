@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.metrics import (
     METRICS,
-    Rest,
-    Subsampled,
-    brier,
+    RestSums,
+    SubsetAccuracy,
+    accuracy_among,
+    all_metrics,
+    area_under_risk_coverage,
+    brier_score,
     calibration_error,
-    judged,
+    image_results,
     mean_per_class,
-    measures,
     negative_log_likelihood,
     per_class,
     reliability,
-    selective_area,
     selective_risk,
-    subsampled,
     top_k,
 )
 
@@ -69,24 +69,24 @@ def in_loops(logits: Array, labels: Array, scale: float) -> dict[str, float]:
 
 
 def test_metrics_of_four_images_as_computed_by_hand() -> None:
-    images = judged(LOG(PROBABILITIES), LABELS)
+    images = image_results(LOG(PROBABILITIES), LABELS)
     assert images.predicted.tolist() == [0, 1, 2, 0]
     assert images.rank.tolist() == [0, 1, 0, 1]
     assert images.confidence == pytest.approx([0.7, 0.5, 0.6, 0.6])
     assert [top_k(images, k) for k in (1, 2, 3, 5)] == [0.5, 1, 1, 1]
     assert mean_per_class(images) == pytest.approx((0.5 + 0 + 1) / 3)
     assert negative_log_likelihood(images) == pytest.approx(-math.log(0.7 * 0.4 * 0.6 * 0.3) / 4)
-    assert brier(images) == pytest.approx((0.14 + 0.62 + 0.26 + 0.86) / 4)
+    assert brier_score(images) == pytest.approx((0.14 + 0.62 + 0.26 + 0.86) / 4)
     # bins of a fifteenth: 0.7 in the 11th, 0.5 in the 8th, and both of 0.6 in one
     assert calibration_error(images) == pytest.approx((0.3 + 0.5 + 2 * 0.1) / 4)
     # by confidence: right; then half an error of the two of 0.6, and another half; then wrong
     assert selective_risk(images) == pytest.approx([0, 0.5 / 2, 1 / 3, 2 / 4])
-    assert selective_area(images) == pytest.approx((0.25 + 1 / 3 + 0.5) / 4)
-    assert tuple(measures(images)) == METRICS
+    assert area_under_risk_coverage(images) == pytest.approx((0.25 + 1 / 3 + 0.5) / 4)
+    assert tuple(all_metrics(images)) == METRICS
 
 
 def test_accuracy_of_each_class_is_no_number_where_it_has_no_images() -> None:
-    images = judged(LOG(PROBABILITIES), np.array([0, 0, 2, 0], np.int32))
+    images = image_results(LOG(PROBABILITIES), np.array([0, 0, 2, 0], np.int32))
     assert per_class(images, 5)[[0, 2]].tolist() == [2 / 3, 1]
     assert np.isnan(per_class(images, 5)[[1, 3, 4]]).all()
     with pytest.raises(ValueError, match="below 2, found 2"):
@@ -97,7 +97,7 @@ def test_accuracy_of_each_class_is_no_number_where_it_has_no_images() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 9), st.integers(2, 60), st.sampled_from([0.3, 1, 7.0]))
 def test_metrics_are_as_their_definitions_read(seed: int, n: int, classes: int, distinct: int, scale: float) -> None:
     logits, labels = drawn(seed, n, classes, distinct)
-    found, expected = measures(judged(logits, labels, scale)), in_loops(logits, labels, scale)
+    found, expected = all_metrics(image_results(logits, labels, scale)), in_loops(logits, labels, scale)
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
@@ -107,10 +107,10 @@ def test_the_order_of_images_and_of_classes_changes_nothing(seed: int, n: int, c
     logits, labels = drawn(seed, n, classes, 10**9)  # so that hardly two classes are equal
     random = np.random.default_rng(seed + 1)
     images, order = random.permutation(n), random.permutation(classes)
-    before = measures(judged(logits, labels, 2.0))
-    assert measures(judged(logits[images], labels[images], 2.0)) == pytest.approx(before, abs=1e-12)
+    before = all_metrics(image_results(logits, labels, 2.0))
+    assert all_metrics(image_results(logits[images], labels[images], 2.0)) == pytest.approx(before, abs=1e-12)
     renamed = np.argsort(order)[labels].astype(np.int32)
-    assert measures(judged(logits[:, order], renamed, 2.0)) == pytest.approx(before, abs=1e-12)
+    assert all_metrics(image_results(logits[:, order], renamed, 2.0)) == pytest.approx(before, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,11 +119,11 @@ def test_scale_keeps_the_order_of_classes_and_what_is_added_to_all_logits_change
     seed: int, scale: float, added: float
 ) -> None:
     logits, labels = drawn(seed, 20, 6, 8)
-    one, other = judged(logits, labels), judged(logits, labels, scale)
+    one, other = image_results(logits, labels), image_results(logits, labels, scale)
     assert (one.predicted == other.predicted).all()
     assert (one.rank == other.rank).all()
-    moved = judged(logits + round(added * 8) / 8, labels, scale)  # eighths, so that nothing is rounded
-    assert measures(moved) == pytest.approx(measures(other), abs=1e-9)
+    moved = image_results(logits + round(added * 8) / 8, labels, scale)  # eighths, so that nothing is rounded
+    assert all_metrics(moved) == pytest.approx(all_metrics(other), abs=1e-9)
 
 
 def test_a_calibrated_model_has_little_calibration_error_and_a_bold_one_much() -> None:
@@ -131,16 +131,16 @@ def test_a_calibrated_model_has_little_calibration_error_and_a_bold_one_much() -
     logits = random.normal(size=(40_000, 5)) * 2
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = (probabilities.cumsum(axis=1) < random.random((40_000, 1))).sum(axis=1).astype(np.int32)
-    calibrated, bold = judged(logits, labels), judged(logits, labels, 4.0)
+    calibrated, bold = image_results(logits, labels), image_results(logits, labels, 4.0)
     assert calibration_error(calibrated) < 0.01
     assert calibration_error(bold) > 0.1
     assert negative_log_likelihood(bold) > negative_log_likelihood(calibrated)
-    assert brier(bold) > brier(calibrated)
+    assert brier_score(bold) > brier_score(calibrated)
     assert sum(one.n for one in reliability(calibrated)) == 40_000
 
 
 def test_reliability_has_empty_bins_and_sure_images_in_the_last() -> None:
-    bins = reliability(judged(np.array([[0.0, -1e4], [0.0, -1e4]]), np.array([0, 1], np.int32)))
+    bins = reliability(image_results(np.array([[0.0, -1e4], [0.0, -1e4]]), np.array([0, 1], np.int32)))
     assert [one.n for one in bins] == [0] * 14 + [2]
     assert (bins[0].accuracy, bins[0].confidence) == (None, None)
     assert (bins[14].accuracy, bins[14].confidence) == (0.5, 1)
@@ -150,11 +150,11 @@ def test_reliability_has_empty_bins_and_sure_images_in_the_last() -> None:
 def test_selective_risk_is_least_where_errors_come_last_and_greatest_where_they_come_first() -> None:
     sure = np.array([3.0, 2, 1, 0.5])
     logits = np.stack([sure, np.zeros(4)], axis=1)
-    best = judged(logits, np.array([0, 0, 1, 1], np.int32))
-    worst = judged(logits, np.array([1, 1, 0, 0], np.int32))
-    assert selective_area(best) == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
-    assert selective_area(worst) == pytest.approx((1 + 1 + 2 / 3 + 1 / 2) / 4)
-    even = judged(np.zeros((4, 2)), np.array([0, 1, 1, 0], np.int32))
+    best = image_results(logits, np.array([0, 0, 1, 1], np.int32))
+    worst = image_results(logits, np.array([1, 1, 0, 0], np.int32))
+    assert area_under_risk_coverage(best) == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert area_under_risk_coverage(worst) == pytest.approx((1 + 1 + 2 / 3 + 1 / 2) / 4)
+    even = image_results(np.zeros((4, 2)), np.array([0, 1, 1, 0], np.int32))
     assert selective_risk(even) == pytest.approx([0.5] * 4)
 
 
@@ -170,8 +170,8 @@ def test_the_rest_stands_for_the_classes_that_are_left_out(seed: int, kept: int)
     left = np.ones_like(logits, bool)
     np.put_along_axis(left, held, False, axis=1)
     weights = np.where(left, np.exp(2 * (logits - logits.max(axis=1, keepdims=True))), 0)
-    found = judged(values, labels, 2.0, held, Rest(weights.sum(axis=1), (weights**2).sum(axis=1)))
-    whole = judged(logits, labels, 2.0)
+    found = image_results(values, labels, 2.0, held, RestSums(weights.sum(axis=1), (weights**2).sum(axis=1)))
+    whole = image_results(logits, labels, 2.0)
     assert (found.predicted == whole.predicted).all()
     for name in ("confidence", "log_likelihood", "squares"):
         assert getattr(found, name) == pytest.approx(getattr(whole, name))
@@ -194,17 +194,19 @@ def test_the_rest_stands_for_the_classes_that_are_left_out(seed: int, kept: int)
 )
 def test_what_cannot_be_judged_is_refused(logits: Array, labels: list[int], scale: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        judged(logits, np.array(labels, np.int32), scale)
+        image_results(logits, np.array(labels, np.int32), scale)
 
 
 def test_accuracy_among_some_classes_leaves_the_others_out() -> None:
     logits = np.array([[3.0, 1, 2, 0], [3, 2, 1, 0], [0, 1, 2, 3], [0, 2, 2, 9]])
     labels = np.array([2, 2, 3, 1], np.int32)
-    assert subsampled(logits, labels, np.array([1, 2])) == Subsampled(3, 2)  # 2 before 1; 1 before 2; equal, so 1
-    assert subsampled(logits, labels, np.arange(4)) == Subsampled(4, 1)
-    assert top_k(judged(logits, labels), 1) == 1 / 4
+    assert accuracy_among(logits, labels, np.array([1, 2])) == SubsetAccuracy(
+        3, 2
+    )  # 2 before 1; 1 before 2; equal, so 1
+    assert accuracy_among(logits, labels, np.arange(4)) == SubsetAccuracy(4, 1)
+    assert top_k(image_results(logits, labels), 1) == 1 / 4
     with pytest.raises(ValueError, match="images of the 1 classes, found none"):
-        subsampled(logits, labels, np.array([0]))
+        accuracy_among(logits, labels, np.array([0]))
 
 
 def test_accuracy_among_some_classes_says_of_how_many_images_it_cannot_tell() -> None:
@@ -212,7 +214,7 @@ def test_accuracy_among_some_classes_says_of_how_many_images_it_cannot_tell() ->
     logits = np.array([[0, -1, -3.0]] * 4)
     labels = np.array([2, 2, 2, 0], np.int32)
     # 1 stands before the label 2; only the label is left of the next two's classes but it is their last; 0 is first
-    found = subsampled(logits, labels, np.array([1, 2, 0]), classes)
-    assert found == Subsampled(4, 1)
-    assert subsampled(logits, labels, np.array([1, 2]), classes) == Subsampled(3, 0, 1)
-    assert subsampled(logits[3:], labels[3:], np.array([0, 3]), classes[3:]) == Subsampled(1, 1)
+    found = accuracy_among(logits, labels, np.array([1, 2, 0]), classes)
+    assert found == SubsetAccuracy(4, 1)
+    assert accuracy_among(logits, labels, np.array([1, 2]), classes) == SubsetAccuracy(3, 0, 1)
+    assert accuracy_among(logits[3:], labels[3:], np.array([0, 3]), classes[3:]) == SubsetAccuracy(1, 1)

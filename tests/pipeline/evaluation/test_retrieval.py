@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.evaluation.retrieval
-from pipeline.evaluation.retrieval import recalls
+from pipeline.evaluation.retrieval import recall_at_depths
 
 Array = npt.NDArray[Any]
 
@@ -43,11 +43,11 @@ def test_recall_of_two_images_and_three_texts_by_hand() -> None:
     images = np.array([[1.0, 0], [0, 1]])
     texts = np.array([[1.0, 0], [0.8, 0.6], [0.6, 0.8]])
     # text 1 is of image 1 but nearer to 0; image 1's own text 2 is the nearest of all to it
-    found = recalls(images, texts, np.array([0, 1, 1]))
+    found = recall_at_depths(images, texts, np.array([0, 1, 1]))
     assert found["text_to_image_1"] == pytest.approx(2 / 3)
     assert found["image_to_text_1"] == 1
     assert found["text_to_image_5"] == 1
-    swapped = recalls(images, texts, np.array([1, 1, 0]))
+    swapped = recall_at_depths(images, texts, np.array([1, 1, 0]))
     assert swapped["text_to_image_1"] == 0
     assert swapped["image_to_text_1"] == 0
     assert swapped["image_to_text_5"] == 1
@@ -57,27 +57,27 @@ def test_recall_of_two_images_and_three_texts_by_hand() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(0, 30))
 def test_recall_is_as_its_definition_reads_in_any_order_and_any_blocks(seed: int, n: int, more: int) -> None:
     images, texts, image_of = drawn(seed, n, more)
-    found = recalls(images, texts, image_of)
+    found = recall_at_depths(images, texts, image_of)
     assert found == pytest.approx(in_loops(images, texts, image_of))
     random = np.random.default_rng(seed)
     order, places = random.permutation(len(texts)), random.permutation(n)
-    assert recalls(images[places], texts[order], np.argsort(places)[image_of[order]]) == pytest.approx(found)
+    assert recall_at_depths(images[places], texts[order], np.argsort(places)[image_of[order]]) == pytest.approx(found)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.evaluation.retrieval, "BLOCK", 7)
-        assert recalls(images, texts, image_of) == pytest.approx(found)
+        assert recall_at_depths(images, texts, image_of) == pytest.approx(found)
     assert found["text_to_image_1"] <= found["text_to_image_5"] <= found["text_to_image_10"]
 
 
 def test_a_perfect_model_finds_all_and_one_that_tells_nothing_apart_finds_nothing() -> None:
     images = np.eye(20)
-    assert set(recalls(images, images, np.arange(20)).values()) == {1.0}
+    assert set(recall_at_depths(images, images, np.arange(20)).values()) == {1.0}
     for dull in (np.zeros((20, 3)), np.ones((20, 3)) / np.sqrt(3)):
-        assert set(recalls(dull, dull, np.arange(20)).values()) == {0.0}
+        assert set(recall_at_depths(dull, dull, np.arange(20)).values()) == {0.0}
 
 
 def test_images_of_the_same_caption_are_told_apart_by_none() -> None:
     images, texts = np.eye(3), np.eye(3)[[0, 0, 2]]
-    found = recalls(images, texts, np.arange(3))
+    found = recall_at_depths(images, texts, np.arange(3))
     assert found["image_to_text_1"] == pytest.approx(1 / 3)
     assert found["text_to_image_1"] == pytest.approx(2 / 3)
 
@@ -94,4 +94,4 @@ def test_images_of_the_same_caption_are_told_apart_by_none() -> None:
 )
 def test_what_has_no_recall_is_refused(images: Array, texts: Array, image_of: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        recalls(images, texts, np.array(image_of, np.int64))
+        recall_at_depths(images, texts, np.array(image_of, np.int64))

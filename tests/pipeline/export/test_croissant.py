@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.export.croissant import croissant
-from pipeline.export.data_card import LICENCES, code, data_card, licence_id, size_category, text
-from pipeline.export.dataset_facts import About
-from pipeline.export.documents import papers
+from pipeline.export.data_card import LICENCES, data_card, escape_markdown, inline_code, licence_id, size_category
+from pipeline.export.dataset_facts import DatasetFacts
+from pipeline.export.documents import render_documents
 from pipeline.export.tar_writer import write_tar
 from pipeline.shards.tar_format import ShardWriter, pair_bytes
-from pipeline.storage.byte_ranges import Pieces
+from pipeline.storage.byte_ranges import ByteRanges
 from pipeline.storage.store import Store
 
-ABOUT: About = {
+ABOUT: DatasetFacts = {
     "title": "Web | pairs <script>alert(1)</script> `x` [a](http://evil.example) & *more*",
     "mixture": "half",
     "job": "f" * 64,
@@ -88,7 +88,7 @@ def write_export(store: Store) -> list[dict[str, Any]]:
             sizes.append(len(members))
         writer.close()
     keys = np.array([bytes.fromhex(uid) for uid in UIDS], "S16")
-    pieces = Pieces(("shards/s/00000000.tar",), keys, np.zeros(7, np.int32), np.array(offsets), np.array(sizes))
+    pieces = ByteRanges(("shards/s/00000000.tar",), keys, np.zeros(7, np.int32), np.array(offsets), np.array(sizes))
     tars = [
         write_tar(store, "e", number, pieces.take(np.arange(*span))) for number, span in enumerate([(0, 4), (4, 7)])
     ]
@@ -100,7 +100,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     """Write an export with its papers; return its folder and tars."""
     store = Store(str(tmp_path_factory.mktemp("store")))
     tars = write_export(store)
-    for name, data in papers(ABOUT, tars).items():
+    for name, data in render_documents(ABOUT, tars).items():
         store.write(f"e/{name}", data)
     return Path(store.path("e")), tars
 
@@ -181,8 +181,8 @@ def test_each_source_is_named_with_what_is_known_of_it() -> None:
 
 
 def test_papers_are_the_same_for_the_same_tars_in_any_order(exported: tuple[Path, list[dict[str, Any]]]) -> None:
-    assert papers(ABOUT, exported[1]) == papers(ABOUT, exported[1][::-1])
-    weighted = papers({**ABOUT, "factors": {"00000000.tar": 2.5, "00000001.tar": 1.0}}, exported[1])
+    assert render_documents(ABOUT, exported[1]) == render_documents(ABOUT, exported[1][::-1])
+    weighted = render_documents({**ABOUT, "factors": {"00000000.tar": 2.5, "00000001.tar": 1.0}}, exported[1])
     assert json.loads(weighted["manifest.json"])["upsampling_factors"] == "2.5::1.0"
 
 
@@ -228,7 +228,7 @@ def test_what_the_experiment_file_says_is_no_markup(exported: tuple[Path, list[d
 
 @given(st.text(st.characters(codec="utf-8")))
 def test_any_text_is_one_line_that_opens_no_markup(given_: str) -> None:
-    shown = text(given_)
+    shown = escape_markdown(given_)
     assert len(shown.splitlines()) <= 1
     bare = shown.replace("\\\\", "")
     for mark in "`*_[]()#|<>":
@@ -237,7 +237,7 @@ def test_any_text_is_one_line_that_opens_no_markup(given_: str) -> None:
 
 @given(st.text("a`| \n\\", max_size=20))
 def test_any_code_ends_where_its_fence_does(given_: str) -> None:
-    shown = code(given_)
+    shown = inline_code(given_)
     assert "|" not in shown
     assert "\n" not in shown
     if shown:

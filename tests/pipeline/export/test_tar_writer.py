@@ -16,13 +16,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.sampling import order_keys
-from pipeline.export.layout import Chosen, laid_out, tars_of_parts
-from pipeline.export.manifest import export_digest, manifest, reading, sizes
+from pipeline.export.layout import ExportPairs, layout_tars, tars_of_parts
+from pipeline.export.manifest import export_digest, manifest, reading_options, sizes_json
 from pipeline.export.tar_writer import ExportedTar, write_tar
-from pipeline.shards.tar_format import END, SUFFIXES, read_pairs
-from pipeline.storage.byte_ranges import Pieces
+from pipeline.shards.tar_format import SUFFIXES, TAR_END, read_pairs
+from pipeline.storage.byte_ranges import ByteRanges
 from pipeline.storage.store import Store
-from pipeline.training.recipe import Recipe, arguments, weights
+from pipeline.training.recipe import TrainingRecipe, open_clip_arguments, sampling_arguments
 from tests.support.shard_files import KEYS, PAIRS, UIDS, members_of, write_shards
 
 
@@ -32,29 +32,29 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def pieces(store: Store) -> Pieces:
+def pieces(store: Store) -> ByteRanges:
     return write_shards(store)
 
 
-def export(store: Store, folder: str, pieces: Pieces, times: list[int], per_tar: int) -> list[dict[str, Any]]:
+def export(store: Store, folder: str, pieces: ByteRanges, times: list[int], per_tar: int) -> list[dict[str, Any]]:
     """Export as the job does; return the tars as mappings with the fields that its papers are made of."""
     tars: list[ExportedTar] = []
-    for number, at in enumerate(laid_out(pieces.keys, np.array(times, np.int32), 7, per_tar)):
+    for number, at in enumerate(layout_tars(pieces.keys, np.array(times, np.int32), 7, per_tar)):
         tars.append(write_tar(store, folder, number, pieces.take(at)))
     return [{"tar": tar.name, "pairs": tar.pairs, "bytes": tar.bytes, "sha256": tar.sha256} for tar in tars]
 
 
-def test_ranges_are_copied_byte_for_byte_in_their_order(store: Store, pieces: Pieces) -> None:
+def test_ranges_are_copied_byte_for_byte_in_their_order(store: Store, pieces: ByteRanges) -> None:
     chosen = [20, 0, 7, 21, 5]  # across four shards, back and forth
     tar = write_tar(store, "exports/m/e", 3, pieces.take(np.array(chosen)))
     content = store.read("exports/m/e/00000003.tar")
     assert (tar.name, tar.pairs, tar.bytes) == ("00000003.tar", 5, len(content))
     assert tar.sha256 == hashlib.sha256(content).hexdigest()
-    assert content == b"".join(map(members_of, chosen)) + END
+    assert content == b"".join(map(members_of, chosen)) + TAR_END
     assert store.files("exports") == ["exports/m/e/00000003.tar"]  # and no draft
 
 
-def test_pythons_tarfile_reads_an_exported_tar(store: Store, pieces: Pieces) -> None:
+def test_pythons_tarfile_reads_an_exported_tar(store: Store, pieces: ByteRanges) -> None:
     chosen = np.arange(PAIRS)[::-2]
     write_tar(store, "e", 0, pieces.take(chosen))
     with tarfile.open(fileobj=io.BytesIO(store.read("e/00000000.tar")), mode="r:") as tar:
@@ -63,7 +63,7 @@ def test_pythons_tarfile_reads_an_exported_tar(store: Store, pieces: Pieces) -> 
     assert captions == [f"caption {number} ü" for number in chosen]
 
 
-def test_webdataset_reads_an_exported_tar(store: Store, pieces: Pieces) -> None:
+def test_webdataset_reads_an_exported_tar(store: Store, pieces: ByteRanges) -> None:
     write_tar(store, "e", 0, pieces)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,7 +73,7 @@ def test_webdataset_reads_an_exported_tar(store: Store, pieces: Pieces) -> None:
     assert [len(sample["jpg"]) for sample in samples] == [1 + 211 * number for number in range(PAIRS)]
 
 
-def test_every_copy_of_every_pair_is_in_the_export_and_none_twice_in_a_tar(store: Store, pieces: Pieces) -> None:
+def test_every_copy_of_every_pair_is_in_the_export_and_none_twice_in_a_tar(store: Store, pieces: ByteRanges) -> None:
     times = [number % 4 for number in range(PAIRS)]
     tars = export(store, "e", pieces, times, 5)
     found = Counter[str]()
@@ -103,7 +103,7 @@ def arrays(times: dict[int, int]) -> tuple[Any, Any]:
 @example({number << 120: 1 for number in range(21)}, 0, 20)
 def test_a_layout_is_a_permutation_of_all_copies(times: dict[int, int], seed: int, per_tar: int) -> None:
     keys, counts = arrays(times)
-    layout = [at.tolist() for at in laid_out(keys, counts, seed, per_tar)]
+    layout = [at.tolist() for at in layout_tars(keys, counts, seed, per_tar)]
     assert Counter(place for tar in layout for place in tar) == Counter(dict(enumerate(counts.tolist())))
     assert all(0 < len(tar) <= per_tar and len(tar) == len(set(tar)) for tar in layout)
     for copy in range(max(times.values(), default=0)):  # round by round, each as few tars as hold it, evenly filled
@@ -118,16 +118,16 @@ def test_a_layout_is_a_permutation_of_all_copies(times: dict[int, int], seed: in
 @given(TIMES, st.integers(0, 99), st.integers(1, 20))
 def test_a_pairs_place_among_others_is_its_own_affair(times: dict[int, int], seed: int, per_tar: int) -> None:
     keys, counts = arrays(times)
-    order = [keys[at].tolist() for at in laid_out(keys, np.minimum(counts, 1), seed, len(keys) or 1)]
+    order = [keys[at].tolist() for at in layout_tars(keys, np.minimum(counts, 1), seed, len(keys) or 1)]
     fewer = counts * (np.arange(len(counts)) % 2).astype(np.int32)
-    left = [keys[at].tolist() for at in laid_out(keys, np.minimum(fewer, 1), seed, len(keys) or 1)]
+    left = [keys[at].tolist() for at in layout_tars(keys, np.minimum(fewer, 1), seed, len(keys) or 1)]
     kept = set(keys[fewer > 0].tolist())
     assert [key for tar in left for key in tar] == [key for tar in order for key in tar if key in kept]
 
 
 def test_the_order_is_shuffled_by_the_seed_and_anew_in_each_round() -> None:
-    first, second = (at.tolist() for at in laid_out(KEYS, np.full(PAIRS, 2, np.int32), 1, PAIRS))
-    other = next(laid_out(KEYS, np.full(PAIRS, 1, np.int32), 2, PAIRS)).tolist()
+    first, second = (at.tolist() for at in layout_tars(KEYS, np.full(PAIRS, 2, np.int32), 1, PAIRS))
+    other = next(layout_tars(KEYS, np.full(PAIRS, 1, np.int32), 2, PAIRS)).tolist()
     assert sorted(first) == list(range(PAIRS)) != first
     assert first != second
     assert first != other
@@ -143,7 +143,7 @@ def test_order_numbers_are_even_over_their_range() -> None:
 
 
 @pytest.fixture
-def exported(store: Store, pieces: Pieces) -> list[dict[str, Any]]:
+def exported(store: Store, pieces: ByteRanges) -> list[dict[str, Any]]:
     return export(store, "e", pieces, [1 + number % 2 for number in range(PAIRS)], 4)
 
 
@@ -162,7 +162,7 @@ def test_the_manifest_tells_the_truth_about_each_tar(store: Store, exported: lis
     assert "upsampling_factors" not in found
     turned = exported[::-1]
     assert manifest("m", "j", {"b": 1, "a": 2}, exported) == manifest("m", "j", {"a": 2, "b": 1}, turned)
-    assert sizes(exported) == sizes(turned)
+    assert sizes_json(exported) == sizes_json(turned)
 
 
 def test_the_digest_changes_with_any_tar(exported: list[Any]) -> None:
@@ -172,7 +172,7 @@ def test_the_digest_changes_with_any_tar(exported: list[Any]) -> None:
 
 
 def test_sizes_give_open_clip_the_pairs_of_each_tar(store: Store, exported: list[Any]) -> None:
-    found = json.loads(sizes(exported))
+    found = json.loads(sizes_json(exported))
     assert len(found) == len(store.files("e"))
     for name, count in found.items():
         assert count == sum(1 for _ in read_pairs(io.BytesIO(store.read(f"e/{name}"))))
@@ -188,7 +188,7 @@ def test_open_clip_reads_each_tar_with_its_factor(factors: list[float | None], d
     weights = [one for one in factors if one is not None] or factors
     numbers = sorted(data.draw(st.sets(st.integers(0, 60), min_size=len(weights), max_size=len(weights))))
     tars = [{"tar": f"{number:08d}.tar", "factor": factor} for number, factor in zip(numbers, weights, strict=True)]
-    found = reading(tars[::-1])
+    found = reading_options(tars[::-1])
     urls, drawn = expand_urls(found["train_data"], found.get("upsampling_factors"))
     if drawn is None:  # the loader's own splitting of a string, without weights
         urls = [url for part in found["train_data"].split("::") for url in expand_urls(part, "1")[0]]
@@ -201,12 +201,12 @@ def test_the_launcher_hands_the_factors_to_open_clip(tmp_path: Path) -> None:
     from open_clip_train.params import parse_args
 
     tars = [{"tar": f"{number:08d}.tar", "pairs": 9, "bytes": 1, "sha256": "0"} for number in range(4)]
-    recipe = Recipe(18, 9, 1e-3, 0.1, 2, "fp32", 0, 1, {})
+    recipe = TrainingRecipe(18, 9, 1e-3, 0.1, 2, "fp32", 0, 1, {})
     paths = [tmp_path / str(tar["tar"]) for tar in tars]
     for factors in ((2.5, 2.5, 1.0, 1.0), (None,) * 4):
         drawn = [{**tar, "factor": factor} for tar, factor in zip(tars, factors, strict=True)]
         (tmp_path / "manifest.json").write_bytes(manifest("m", "j", {}, drawn))
-        given_ = arguments(recipe, paths, tmp_path / "model", tmp_path, weights(tmp_path))
+        given_ = open_clip_arguments(recipe, paths, tmp_path / "model", tmp_path, sampling_arguments(tmp_path))
         asked = parse_args(given_)
         assert asked.dataset_resampled == (factors[0] is not None)
         if factors[0] is None:
@@ -222,7 +222,7 @@ def test_the_launcher_hands_the_factors_to_open_clip(tmp_path: Path) -> None:
 def test_by_weights_each_pair_is_there_once_and_each_part_is_read_by_its_quota() -> None:
     times = np.array([1 + number % 3 if number < 12 else 1 for number in range(PAIRS)], np.int32)
     part = np.array([0 if number < 12 else 1 for number in range(PAIRS)], np.int32)
-    chosen = Chosen(KEYS, times, part, ("few", "many"))
+    chosen = ExportPairs(KEYS, times, part, ("few", "many"))
     assert chosen.pairs() == {"few": (24, 12), "many": (11, 11)}
     tars = list(tars_of_parts(chosen, 5, 5))
     assert sorted(place for at, _ in tars for place in at.tolist()) == list(range(PAIRS))

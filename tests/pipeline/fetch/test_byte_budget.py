@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fetch.byte_budget import Budget, Claim
+from pipeline.fetch.byte_budget import BudgetClaim, ByteBudget
 
 SIZES = st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300), st.booleans()), max_size=25)
 
@@ -20,17 +20,17 @@ def test_bodies_in_flight_pass_the_limit_by_one_body_at_most_and_never_wait_for_
     """A body says a size and has another; it is given up half-way, or handed to a thread that gives it back."""
 
     async def run() -> None:
-        budget, chance = Budget(limit), random.Random(seed)
+        budget, chance = ByteBudget(limit), random.Random(seed)
         truly = most = 0
 
         def returned(size: int) -> None:
             nonlocal truly
             truly -= size
-            elsewhere.submit(budget.give_from_thread, size).result()
+            elsewhere.submit(budget.return_from_thread, size).result()
 
         async def body(said: int, real: int, dropped: bool) -> None:
             nonlocal truly, most
-            claim = Claim(budget)
+            claim = BudgetClaim(budget)
             try:
                 for size in (said, *range(said, real, 40), max(said, real)):
                     before = claim.held
@@ -68,11 +68,11 @@ def test_bodies_in_flight_pass_the_limit_by_one_body_at_most_and_never_wait_for_
 
 def test_small_bodies_do_not_keep_a_large_one_waiting_for_ever() -> None:
     async def run() -> None:
-        budget = Budget(100)
+        budget = ByteBudget(100)
         order: list[int] = []
 
         async def body(size: int) -> None:
-            claim = Claim(budget)
+            claim = BudgetClaim(budget)
             await claim.hold(size)
             order.append(size)
             await asyncio.sleep(0.001)

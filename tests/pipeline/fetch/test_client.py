@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fetch.client import Client
+from pipeline.fetch.client import HttpClient
 from pipeline.outcomes import STORED
 from tests.support.hostile_web import HOST, MAX_BYTES, HostileWeb, ask, jpeg, outcomes, web_rules
 
@@ -64,7 +64,7 @@ def test_attempts_wait_longer_each_time(site: HostileWeb) -> None:
     async def timed() -> float:
         rules = web_rules(hosts=site.hosts, back_off=0.1)
         started = asyncio.get_running_loop().time()
-        async with Client(rules) as client:
+        async with HttpClient(rules) as client:
             await client.fetch(f"{HOST}/status?is=500&timed")
         return asyncio.get_running_loop().time() - started
 

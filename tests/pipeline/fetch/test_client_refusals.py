@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from pipeline.fetch.addresses import AddressRules
-from pipeline.fetch.opt_out import refusal
+from pipeline.fetch.opt_out import robots_tag_refusal
 from pipeline.outcomes import STORED
 from tests.support.hostile_web import HostileWeb, ask, outcomes
 
@@ -216,7 +216,7 @@ def test_what_says_no_to_others_is_no_refusal(site: HostileWeb, tags: list[str])
 
 
 def test_only_the_refusals_that_are_asked_for_count() -> None:
-    assert refusal(["noindex"], "cuvee/0.1", frozenset({"noai"})) == ""
-    assert refusal(["none"], "cuvee/0.1", frozenset({"noai"})) == ""
-    assert refusal(["noai"], "cuvee/0.1", frozenset()) == ""
-    assert refusal(["Noindex"], "cuvee/0.1", frozenset({"noindex"})) == "Noindex"
+    assert robots_tag_refusal(["noindex"], "cuvee/0.1", frozenset({"noai"})) == ""
+    assert robots_tag_refusal(["none"], "cuvee/0.1", frozenset({"noai"})) == ""
+    assert robots_tag_refusal(["noai"], "cuvee/0.1", frozenset()) == ""
+    assert robots_tag_refusal(["Noindex"], "cuvee/0.1", frozenset({"noindex"})) == "Noindex"

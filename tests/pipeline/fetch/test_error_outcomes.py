@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from pipeline.fetch.addresses import AddressRefused
-from pipeline.fetch.client import Client
-from pipeline.fetch.error_outcomes import named
-from pipeline.fetch.urls import UrlRefused, checked, led
+from pipeline.fetch.client import HttpClient
+from pipeline.fetch.error_outcomes import outcome_of_error
+from pipeline.fetch.urls import UrlRefused, check_url, redirect_target
 from pipeline.outcomes import STORED, TRANSIENT
 from tests.support.hostile_web import HOST, HostileWeb, web_rules
 
@@ -42,7 +42,11 @@ def made(kind: type[Exception]) -> Exception:
 
 def test_every_exception_of_aiohttp_has_a_name_that_tells_no_secret() -> None:
     kinds = [one for _, one in inspect.getmembers(client_exceptions, inspect.isclass) if issubclass(one, Exception)]
-    found = {kind.__name__: named(made(kind)) for kind in kinds if kind.__module__.startswith("aiohttp.client_exc")}
+    found = {
+        kind.__name__: outcome_of_error(made(kind))
+        for kind in kinds
+        if kind.__module__.startswith("aiohttp.client_exc")
+    }
     assert len(found) > 25
     for name, attempt in found.items():
         expected = {"connection", "url_refused", "timeout", "bad_certificate", "unknown_host"}
@@ -76,7 +80,7 @@ def test_every_exception_of_aiohttp_has_a_name_that_tells_no_secret() -> None:
     ],
 )
 def test_exceptions_are_told_apart_by_their_cause(error: Exception, outcome: str) -> None:
-    attempt = named(error)
+    attempt = outcome_of_error(error)
     assert attempt.outcome == outcome
     assert "hunter2" not in attempt.detail
 
@@ -89,7 +93,7 @@ def test_a_process_without_a_free_file_waits_for_one_and_says_so(site: HostileWe
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     async def run() -> None:
-        async with Client(web_rules(hosts=site.hosts, attempts=2, max_wait=10.0)) as client:
+        async with HttpClient(web_rules(hosts=site.hosts, attempts=2, max_wait=10.0)) as client:
             held = [socket.socket()]
             resource.setrlimit(resource.RLIMIT_NOFILE, (held[0].fileno() + 1, limit[1]))
             try:
@@ -107,7 +111,7 @@ def test_a_process_without_a_free_file_waits_for_one_and_says_so(site: HostileWe
 
 def test_a_connection_is_kept_for_a_host_that_is_asked_again_and_no_other(site: HostileWeb) -> None:
     async def run() -> None:
-        async with Client(web_rules(hosts=site.hosts)) as client:
+        async with HttpClient(web_rules(hosts=site.hosts)) as client:
 
             def kept() -> int:
                 pool: Any = client._session.connector
@@ -128,7 +132,7 @@ def test_any_location_leads_somewhere_or_is_refused_without_its_credentials(loca
     base = URL("http://h/a/b")
     for one in (location, f"http://{location}", f"http://user:hunter2@{location}"):
         try:
-            assert led(base, one).scheme in ("http", "https")
+            assert redirect_target(base, one).scheme in ("http", "https")
         except UrlRefused as error:
             assert "hunter2" not in str(error)
             assert str(error).startswith("Location: ")
@@ -146,7 +150,7 @@ def test_any_location_leads_somewhere_or_is_refused_without_its_credentials(loca
     ],
 )
 def test_a_location_is_read_as_browsers_do(location: str, expected: str) -> None:
-    assert str(led(URL("http://h/a/b"), location)) == expected
+    assert str(redirect_target(URL("http://h/a/b"), location)) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,4 +158,4 @@ def test_a_location_is_read_as_browsers_do(location: str, expected: str) -> None
 )
 def test_urls_with_credentials_without_a_port_or_of_another_kind_are_refused(url: str) -> None:
     with pytest.raises(UrlRefused):
-        checked(url)
+        check_url(url)

@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 from protego import Protego
 
 from pipeline.fetch import robots
-from pipeline.fetch.opt_out import Permissions, product, refusal, reserved, usage_refused
-from pipeline.fetch.robots import Book, Robots, group_of, robots_of
+from pipeline.fetch.opt_out import OptOutRules, content_usage_refusal, product_token, robots_tag_refusal, tdm_refusal
+from pipeline.fetch.robots import RobotsCache, RobotsRules, matching_group, robots_from_response
 from pipeline.outcomes import STORED, Attempt
 
 REFUSE = frozenset({"noai", "noimageai", "noml"})
@@ -36,12 +36,12 @@ HEADERS = st.lists(
 
 @given(HEADERS)
 def test_any_text_is_read_and_what_refuses_is_kept_word_for_word(values: list[str]) -> None:
-    assert refusal(values, "cuvee/0.1", REFUSE) in ("", *values)
-    assert reserved(values) in ("", *values)
-    assert usage_refused(values, USES) in ("", ", ".join(values))
-    assert refusal(values, "cuvee/0.1", frozenset()) == usage_refused(values, ()) == ""
+    assert robots_tag_refusal(values, "cuvee/0.1", REFUSE) in ("", *values)
+    assert tdm_refusal(values) in ("", *values)
+    assert content_usage_refusal(values, USES) in ("", ", ".join(values))
+    assert robots_tag_refusal(values, "cuvee/0.1", frozenset()) == content_usage_refusal(values, ()) == ""
     headers = CIMultiDict((name, value) for name in ("X-Robots-Tag", "Content-Usage") for value in values)
-    said = Permissions("cuvee/0.1", REFUSE, True, USES).refused(headers)
+    said = OptOutRules("cuvee/0.1", REFUSE, True, USES).refused(headers)
     assert said == "" or said.partition(": ")[2] in (*values, ", ".join(values))
 
 
@@ -49,9 +49,9 @@ def test_any_text_is_read_and_what_refuses_is_kept_word_for_word(values: list[st
 def test_a_no_is_found_wherever_it_stands_unless_it_is_said_to_another(others: list[str], upper: bool) -> None:
     plain = [one for one in others if "bot" not in one]
     said = ", ".join([*plain, "NOAI" if upper else "noai", *plain])
-    assert refusal([said], "cuvee/0.1", REFUSE) == said
-    assert refusal([*others, "cuvee: noai"], "Cuvee/2", REFUSE) == "cuvee: noai"
-    assert refusal([f"otherbot: {said}"], "cuvee/0.1", REFUSE) == ""
+    assert robots_tag_refusal([said], "cuvee/0.1", REFUSE) == said
+    assert robots_tag_refusal([*others, "cuvee: noai"], "Cuvee/2", REFUSE) == "cuvee: noai"
+    assert robots_tag_refusal([f"otherbot: {said}"], "cuvee/0.1", REFUSE) == ""
 
 
 @pytest.mark.parametrize(
@@ -75,23 +75,23 @@ def test_a_no_is_found_wherever_it_stands_unless_it_is_said_to_another(others: l
     ],
 )
 def test_the_most_specific_use_that_is_stated_decides(value: str, refused: bool) -> None:
-    assert usage_refused([value], USES) == (value if refused else "")
-    assert usage_refused(value.split(", "), USES) == (value if refused else "")
+    assert content_usage_refusal([value], USES) == (value if refused else "")
+    assert content_usage_refusal(value.split(", "), USES) == (value if refused else "")
 
 
 @pytest.mark.parametrize(
     ("value", "refused"), [("1", True), (" 1 ", True), ("0", False), ("true", False), ("1.0", False)]
 )
 def test_only_a_one_reserves_text_and_data_mining(value: str, refused: bool) -> None:
-    assert bool(reserved([value])) is refused
+    assert bool(tdm_refusal([value])) is refused
     headers = CIMultiDict({"TDM-Reservation": value})
-    assert Permissions("c", frozenset(), True).refused(headers) == (f"tdm-reservation: {value}" if refused else "")
-    assert Permissions("c", frozenset(), False).refused(headers) == ""
+    assert OptOutRules("c", frozenset(), True).refused(headers) == (f"tdm-reservation: {value}" if refused else "")
+    assert OptOutRules("c", frozenset(), False).refused(headers) == ""
 
 
-def read(text: str | bytes, outcome: str = STORED) -> Robots:
+def read(text: str | bytes, outcome: str = STORED) -> RobotsRules:
     body = text.encode() if isinstance(text, str) else text
-    return robots_of(Attempt(outcome, 200, body=body), "Cuvee/0.1 (+https://cuvee.test)", 0.0)
+    return robots_from_response(Attempt(outcome, 200, body=body), "Cuvee/0.1 (+https://cuvee.test)", 0.0)
 
 
 @settings(deadline=None)
@@ -141,7 +141,7 @@ def test_many_agents_times_many_rules_stay_small() -> None:
     assert found.refusal("http://h/x", "cuvee") == ""
     assert peak < 64 << 20
     assert time.process_time() - started < 5
-    assert group_of(agents + "Disallow: /", "cuvee") == ""
+    assert matching_group(agents + "Disallow: /", "cuvee") == ""
 
 
 def test_a_robots_txt_that_is_cut_loses_its_last_line_and_a_mark_at_its_start_is_no_text() -> None:
@@ -149,7 +149,7 @@ def test_a_robots_txt_that_is_cut_loses_its_last_line_and_a_mark_at_its_start_is
     assert read(text).refusal("http://h/a", "cuvee") == ""
     assert read(text, "body_too_large").refusal("http://h/a", "cuvee") == "robots.txt: disallowed for cuvee"
     assert read(b"\xef\xbb\xbf" + b"User-agent: *\nDisallow: /").refusal("http://h/a", "cuvee")
-    assert product("Cuvee/0.1 (x)") == "cuvee"
+    assert product_token("Cuvee/0.1 (x)") == "cuvee"
 
 
 def test_a_wait_of_any_length_is_a_number() -> None:
@@ -160,18 +160,18 @@ def test_a_wait_of_any_length_is_a_number() -> None:
 
 
 def test_a_book_asks_again_for_what_is_old_or_failed_and_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(robots, "KEPT_CHARS", 10_000)
+    monkeypatch.setattr(robots, "MAX_CACHE_CHARS", 10_000)
     asked: list[str] = []
 
-    async def ask(origin: str) -> Robots:
+    async def ask(origin: str) -> RobotsRules:
         asked.append(origin)
         await asyncio.sleep(0)
         if origin == "breaks" and asked.count(origin) == 1:
             raise RuntimeError
-        return Robots(until=0.0 if origin == "old" else float("inf"), chars=500 if origin == "long" else 0)
+        return RobotsRules(until=0.0 if origin == "old" else float("inf"), chars=500 if origin == "long" else 0)
 
     async def run() -> None:
-        book = Book(ask)
+        book = RobotsCache(ask)
         for origin in ("old", "kept"):
             await asyncio.gather(*(book.of(origin) for _ in range(5)))
         assert asked == ["old", "kept"]

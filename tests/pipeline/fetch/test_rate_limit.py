@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fetch.client import Client
-from pipeline.fetch.rate_limit import Host, HostLimit, HostLimits, Paused, TooLate
+from pipeline.fetch.client import HttpClient
+from pipeline.fetch.rate_limit import DeadlinePassed, HostLimit, HostLimits, HostPaused, HostState
 from pipeline.outcomes import STORED, Attempt
 from tests.support.hostile_web import jpeg, web_rules
 
@@ -74,11 +74,11 @@ def images(path: str, count: int) -> Answer:
 
 
 @asynccontextmanager
-async def opened(site: Site, **changes: Any) -> AsyncIterator[Client]:
+async def opened(site: Site, **changes: Any) -> AsyncIterator[HttpClient]:
     server = await asyncio.start_server(site.serve, "127.0.0.1", 0)
     site.port = server.sockets[0].getsockname()[1]
     rules = web_rules(**({"hosts": {"*.site.test": f"127.0.0.1:{site.port}"}, "concurrency": 64} | changes))
-    async with Client(rules) as client:
+    async with HttpClient(rules) as client:
         yield client
     server.close()
 
@@ -268,41 +268,41 @@ def test_a_robots_txt_that_does_not_come_does_not_hold_the_shard() -> None:
 
 def test_a_turn_says_what_it_will_not_wait_for_and_leaves_nothing_taken() -> None:
     async def run() -> None:
-        host, gate = Host(HostLimit(1, 0.02)), asyncio.Semaphore(1)
+        host, gate = HostState(HostLimit(1, 0.02)), asyncio.Semaphore(1)
         soon = time.monotonic() + 0.3
         async with host.turn(gate, 60, float("inf")):
-            with pytest.raises(TooLate):  # the slot is not free in time
+            with pytest.raises(DeadlinePassed):  # the slot is not free in time
                 async with host.turn(gate, 60, soon):
                     raise AssertionError
-        with pytest.raises(TooLate):  # the next turn is 50 s away
+        with pytest.raises(DeadlinePassed):  # the next turn is 50 s away
             async with host.turn(gate, 60, time.monotonic() + 0.5):
                 raise AssertionError
         host.pause(50)
-        with pytest.raises(Paused, match=r"Retry-After: [45]\d more seconds"):
+        with pytest.raises(HostPaused, match=r"Retry-After: [45]\d more seconds"):
             async with host.turn(gate, 4, float("inf")):
                 raise AssertionError
         waiting = asyncio.create_task(host.turn(gate, 60, float("inf")).__aenter__())
         await asyncio.sleep(0.01)
-        assert not host.forgettable
+        assert not host.idle
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert not host.forgettable  # its pause is not over
+        assert not host.idle  # its pause is not over
         assert host.slots._value == gate._value == 1
-        assert Host(HostLimit()).forgettable
+        assert HostState(HostLimit()).idle
 
     asyncio.run(run())
 
 
 def test_hosts_that_say_nothing_are_forgotten_and_paused_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.fetch.client.MOST_HOSTS", 10)
+    monkeypatch.setattr("pipeline.fetch.client.MAX_HOSTS", 10)
 
     async def run() -> None:
-        async with Client(web_rules()) as client:
+        async with HttpClient(web_rules()) as client:
             client.host("http://paused/").pause(100)
             for n in range(100):
                 client.host(f"http://h{n}/")
             assert len(client._hosts) <= 11
-            assert not client.host("http://paused/").forgettable
+            assert not client.host("http://paused/").idle
 
     asyncio.run(run())
 
@@ -316,7 +316,7 @@ def test_waiting_for_room_is_not_the_sites_time() -> None:
             late = asyncio.create_task(client.fetch("http://a.site.test/2", time.monotonic() + 0.2))
             await asyncio.sleep(2.5)
             assert [attempt.outcome for attempt in await late] == ["out_of_time"]
-            threading.Thread(target=client.budget.give_from_thread, args=(len(first.body),)).start()
+            threading.Thread(target=client.budget.return_from_thread, args=(len(first.body),)).start()
             (found,) = await asyncio.wait_for(second, 60)
             assert found.outcome == STORED
             assert found.seconds < 2.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from yarl import URL
 
-from pipeline.fetch.rate_limit import retry_after as retry_after_of
+from pipeline.fetch.rate_limit import parse_retry_after as retry_after_of
 from pipeline.fetch.urls import host_of, host_sql
 
 LABEL = st.from_regex(r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,10}[a-zA-Z0-9])?", fullmatch=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.images.normalize import ImageRules, Picture
+from pipeline.images.normalize import ImageRules, StoredImage
 from pipeline.records import Box
 from tests.support.images import AS_IT_CAME, RULES, WHITE, colour, encoded, oriented, refused, stored
 
@@ -96,7 +96,7 @@ def test_boxes_over_the_edge_are_clipped_and_those_without_area_count_for_nothin
     assert found.blurred == 2
     assert contrast(image, (0.0, 0.0, 0.4, 0.5)) < 8
     for box in ((0.5, 0.5, 0.5, 0.5), (0.2, 0.3, 0.2, 0.9), (1.2, 0.1, 1.4, 0.3)):
-        assert stored(body, AS_IT_CAME, [box])[0] == Picture(body, 200, 120, 200, 120)
+        assert stored(body, AS_IT_CAME, [box])[0] == StoredImage(body, 200, 120, 200, 120)
 
 
 def test_an_image_whose_faces_cannot_be_blurred_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

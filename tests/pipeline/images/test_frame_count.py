@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.frame_count import MOST_FRAMES, frames
-from pipeline.images.normalize import Picture, Refused, to_picture
+from pipeline.images.frame_count import MAX_FRAMES, count_frames
+from pipeline.images.normalize import RefusedImage, StoredImage, to_stored_image
 from tests.support.images import (
     AS_IT_CAME,
     BLUE,
@@ -75,14 +75,16 @@ def test_a_cut_or_damaged_gif_has_the_frames_that_begin_in_it() -> None:
     body = animation("GIF", 6)
     counts = []
     for end in range(len(body), 60, -1):
-        if isinstance(found := to_picture(body[:end], RULES), Picture):
+        if isinstance(found := to_stored_image(body[:end], RULES), StoredImage):
             counts.append(found.frames)
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (6, 1)
     changed = [
-        to_picture(body[:at] + bytes([value]) + body[at + 1 :], RULES) for at in range(len(body)) for value in (0, 255)
+        to_stored_image(body[:at] + bytes([value]) + body[at + 1 :], RULES)
+        for at in range(len(body))
+        for value in (0, 255)
     ]
-    assert all(1 <= found.frames <= 7 for found in changed if isinstance(found, Picture))
+    assert all(1 <= found.frames <= 7 for found in changed if isinstance(found, StoredImage))
 
 
 def test_no_body_keeps_the_counter_busy_or_gets_more_frames_than_any() -> None:
@@ -99,18 +101,18 @@ def test_no_body_keeps_the_counter_busy_or_gets_more_frames_than_any() -> None:
     started = time.process_time()
     counts = {name: stored(body)[0].frames for name, body in hostile.items()}
     assert time.process_time() - started < 5
-    assert counts["many frames"] == MOST_FRAMES
+    assert counts["many frames"] == MAX_FRAMES
     assert counts["many small blocks"] == 1
-    assert all(1 <= count <= MOST_FRAMES for count in counts.values())
+    assert all(1 <= count <= MAX_FRAMES for count in counts.values())
     assert stored(gif + frame * 2)[0].frames == 3
 
 
-@pytest.mark.parametrize(("told", "expected"), [(2, {2}), (9_999, {9_999}), (0x7FFFFFFF, {MOST_FRAMES}), (0, {1})])
+@pytest.mark.parametrize(("told", "expected"), [(2, {2}), (9_999, {9_999}), (0x7FFFFFFF, {MAX_FRAMES}), (0, {1})])
 def test_a_png_that_lies_about_its_frames_is_told_within_bounds(told: int, expected: set[int]) -> None:
     body = animation("PNG", 3)
     at = body.index(b"acTL") - 4
     lying = body[:at] + chunk(b"acTL", struct.pack(">II", told, 0)) + body[at + 20 :]
-    found = to_picture(lying, RULES)
-    assert isinstance(found, Refused) or found.frames in expected
+    found = to_stored_image(lying, RULES)
+    assert isinstance(found, RefusedImage) or found.frames in expected
     with Image.open(io.BytesIO(lying)) as image:
-        assert frames(image, lying) in expected
+        assert count_frames(image, lying) in expected

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, Refused, to_picture
+from pipeline.images.normalize import ImageRules, RefusedImage, StoredImage, to_stored_image
 from pipeline.records import Box
 from sources.world.publish import pixel_bomb
 from tests.support.images import AS_IT_CAME, DRAWN, MANY, RULES, chunk, encoded, oriented, refused, stored, two_colours
@@ -62,14 +62,14 @@ def test_sizes_are_checked_at_their_limits(rules: ImageRules, form: str) -> None
 @pytest.mark.parametrize("name", bombs())
 def test_pixels_are_counted_before_they_are_decoded_and_memory_stays_bounded(name: str) -> None:
     body = bombs()[name]
-    to_picture(DRAWN, RULES)
+    to_stored_image(DRAWN, RULES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for rules in (RULES, AS_IT_CAME):
-        found = to_picture(body, rules)
+        found = to_stored_image(body, rules)
         if "text" in name:
-            assert isinstance(found, Picture) or found.outcome == "not_an_image"
+            assert isinstance(found, StoredImage) or found.outcome == "not_an_image"
         else:
-            assert isinstance(found, Refused)
+            assert isinstance(found, RefusedImage)
             assert found.outcome in {"too_many_pixels", "undecodable_image", "not_an_image"}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
@@ -83,8 +83,8 @@ def test_a_tiff_whose_directory_lies_is_read_by_the_parser_that_measured_it() ->
     for order in ([wide, *entries], [*entries, wide]):
         lying = bytes(body) + struct.pack("<H", len(order)) + b"".join(bytes(one) for one in order) + bytes(4)
         lying = lying[:4] + struct.pack("<I", len(body)) + lying[8:]
-        found = to_picture(lying, RULES)
-        assert isinstance(found, Refused) or found.original_width == 100
+        found = to_stored_image(lying, RULES)
+        assert isinstance(found, RefusedImage) or found.original_width == 100
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_a_body_made_to_keep_a_parser_busy_is_refused_at_once(rules: ImageRules)
     st.sampled_from([(), ((0.1, 0.2, 0.5, 0.6),)]),
 )
 def test_any_bytes_are_a_picture_or_a_named_refusal(body: bytes, rules: ImageRules, faces: tuple[Box, ...]) -> None:
-    found = to_picture(body, rules, faces)
-    if isinstance(found, Picture):
+    found = to_stored_image(body, rules, faces)
+    if isinstance(found, StoredImage):
         assert cv2.imdecode(np.frombuffer(found.jpg, np.uint8), cv2.IMREAD_COLOR) is not None
         assert found.blurred == len(faces)
     else:

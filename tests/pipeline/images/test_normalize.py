@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, Refused, to_picture
+from pipeline.images.normalize import ImageRules, RefusedImage, StoredImage, to_stored_image
 from pipeline.records import Box
 from tests.support.images import (
     AS_IT_CAME,
@@ -100,7 +100,7 @@ def test_a_jpeg_is_kept_byte_for_byte_where_nothing_must_be_done_to_it(
     for image in (two_colours(size), two_colours(size).convert("L")):
         body = encoded(image, "JPEG", **options) + b"\xff\xda\0appended"
         found, _ = stored(body, AS_IT_CAME)
-        assert found == Picture(body, *size, *size)
+        assert found == StoredImage(body, *size, *size)
 
 
 def test_a_jpeg_that_must_be_turned_blurred_or_converted_is_not_kept() -> None:
@@ -216,12 +216,12 @@ FACES: tuple[Box, ...] = ((0.55, 0.1, 0.95, 0.45),)
 
 def test_several_threads_store_the_same_and_lose_no_output(capfd: pytest.CaptureFixture[str]) -> None:
     bodies = [encoded(two_colours((100 + n, 60)), form) for n, form in enumerate(["JPEG", "PNG", "WEBP", "GIF"])]
-    expected = [to_picture(body, RULES, FACES) for body in bodies]
-    found: list[list[Picture | Refused]] = []
+    expected = [to_stored_image(body, RULES, FACES) for body in bodies]
+    found: list[list[StoredImage | RefusedImage]] = []
 
     def work() -> None:
         for _ in range(20):
-            found.append([to_picture(body, RULES, FACES) for body in bodies])
+            found.append([to_stored_image(body, RULES, FACES) for body in bodies])
             os.write(1, b"line\n")
 
     threads = [threading.Thread(target=work) for _ in range(4)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.images import pdq_search
-from pipeline.images.pdq_search import REACH, Alike
+from pipeline.images.pdq_search import MAX_BAND_DISTANCE_BITS, PdqIndex
 
 
 def codes(values: list[bytes]) -> np.ndarray:
@@ -38,27 +38,31 @@ def test_the_closest_is_the_one_that_counting_bits_finds(
     for other in others:  # and some about as far as bands reach
         flips = data.draw(st.sets(st.integers(0, 255), min_size=20, max_size=36))
         prints.append((int.from_bytes(other) ^ sum(1 << bit for bit in flips)).to_bytes(32))
-    limits = [data.draw(st.sampled_from([0, 20, 30, REACH, REACH + 1, 200])) for _ in others]
+    limits = [
+        data.draw(st.sampled_from([0, 20, 30, MAX_BAND_DISTANCE_BITS, MAX_BAND_DISTANCE_BITS + 1, 200])) for _ in others
+    ]
     with patch.multiple(pdq_search, FEW=few, PART=part, MOST=most):
-        found = Alike(codes(others), np.array(limits, np.int64)).closest(codes(prints))
+        found = PdqIndex(codes(others), np.array(limits, np.int64)).closest(codes(prints))
     assert found.tolist() == counted(prints, others, limits)
 
 
 @given(st.lists(CODE, min_size=1, max_size=4), st.permutations(range(256)))
 def test_bands_lose_no_copy_within_their_reach(others: list[bytes], bits: list[int]) -> None:
-    near = [(int.from_bytes(one) ^ sum(1 << bit for bit in bits[:REACH])).to_bytes(32) for one in others]
-    with patch.object(pdq_search, "FEW", 0):
-        found = Alike(codes(others), np.full(len(others), REACH)).closest(codes(near))
+    near = [
+        (int.from_bytes(one) ^ sum(1 << bit for bit in bits[:MAX_BAND_DISTANCE_BITS])).to_bytes(32) for one in others
+    ]
+    with patch.object(pdq_search, "FLAT_SEARCH_MAX", 0):
+        found = PdqIndex(codes(others), np.full(len(others), MAX_BAND_DISTANCE_BITS)).closest(codes(near))
     assert (found >= 0).all()
 
 
 def test_one_at_a_time_finds_the_same() -> None:
     rng = np.random.default_rng(0)
     others = rng.integers(0, 256, (3000, 32), np.uint8)
-    flips = np.array([0, *[1] * REACH], np.uint8)
+    flips = np.array([0, *[1] * MAX_BAND_DISTANCE_BITS], np.uint8)
     prints = np.concatenate([others[::100] ^ flips, rng.integers(0, 256, (20, 32), np.uint8)])
-    limits = np.full(3000, REACH)
-    many, single = Alike(others, limits), Alike(others, limits, one_by_one=True)
+    limits = np.full(3000, MAX_BAND_DISTANCE_BITS)
+    many, single = PdqIndex(others, limits), PdqIndex(others, limits, one_by_one=True)
     found = many.closest(prints).tolist()
     assert found == [*range(0, 3000, 100), *[-1] * 20]
     assert found == [int(single.closest(one[None])[0]) for one in prints]

@@ -9,40 +9,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, to_picture
-from pipeline.images.pdq import PDQ_BYTES, hamming, pdq
-from pipeline.ingest.hash_check import Verdict, verdict
+from pipeline.images.normalize import ImageRules, StoredImage, to_stored_image
+from pipeline.images.pdq import PDQ_BYTES, hamming, pdq_fingerprint
+from pipeline.ingest.hash_check import Verdict, compare_hashes
 from pipeline.outcomes import VERDICTS
 from sources.world.pictures import Picture as Drawn
-from sources.world.pictures import draw, encode
+from sources.world.pictures import draw_picture, encode
 from sources.world.shapes import CLASSES
 
 RULES = ImageRules("keep_ratio", 128, 95, 16, 1_000_000)
 
 
-PIXELS = draw(Drawn((3, 1), CLASSES[2], "photo"))
+PIXELS = draw_picture(Drawn((3, 1), CLASSES[2], "photo"))
 
 
-OTHER = draw(Drawn((3, 2), CLASSES[5], "photo"))
+OTHER = draw_picture(Drawn((3, 2), CLASSES[5], "photo"))
 
 
 BODY = encode(PIXELS, "jpg", 90)
 
 
-PDQ = pdq(PIXELS)[0].hex()
+PDQ = pdq_fingerprint(PIXELS)[0].hex()
 
 
 KINDS = ["md5", "sha1", "sha256", "sha512"]
 
 
-def made(body: bytes, rules: ImageRules = RULES) -> Picture:
-    found = to_picture(body, rules)
-    assert isinstance(found, Picture)
+def made(body: bytes, rules: ImageRules = RULES) -> StoredImage:
+    found = to_stored_image(body, rules)
+    assert isinstance(found, StoredImage)
     return found
 
 
 def asked(hashes: dict[str, str], body: bytes = BODY, rules: ImageRules = RULES) -> Verdict:
-    found = verdict(hashes, body, made(body, rules), hashlib.sha256(body).hexdigest())
+    found = compare_hashes(hashes, body, made(body, rules), hashlib.sha256(body).hexdigest())
     assert found.verdict in VERDICTS
     return found
 
@@ -81,16 +81,16 @@ def test_the_same_picture_in_other_bytes_is_told_from_another(mode: str) -> None
     assert int(found.detail.split()[1]) <= 31
     again = encode(PIXELS, "png", 0)
     assert asked({"pdq": PDQ.upper()}, again, rules).verdict == "same_picture"
-    found = asked({"pdq": pdq(OTHER)[0].hex()}, rules=rules)
+    found = asked({"pdq": pdq_fingerprint(OTHER)[0].hex()}, rules=rules)
     assert found.verdict == "mismatch"
     assert found.detail.startswith("pdq: ")
-    assert f"expected {pdq(OTHER)[0].hex()[:16]}, found " in found.detail
-    assert asked({"pdq": pdq(OTHER)[0].hex()} | wrong, rules=rules).detail.startswith("md5: expected 0000")
+    assert f"expected {pdq_fingerprint(OTHER)[0].hex()[:16]}, found " in found.detail
+    assert asked({"pdq": pdq_fingerprint(OTHER)[0].hex()} | wrong, rules=rules).detail.startswith("md5: expected 0000")
 
 
 def test_the_same_picture_ends_behind_31_bits() -> None:
     stored = np.asarray(Image.open(io.BytesIO(made(BODY).jpg)))
-    bits = int.from_bytes(pdq(stored)[0])
+    bits = int.from_bytes(pdq_fingerprint(stored)[0])
     for distance, expected in ((0, "same_picture"), (31, "same_picture"), (32, "mismatch"), (256, "mismatch")):
         other = (bits ^ ((1 << distance) - 1)).to_bytes(PDQ_BYTES)
         found = asked({"pdq": other.hex()})
@@ -130,10 +130,10 @@ def test_a_hash_that_is_none_is_called_so_unless_another_decides(kind: str, text
 
 
 def test_no_picture_is_decoded_where_the_bytes_decide() -> None:
-    unread = Picture(b"no image", 10, 10, 10, 10)
+    unread = StoredImage(b"no image", 10, 10, 10, 10)
     sha256 = of("sha256")
-    assert verdict({"sha256": sha256, "pdq": PDQ}, BODY, unread, sha256).verdict == "match"
-    assert verdict({"sha256": "0" * 64}, BODY, unread, sha256).verdict == "mismatch"
+    assert compare_hashes({"sha256": sha256, "pdq": PDQ}, BODY, unread, sha256).verdict == "match"
+    assert compare_hashes({"sha256": "0" * 64}, BODY, unread, sha256).verdict == "mismatch"
 
 
 @given(st.dictionaries(st.sampled_from([*KINDS, "pdq", "other"]), st.text("0123456789abcdefABCDEF g", max_size=130)))

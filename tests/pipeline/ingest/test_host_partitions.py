@@ -5,21 +5,21 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest.host_partitions import BUCKETS, lanes
+from pipeline.ingest.host_partitions import BUCKET_COUNT, partition_hosts
 
-COUNTS = st.dictionaries(st.integers(0, BUCKETS - 1), st.integers(1, 300), max_size=60)
+COUNTS = st.dictionaries(st.integers(0, BUCKET_COUNT - 1), st.integers(1, 300), max_size=60)
 
 
 @given(COUNTS, st.integers(1, 200))
 def test_a_lane_has_what_fits_in_a_shard_and_only_a_bucket_that_does_not_fit_has_several(
     counts: dict[int, int], pairs_per_shard: int
 ) -> None:
-    made = lanes(counts, pairs_per_shard)
+    made = partition_hosts(counts, pairs_per_shard)
     rows = [sum(counts.get(bucket, 0) for bucket in range(one.start, one.end)) for one in made]
     filled = [sum(one.start <= bucket < one.end for bucket in counts) for one in made]
     assert [one.number for one in made] == list(range(len(made)))
     assert [one.start for one in made] == [0, *[one.end for one in made[:-1]]]
-    assert made[-1].end == BUCKETS
+    assert made[-1].end == BUCKET_COUNT
     assert [one.first for one in made] == [sum(one.shards for one in made[:number]) for number in range(len(made))]
     for held, buckets, one in zip(rows, filled, made, strict=True):
         assert one.shards == max(1, -(-held // pairs_per_shard))
@@ -30,5 +30,5 @@ def test_a_lane_has_what_fits_in_a_shard_and_only_a_bucket_that_does_not_fit_has
 
 
 def test_no_rows_are_one_lane() -> None:
-    [one] = lanes({}, 10)
-    assert (one.start, one.end, one.shards) == (0, BUCKETS, 1)
+    [one] = partition_hosts({}, 10)
+    assert (one.start, one.end, one.shards) == (0, BUCKET_COUNT, 1)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.fetch.client import Client
+from pipeline.fetch.client import HttpClient
 from pipeline.ingest import shard_fetcher
-from pipeline.ingest.shard_fetcher import Lane, LaneRules, unaccounted
+from pipeline.ingest.shard_fetcher import HostPartitionFetcher, PartitionRules, count_mismatch
 from pipeline.outcomes import STORED
 from pipeline.shards.tar_format import ShardWriter, StoredPair, read_pairs
 from tests.support.hostile_cases import ATTEMPTS, MAX_WAIT, TIMEOUT, Case, Names, everything, image
@@ -81,7 +81,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         trusted.load_verify_locations(tls[name][0])
     with pytest.MonkeyPatch.context() as patch, RawSite(tls) as site:
         patch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusted)
-        patch.setattr(shard_fetcher, "Client", partial(Client, system=Names()))
+        patch.setattr(shard_fetcher, "Client", partial(HttpClient, system=Names()))
         inside, port = listeners()
         cases = everything(port, site)
         for name, case in cases.items():
@@ -118,7 +118,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         rows.sort(key=lambda row: row["uid"])
         stream = io.BytesIO()
         writer = ShardWriter(stream)
-        with Lane(LaneRules(rules, RULES, 30.0)) as lane:
+        with HostPartitionFetcher(PartitionRules(rules, RULES, 30.0)) as lane:
             started = time.monotonic()
             tables = lane.fetch(rows, writer)
             held = lane._client.budget.held - lane._client.budget._returned
@@ -147,7 +147,7 @@ def test_the_shard_ends_in_time_and_nothing_is_left_in_flight(done: Done) -> Non
 
 def test_every_row_is_accounted_for_and_the_tar_holds_what_was_stored(done: Done) -> None:
     published = pa.table({"uid": [row["uid"] for row in done.rows]})
-    assert unaccounted(published, done.tables["fetches"], done.tables["samples"]) == ""
+    assert count_mismatch(published, done.tables["fetches"], done.tables["samples"]) == ""
     stored = [row["uid"] for row in done.rows if done.cases[row["record_id"]].expected[-1] == STORED]
     assert [pair.uid for pair in done.pairs] == stored
     assert done.tables["samples"]["uid"].to_pylist() == sorted(stored)

@@ -13,12 +13,18 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.images.normalize import ImageRules, Picture, Refused
+from pipeline.images.normalize import ImageRules, RefusedImage, StoredImage
 from pipeline.ingest import shard_builder
-from pipeline.ingest.shard_fetcher import Lane, LaneRules, LocalBytes, unaccounted, without_fetch
+from pipeline.ingest.shard_fetcher import (
+    HostPartitionFetcher,
+    PartitionRules,
+    ReadLocalBytes,
+    count_mismatch,
+    unfetched_rows,
+)
 from pipeline.ledger.schemas import TABLES
 from pipeline.outcomes import STORED
-from pipeline.shards.tar_format import BLOCK, ShardWriter, StoredPair, read_pairs
+from pipeline.shards.tar_format import TAR_BLOCK_BYTES, ShardWriter, StoredPair, read_pairs
 from tests.support.hostile_web import HOST, HostileWeb, jpeg, web_rules
 from tests.support.images import DRAWN, RULES, encoded, two_colours
 
@@ -40,7 +46,7 @@ def rows_of(urls: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def in_lane(lane: Lane, rows: list[dict[str, Any]]) -> Fetched:
+def in_lane(lane: HostPartitionFetcher, rows: list[dict[str, Any]]) -> Fetched:
     """Return the tables that a shard's fetching fills, the tar, and its pairs."""
     stream = io.BytesIO()
     writer = ShardWriter(stream)
@@ -48,18 +54,18 @@ def in_lane(lane: Lane, rows: list[dict[str, Any]]) -> Fetched:
     sha256 = writer.close()
     assert sha256 == hashlib.sha256(stream.getvalue()).hexdigest()
     assert {name: table.schema for name, table in tables.items()} == {n: TABLES[n] for n in ("fetches", "samples")}
-    assert unaccounted(pa.table({"uid": [row["uid"] for row in rows]}), tables["fetches"], tables["samples"]) == ""
+    assert count_mismatch(pa.table({"uid": [row["uid"] for row in rows]}), tables["fetches"], tables["samples"]) == ""
     return tables, stream.getvalue(), list(read_pairs(io.BytesIO(stream.getvalue())))
 
 
-def lane_rules(site: HostileWeb, rules: ImageRules = RULES, seconds: float = 60.0, **changes: object) -> LaneRules:
-    return LaneRules(web_rules(**({"hosts": site.hosts} | changes)), rules, seconds)
+def lane_rules(site: HostileWeb, rules: ImageRules = RULES, seconds: float = 60.0, **changes: object) -> PartitionRules:
+    return PartitionRules(web_rules(**({"hosts": site.hosts} | changes)), rules, seconds)
 
 
 def fetched(
-    site: HostileWeb, rows: list[dict[str, Any]], local: LocalBytes | None = None, **changes: object
+    site: HostileWeb, rows: list[dict[str, Any]], local: ReadLocalBytes | None = None, **changes: object
 ) -> Fetched:
-    with Lane(lane_rules(site, **changes), local) as lane:  # type: ignore[arg-type]
+    with HostPartitionFetcher(lane_rules(site, **changes), local) as lane:  # type: ignore[arg-type]
         return in_lane(lane, rows)
 
 
@@ -96,7 +102,7 @@ def test_a_samples_row_says_where_its_bytes_lie_and_what_they_are(site: HostileW
     tables, tar, pairs = fetched(site, rows)
     assert len(pairs) == len(bodies)
     for row, body, sample, pair in zip(rows, bodies, tables["samples"].to_pylist(), pairs, strict=True):
-        data = tar[sample["offset"] + BLOCK :][: sample["jpg_bytes"]]
+        data = tar[sample["offset"] + TAR_BLOCK_BYTES :][: sample["jpg_bytes"]]
         assert data == pair.jpg
         assert sample["jpg_sha256"] == hashlib.sha256(data).hexdigest()
         assert (sample["raw_bytes"], sample["raw_sha256"]) == (len(body), hashlib.sha256(body).hexdigest())
@@ -131,7 +137,7 @@ def test_a_shard_without_rows_is_an_empty_tar(site: HostileWeb) -> None:
     assert pairs == []
 
 
-def local_rows(bodies: list[bytes], slack: int = 0) -> tuple[list[dict[str, Any]], LocalBytes]:
+def local_rows(bodies: list[bytes], slack: int = 0) -> tuple[list[dict[str, Any]], ReadLocalBytes]:
     """Return rows whose images lie one behind the other in a file, and what reads it."""
     rows, file, at = rows_of([f"http://h/{n}" for n in range(len(bodies))]), b"".join(bodies), 0
     for row, body in zip(rows, bodies, strict=True):
@@ -153,7 +159,7 @@ def test_bytes_that_a_source_brings_along_are_stored_without_the_web(site: Hosti
 
 def test_bytes_that_are_shorter_than_their_place_give_all_of_it_back(site: HostileWeb) -> None:
     rows, local = local_rows([jpeg(1, (40, 40))], slack=5000)
-    with Lane(lane_rules(site), local) as lane:
+    with HostPartitionFetcher(lane_rules(site), local) as lane:
         for _ in range(3):
             assert in_lane(lane, rows)[0]["fetches"]["outcome"].to_pylist() == [STORED]
         client = lane._client
@@ -166,7 +172,7 @@ def test_a_file_that_cannot_be_read_ends_the_shard_and_holds_nothing(site: Hosti
     def gone(name: str, offset: int, size: int) -> bytes:
         raise FileNotFoundError(name)
 
-    with Lane(lane_rules(site), gone) as lane:
+    with HostPartitionFetcher(lane_rules(site), gone) as lane:
         with pytest.raises(FileNotFoundError):
             lane.fetch(rows, ShardWriter(io.BytesIO()))
         assert lane._client.budget.held == 0
@@ -180,7 +186,7 @@ def test_only_a_small_image_is_decoded_where_its_answer_came_in(
     """The others, by their bytes or by their pixels, must not hold up the web."""
     at_once, made_of = [], shard_builder.made_of
 
-    def told(image: shard_builder.Opened, body: bytes, *rules: Any) -> Picture | Refused:
+    def told(image: shard_builder.OpenedImage, body: bytes, *rules: Any) -> StoredImage | RefusedImage:
         if threading.current_thread() is threading.main_thread():
             at_once.append(body)
         return made_of(image, body, *rules)
@@ -191,7 +197,7 @@ def test_only_a_small_image_is_decoded_where_its_answer_came_in(
     wide, broken = encoded(Image.new("L", (600, 600))), b"\x89PNG but no image"
     assert len(wide) < shard_builder.SMALL_BYTES < len(long)
     bodies = [wide, small, long, broken, small]
-    with Lane(lane_rules(site, replace(RULES, max_pixels=1_000_000))) as lane:
+    with HostPartitionFetcher(lane_rules(site, replace(RULES, max_pixels=1_000_000))) as lane:
         tables, _, pairs = in_lane(lane, rows_of([served(site, body) for body in bodies]))
     assert sorted(at_once) == sorted([small, broken, small])
     assert tables["fetches"]["outcome"].to_pylist() == [STORED, STORED, STORED, "not_an_image", STORED]
@@ -211,7 +217,7 @@ def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
         raise OSError(28, "No space left on device")
 
     rows = rows_of([f"{HOST}/image?n={n}" for n in range(30)])
-    with Lane(lane_rules(site, max_in_flight=2000)) as lane:
+    with HostPartitionFetcher(lane_rules(site, max_in_flight=2000)) as lane:
         with monkeypatch.context() as broken:
             broken.setattr(shard_builder, "_pair", full)
             started = time.monotonic()
@@ -223,7 +229,7 @@ def test_a_decoder_that_fails_ends_the_shard_though_bodies_wait_for_room(
 
 
 def test_a_lane_goes_on_from_shard_to_shard(site: HostileWeb) -> None:
-    with Lane(lane_rules(site)) as lane:
+    with HostPartitionFetcher(lane_rules(site)) as lane:
         for number in range(3):
             rows = rows_of([f"{HOST}/image?n={number * 10 + n}" for n in range(10)])
             assert [pair.uid for pair in in_lane(lane, rows)[2]] == [row["uid"] for row in rows]
@@ -246,13 +252,13 @@ def test_attempts_go_on_counting_and_hashes_are_compared(site: HostileWeb) -> No
 
 def test_what_does_not_add_up_is_said() -> None:
     problems = [{"uid": uid, "source": "s", "problem": "no_url", "detail": "url: ''"} for uid in ("a", "b", "b")]
-    fetches = without_fetch(problems)
+    fetches = unfetched_rows(problems)
     pairs, samples = pa.table({"uid": ["a", "b", "b"]}), TABLES["samples"].empty_table()
     assert fetches.schema == TABLES["fetches"]
-    assert unaccounted(pairs, fetches, samples) == ""
-    assert "3 published rows, 2 have" in unaccounted(pairs, fetches.slice(1), samples)
-    assert "3 published rows, 3 have" in unaccounted(pa.table({"uid": ["a", "a", "b"]}), fetches, samples)
+    assert count_mismatch(pairs, fetches, samples) == ""
+    assert "3 published rows, 2 have" in count_mismatch(pairs, fetches.slice(1), samples)
+    assert "3 published rows, 3 have" in count_mismatch(pa.table({"uid": ["a", "a", "b"]}), fetches, samples)
     stored = fetches.set_column(
         fetches.schema.get_field_index("outcome"), "outcome", pa.array(["stored", "x", "x"], pa.string())
     )
-    assert "1 pairs were stored, 0 lie in the shard" in unaccounted(pairs, stored, samples)
+    assert "1 pairs were stored, 0 lie in the shard" in count_mismatch(pairs, stored, samples)

@@ -11,18 +11,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, StageFailed
-from pipeline.fetch.urls import domains_of, host_key, url_key
+from pipeline.fetch.urls import host_key, parent_domains, url_key
 from pipeline.images.normalize import ImageRules
-from pipeline.images.pdq import pdq
-from pipeline.ingest.shard_builder import FilledShard
-from pipeline.ingest.tombstones import NONE, Tombstones, blanked, hashed
+from pipeline.images.pdq import pdq_fingerprint
+from pipeline.ingest.shard_builder import ShardBuilder
+from pipeline.ingest.tombstones import NO_TOMBSTONES, Tombstones, blank_refused, hash_key
 from pipeline.ledger.schemas import TABLES
-from pipeline.ledger.value_filter import Keys
+from pipeline.ledger.value_filter import ValueFilter
 from pipeline.outcomes import STORED, TAKEN_DOWN, TRANSIENT, Attempt
-from pipeline.shards.tar_format import END, ShardWriter, pair_bytes, read_pairs
-from pipeline.shards.tar_rewrite import copy, cut
-from pipeline.takedown.matching import _of_hosts, _of_urls
-from pipeline.takedown.request import MOST_DISTANCE, named, parsed, read_list
+from pipeline.shards.tar_format import TAR_END, ShardWriter, pair_bytes, read_pairs
+from pipeline.shards.tar_rewrite import plan_cut, write_cut
+from pipeline.takedown.matching import _host_mask, _url_mask
+from pipeline.takedown.request import MAX_REQUEST_DISTANCE_BITS, parse_entry, parse_request, read_list
 from tests.support.takedown_store import picture
 
 HEX = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -42,25 +42,25 @@ PATH = st.text(string.ascii_letters + string.digits + "/._-~%", max_size=20)
 
 @given(HEX)
 def test_a_uid_is_named_in_any_case(uid: str) -> None:
-    assert named(uid.upper()) == named(uid) == ("uid", uid, 0)
+    assert parse_entry(uid.upper()) == parse_entry(uid) == ("uid", uid, 0)
 
 
-@given(HEX64, st.integers(0, MOST_DISTANCE))
+@given(HEX64, st.integers(0, MAX_REQUEST_DISTANCE_BITS))
 def test_a_sha256_and_a_fingerprint_are_told_apart(value: str, bits: int) -> None:
-    assert named(value) == ("sha256", value, 0)
-    assert named(f"pdq:{value}/{bits}") == named(f"PDQ:{value.upper()}", bits) == ("pdq", value, bits)
+    assert parse_entry(value) == ("sha256", value, 0)
+    assert parse_entry(f"pdq:{value}/{bits}") == parse_entry(f"PDQ:{value.upper()}", bits) == ("pdq", value, bits)
 
 
 @given(HOST, PATH)
 def test_a_url_is_named_however_its_host_is_written(host: str, path: str) -> None:
     expected = ("url", f"http://{host}/{path}", 0)
     for text in (f"http://{host}/{path}", f"HTTP://{host.upper()}:80/{path}#part", f"http://{host}./{path}"):
-        assert named(text) == expected, text
+        assert parse_entry(text) == expected, text
 
 
 @given(HOST)
 def test_a_domain_is_named_in_any_case_and_with_its_last_dot(host: str) -> None:
-    assert named(f"domain:{host}") == named(f"DOMAIN:{host.upper()}.") == ("host", host, 0)
+    assert parse_entry(f"domain:{host}") == parse_entry(f"DOMAIN:{host.upper()}.") == ("host", host, 0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_domain_is_named_in_any_case_and_with_its_last_dot(host: str) -> None:
     ],
 )
 def test_what_names_nothing_is_no_guess(text: str) -> None:
-    assert named(text) is None
+    assert parse_entry(text) is None
 
 
 @given(st.text(max_size=60))
@@ -89,21 +89,21 @@ def test_what_names_nothing_is_no_guess(text: str) -> None:
 @example("http://[::1")
 @example("http://\ud800/")
 def test_any_text_names_one_thing_or_nothing(text: str) -> None:
-    found = named(text)
+    found = parse_entry(text)
     assert found is None or found[0] in ("uid", "url", "host", "sha256", "pdq")
 
 
 @given(st.lists(st.one_of(HEX, HEX64, HOST.map("domain:{}".format), HOST.map("https://{}/a b".format)), min_size=1))
 def test_a_list_names_each_of_its_lines_once(lines: list[str]) -> None:
     text = "# why\n\n" + "\r\n".join(f"  {line}\t" for line in lines)
-    wanted = parsed(text, "list")
-    assert {named(line) for line in lines} == set(wanted.lines)
+    wanted = parse_request(text, "list")
+    assert {parse_entry(line) for line in lines} == set(wanted.lines)
     for line in lines:
-        one = named(line)
+        one = parse_entry(line)
         assert one is not None
-        assert wanted.lines[one] == 3 + [named(other) for other in lines].index(one)
+        assert wanted.lines[one] == 3 + [parse_entry(other) for other in lines].index(one)
     assert wanted.tombstones().rows() == {
-        (kind, hashed(value) if kind in ("url", "host") else value, bits) for kind, value, bits in wanted.lines
+        (kind, hash_key(value) if kind in ("url", "host") else value, bits) for kind, value, bits in wanted.lines
     }
 
 
@@ -125,7 +125,7 @@ def test_a_bad_list_is_told_by_file_line_and_what_was_found(tmp_path: Path, data
 
 
 def test_a_credential_in_a_url_is_left_out_as_it_is_in_pairs() -> None:
-    assert named("http://user:word@a.b/c?x=1") == named("http://a.b/c") == ("url", "http://a.b/c", 0)
+    assert parse_entry("http://user:word@a.b/c?x=1") == parse_entry("http://a.b/c") == ("url", "http://a.b/c", 0)
 
 
 @pytest.mark.parametrize(
@@ -166,23 +166,27 @@ def test_columns_are_searched_as_single_urls_are(urls: list[str], data: st.DataO
     chosen = data.draw(st.sets(st.sampled_from(urls or [""])))
     keys = {url_key(url) for url in chosen} - {""}
     column = pa.array(urls, pa.string())
-    assert _of_urls(column, Keys(keys)).to_pylist() == [url_key(url) in keys for url in urls]
-    hosts = {domain: 1 for url in keys for domain in domains_of(url.split("/")[2])[:2]}
-    stones = Tombstones(hosts=frozenset(map(hashed, hosts)))
-    assert _of_hosts(column, hosts).to_pylist() == [stones.names("", url) for url in urls]
+    assert _url_mask(column, ValueFilter(keys)).to_pylist() == [url_key(url) in keys for url in urls]
+    hosts = {domain: 1 for url in keys for domain in parent_domains(url.split("/")[2])[:2]}
+    stones = Tombstones(hosts=frozenset(map(hash_key, hosts)))
+    assert _host_mask(column, hosts).to_pylist() == [stones.names("", url) for url in urls]
 
 
 def test_many_values_are_found_as_few_are() -> None:
     column = pa.array(["a", "b", None, "c"], pa.string())
-    many = Keys({"a", "c", *map(str, range(Keys.FEW + 4))})
-    assert many.within(column).to_pylist() == Keys({"a", "c"}).within(column).to_pylist() == [True, False, False, True]
+    many = ValueFilter({"a", "c", *map(str, range(ValueFilter.FEW + 4))})
+    assert (
+        many.within(column).to_pylist()
+        == ValueFilter({"a", "c"}).within(column).to_pylist()
+        == [True, False, False, True]
+    )
 
 
 def test_hosts_are_known_with_all_that_lies_below_them() -> None:
-    assert domains_of("Img.Site.TEST.") == ["img.site.test", "site.test", "test"]
-    assert domains_of("") == []
+    assert parent_domains("Img.Site.TEST.") == ["img.site.test", "site.test", "test"]
+    assert parent_domains("") == []
     assert host_key("BÜCHER.example") == "xn--bcher-kva.example"
-    stones = Tombstones(hosts=frozenset({hashed("site.test")}))
+    stones = Tombstones(hosts=frozenset({hash_key("site.test")}))
     assert stones.names("", "http://site.test/")
     assert stones.names("", "https://a.b.SITE.test:99/x")
     assert not stones.names("", "http://notsite.test/")
@@ -200,8 +204,10 @@ def pairs(*urls: str) -> pa.Table:
 
 def test_of_a_refused_row_nothing_is_kept_by_which_it_could_be_known() -> None:
     rows = pairs("http://a.test/1", "http://b.test/1", "http://c.test/1", "http://d.test/1")
-    stones = Tombstones(frozenset({f"{0:032x}"}), frozenset({hashed("http://b.test/1")}), frozenset({hashed("c.test")}))
-    found = blanked(rows, stones)
+    stones = Tombstones(
+        frozenset({f"{0:032x}"}), frozenset({hash_key("http://b.test/1")}), frozenset({hash_key("c.test")})
+    )
+    found = blank_refused(rows, stones)
     assert found.schema == rows.schema
     assert found.slice(3) == rows.slice(3)
     for number, row in enumerate(found.to_pylist()[:3]):
@@ -210,7 +216,7 @@ def test_of_a_refused_row_nothing_is_kept_by_which_it_could_be_known() -> None:
         assert row["problem"] == TAKEN_DOWN
         assert row["published"] == "{}"
         assert {row[name] for name in row.keys() - kept - {"problem", "published"}} == {""}
-    assert blanked(rows, NONE) is rows
+    assert blank_refused(rows, NO_TOMBSTONES) is rows
 
 
 def test_a_refusal_is_never_tried_again() -> None:
@@ -226,7 +232,7 @@ def filled(tombstones: Tombstones, *bodies: bytes) -> dict[str, str]:
         {"uid": f"{n:032x}", "source": "s", "record_id": "", "url": f"http://u.test/{n}", "caption": f"caption {n}"}
         for n in range(len(bodies))
     ]
-    shard = FilledShard(rows, RULES, lambda size: None, tombstones)
+    shard = ShardBuilder(rows, RULES, lambda size: None, tombstones)
     for number, body in enumerate(bodies):
         shard.answered(number, [Attempt(STORED, 200, "", body)])
     shard.decoded()
@@ -246,19 +252,19 @@ def test_an_image_is_refused_by_its_bytes_as_fetched_or_as_stored_and_by_its_loo
 
     from PIL import Image
 
-    from pipeline.images.normalize import Picture, to_picture
+    from pipeline.images.normalize import StoredImage, to_stored_image
 
     bodies = [picture(number) for number in range(4)] + [picture(2, quality=50)]
-    made = to_picture(bodies[1], RULES)
-    assert isinstance(made, Picture)
+    made = to_stored_image(bodies[1], RULES)
+    assert isinstance(made, StoredImage)
     shown = np.asarray(Image.open(io.BytesIO(bodies[2])).convert("RGB"))
     stones = Tombstones(
         images=frozenset(hashlib.sha256(data).hexdigest() for data in (bodies[0], made.jpg)),
-        prints=((pdq(shown)[0].hex(), 31), ("f" * 64, 0)),
+        prints=((pdq_fingerprint(shown)[0].hex(), 31), ("f" * 64, 0)),
     )
     outcomes = list(filled(stones, *bodies).values())
     assert outcomes == [TAKEN_DOWN, TAKEN_DOWN, TAKEN_DOWN, STORED, TAKEN_DOWN]
-    assert set(filled(NONE, *bodies).values()) == {STORED}
+    assert set(filled(NO_TOMBSTONES, *bodies).values()) == {STORED}
 
 
 def test_a_flat_picture_is_not_refused_by_its_look() -> None:
@@ -277,7 +283,7 @@ def tar(parts: list[tuple[str, bytes]]) -> tuple[bytes, list[tuple[int, int]], s
     for uid, jpg in parts:
         members = pair_bytes(uid, jpg, f"caption of {uid}", {"uid": uid})
         places.append((writer.append(members), len(members)))
-    return stream.getvalue() + END, places, writer.close()
+    return stream.getvalue() + TAR_END, places, writer.close()
 
 
 @given(PAIRS, st.data())
@@ -285,9 +291,9 @@ def test_a_tar_without_pairs_is_the_tar_of_the_others(parts: list[tuple[str, byt
     whole, places, _ = tar(parts)
     gone = data.draw(st.sets(st.sampled_from(range(len(parts))))) if parts else set()
     left, new_places, sha256 = tar([part for number, part in enumerate(parts) if number not in gone])
-    made = cut(places[::-1], {places[number][0] for number in gone}, len(whole), "x.tar")
+    made = plan_cut(places[::-1], {places[number][0] for number in gone}, len(whole), "x.tar")
     stream = io.BytesIO()
-    assert copy(io.BytesIO(whole), stream, made, "x.tar") == sha256
+    assert write_cut(io.BytesIO(whole), stream, made, "x.tar") == sha256
     assert stream.getvalue() == left
     assert made.bytes == len(left)
     kept = [places[number] for number in range(len(parts)) if number not in gone]
@@ -309,11 +315,11 @@ def test_a_tar_without_pairs_is_the_tar_of_the_others(parts: list[tuple[str, byt
 )
 def test_a_tar_that_is_not_what_the_ledger_says_is_not_cut(places: list[tuple[int, int]], size: int, said: str) -> None:
     with pytest.raises(StageFailed) as caught:
-        cut(places, set(), size, "x.tar")
+        plan_cut(places, set(), size, "x.tar")
     assert str(caught.value) == said
 
 
 def test_a_tar_that_ends_too_early_is_not_copied() -> None:
-    made = cut([(0, 512), (512, 512)], {0}, 2048, "x.tar")
+    made = plan_cut([(0, 512), (512, 512)], {0}, 2048, "x.tar")
     with pytest.raises(StageFailed, match=r"x\.tar: found its end at byte 700, expected byte 1024"):
-        copy(io.BytesIO(bytes(700)), io.BytesIO(), made, "x.tar")
+        write_cut(io.BytesIO(bytes(700)), io.BytesIO(), made, "x.tar")

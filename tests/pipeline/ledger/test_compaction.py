@@ -13,21 +13,21 @@ import pytest
 from deltalake import DeltaTable
 
 from jobs.cli.main import main
-from jobs.score.stage import rows_of
+from jobs.score.stage import shard_rows
 from pipeline.errors import StageFailed
 from pipeline.ledger import compaction
-from pipeline.ledger.compaction import compact, finish, keep_for, planned, restated
+from pipeline.ledger.compaction import compact, finish_compactions, plan_compaction, remove_replaced, with_joined_files
 from pipeline.ledger.data_files import write_rows
-from pipeline.ledger.job_graph import as_of, current
-from pipeline.ledger.journal import half_compacted, refuse_unfinished
+from pipeline.ledger.job_graph import current_jobs, jobs_as_of
+from pipeline.ledger.journal import check_none_unfinished, unfinished_compactions
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import Ledger
-from pipeline.provenance.funnel import funnel
+from pipeline.provenance.funnel import source_funnels
 from pipeline.provenance.trace import trace
 from pipeline.provenance.verify import verify
 from pipeline.storage.store import Store
-from pipeline.takedown.request import parsed
-from pipeline.takedown.takedown import Code, look, take_down
+from pipeline.takedown.request import parse_request
+from pipeline.takedown.takedown import CodeVersion, plan_takedown, take_down
 from tests.end_to_end.test_killed_takedown import Killed, Mortal, MortalLedger
 from tests.pipeline.ledger.test_tables import job_row
 from tests.support.s3 import BUCKET, bucket
@@ -61,8 +61,8 @@ def ledger(whole: Path, tmp_path: Path) -> Ledger:
 
 def compacted(ledger: Ledger) -> Ledger:
     """Compact; return the ledger, opened anew."""
-    finish(ledger)
-    compact(ledger, planned(ledger))
+    finish_compactions(ledger)
+    compact(ledger, plan_compaction(ledger))
     return Ledger(ledger.store)
 
 
@@ -88,9 +88,11 @@ def answers(ledger: Ledger) -> dict[str, Any]:
     held = {key: value for key, value in held.items() if not key.startswith("compactions/")}
     jobs = ledger.jobs()
     funnels = [
-        [one.plain() for one in funnel(ledger, current(as_of(jobs, job.job)))] for job in jobs if job.stage != "ingest"
+        [one.plain() for one in source_funnels(ledger, current_jobs(jobs_as_of(jobs, job.job)))]
+        for job in jobs
+        if job.stage != "ingest"
     ]
-    takedown = look(ledger, parsed(NAMED.uid, "list"), "asked", 31)[0].answer
+    takedown = plan_takedown(ledger, parse_request(NAMED.uid, "list"), "asked", 31)[0].answer
     return {"held": held, "funnels": funnels, "lives": lives(ledger), "takedown": _sorted(takedown)}
 
 
@@ -109,7 +111,7 @@ def test_files_are_few_every_answer_is_the_same_and_a_second_time_does_nothing(l
     assert max(few.values()) == 2
     assert answers(after) == before
     assert verify(after, False, lambda done, of: None) == []
-    assert planned(after) == []
+    assert plan_compaction(after) == []
 
 
 def test_a_joined_file_is_as_a_task_writes_it(ledger: Ledger) -> None:
@@ -137,7 +139,7 @@ def test_a_shards_rows_are_found_in_a_file_of_many_shards(ledger: Ledger) -> Non
     def by_shard(one: Ledger) -> dict[str, list[Any]]:
         paths = [path for _, path in one.snapshot("samples")]
         shards = sorted(set(one.read("samples", ["shard"])["shard"].to_pylist()))
-        return {shard: sorted(map(repr, rows_of(one.store, shard, paths))) for shard in shards}
+        return {shard: sorted(map(repr, shard_rows(one.store, shard, paths))) for shard in shards}
 
     assert by_shard(ledger) == by_shard(compacted(ledger))
 
@@ -170,7 +172,7 @@ def test_published_rows_are_counted_with_the_file_that_holds_them() -> None:
     shards = [{"rows": [f"p{n}"], "published": n + 1, "lane": 0} for n in range(4)]
     row = job_row("a")
     row = type(row)(**{**row.__dict__, "stage": "ingest", "facts": {"shards": shards}, "config": {}})
-    told = restated(row, {"p0": "new", "p2": "new", "p3": "new"}).facts["shards"]
+    told = with_joined_files(row, {"p0": "new", "p2": "new", "p3": "new"}).facts["shards"]
     assert [(one["rows"], one["published"]) for one in told] == [(["new"], 8), (["p1"], 2), ([], 0), ([], 0)]
     retry = type(row)(
         **{
@@ -179,7 +181,7 @@ def test_published_rows_are_counted_with_the_file_that_holds_them() -> None:
             "facts": {"shards": [{"rows": ["p0", "p1", "p2"], "published": 5}]},
         }
     )
-    told = restated(retry, {"p0": "new", "p2": "new"}).facts["shards"]
+    told = with_joined_files(retry, {"p0": "new", "p2": "new"}).facts["shards"]
     assert told == [{"rows": ["new", "p1"], "published": 5}]
 
 
@@ -187,8 +189,8 @@ def test_a_takedown_after_it_takes_the_same_and_leaves_no_older_version(ledger: 
     shutil.copytree(ledger.store.root, tmp_path / "plain")
     held = []
     for one in (Ledger(Store(str(tmp_path / "plain"))), compacted(ledger)):
-        intent, places = look(one, parsed(NAMED.uid, "list"), "asked", 31)
-        take_down(one, intent, Code("code", {}), places)
+        intent, places = plan_takedown(one, parse_request(NAMED.uid, "list"), "asked", 31)
+        take_down(one, intent, CodeVersion("code", {}), places)
         after = Ledger(one.store)
         assert verify(after, False, lambda done, of: None) == []
         held.append({key: value for key, value in content(one.store).items() if ": files" not in key})
@@ -200,17 +202,17 @@ def test_a_takedown_after_it_takes_the_same_and_leaves_no_older_version(ledger: 
         kept = {path for table in after.tables() for _, path in after.snapshot(table)}
         data = {path for path in one.store.files("tables") if "_delta_log" not in path}
         assert data == kept  # older versions held the pair
-        compact(after, planned(after))
-        keep_for(after, 0, dry_run=False)  # files that are gone already are no fault
+        compact(after, plan_compaction(after))
+        remove_replaced(after, 0, dry_run=False)  # files that are gone already are no fault
         assert verify(Ledger(one.store), False, lambda done, of: None) == []
     assert held[0] == held[1]
 
 
 def test_older_versions_are_read_until_their_days_are_over(ledger: Ledger) -> None:
-    tables = [plan.table for plan in planned(ledger)]
+    tables = [plan.table for plan in plan_compaction(ledger)]
     before = {table: (ledger.version(table), sorted(map(repr, ledger.read(table).to_pylist()))) for table in tables}
     after = compacted(ledger)
-    assert keep_for(after, 7, dry_run=False) == {}
+    assert remove_replaced(after, 7, dry_run=False) == {}
     for table, (version, rows_) in before.items():
         old = DeltaTable(after.store.uri(f"tables/{table}"), version=version)
         assert len(old.file_uris()) > len(after.files(table))
@@ -219,13 +221,13 @@ def test_older_versions_are_read_until_their_days_are_over(ledger: Ledger) -> No
         assert rows_
         assert any("compacted" in str(one.get("cuvee")) for one in old_history(after, table))
     assert verify(after, True, lambda done, of: None) == []  # they are no leftovers, and are not pruned
-    would = keep_for(after, 0, dry_run=True)
+    would = remove_replaced(after, 0, dry_run=True)
     assert set(would) == set(tables)
-    assert keep_for(after, 0, dry_run=False) == would
+    assert remove_replaced(after, 0, dry_run=False) == would
     for table in tables:
         files = [path for path in after.store.files(f"tables/{table}") if "_delta_log" not in path]
         assert files == sorted(one.path for one in after.files(table))
-    assert keep_for(after, 0, dry_run=False) == {}
+    assert remove_replaced(after, 0, dry_run=False) == {}
 
 
 def old_history(ledger: Ledger, table: str) -> list[dict[str, Any]]:
@@ -242,10 +244,10 @@ def test_delta_keeps_its_log_for_as_long_as_is_asked(ledger: Ledger) -> None:
         return found
 
     version = ledger.version("pairs")
-    keep_for(ledger, 7, dry_run=False)
+    remove_replaced(ledger, 7, dry_run=False)
     assert ledger.version("pairs") == version  # Delta's own default, so nothing is written
-    keep_for(ledger, 90, dry_run=False)
-    keep_for(ledger, 14, dry_run=False)  # never less
+    remove_replaced(ledger, 90, dry_run=False)
+    remove_replaced(ledger, 14, dry_run=False)  # never less
     assert said("pairs")["delta.deletedFileRetentionDuration"] == "interval 90 days"
     assert said("pairs")["delta.logRetentionDuration"] == "interval 90 days"
     assert ledger.version("pairs") == version + 1
@@ -257,13 +259,13 @@ def test_what_a_job_that_is_not_finished_wrote_stays(ledger: Ledger) -> None:
     loose = write_rows(ledger.store, "c", "exports", rows_)  # written, and not committed
     ledger.commit("d", "exports", schema, [write_rows(ledger.store, "d", "exports", rows_) for _ in range(3)])
     after = compacted(ledger)
-    keep_for(after, 0, dry_run=False)
+    remove_replaced(after, 0, dry_run=False)
     assert after.store.exists(f"tables/exports/{loose.path}")
     assert len(after.snapshot("exports", ["d"])) == 3
 
 
 def test_files_are_joined_by_neighbours_up_to_the_size(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "ROWS", 6)
+    monkeypatch.setattr(compaction, "MAX_FILE_ROWS", 6)
     before = ledger.files("samples")
     after = compacted(ledger)
     now = after.files("samples")
@@ -276,7 +278,7 @@ def test_files_are_joined_by_neighbours_up_to_the_size(ledger: Ledger, monkeypat
             min(one.first for one in mine),
             max(one.last for one in mine),
         )
-    assert planned(after) == []
+    assert plan_compaction(after) == []
 
 
 SOME, ALL = (1, 16, 17), range(1, 30)
@@ -297,23 +299,23 @@ def test_killed_at_any_write_it_is_finished_by_the_next(whole: Path, tmp_path: P
     else:
         assert step > 15, "it has no such write"
     killed = Ledger(Store(str(root)))
-    half = bool(half_compacted(killed.store))
+    half = bool(unfinished_compactions(killed.store))
     for path in root.rglob("*.draft"):
         path.unlink()
     if before is not None:
         assert answers(killed) == before  # whoever asks meanwhile
     if half:
         with pytest.raises(StageFailed, match="a compaction is unfinished; finish with: cuvee compact"):
-            refuse_unfinished(killed.store)
+            check_none_unfinished(killed.store)
         assert [one.what for one in verify(killed, True, lambda done, of: None)] == [
             f"{root}: a compaction is unfinished; finish with: cuvee compact {root}"
         ]
         (tmp_path / "list").write_text(NAMED.uid)
         assert main(["takedown", str(root), "--list", str(tmp_path / "list"), "--reason", "asked"]) == 1
     after = compacted(killed)
-    refuse_unfinished(after.store)
+    check_none_unfinished(after.store)
     assert [one for one in verify(after, True, lambda done, of: None) if not one.leftover] == []
-    assert planned(after) == []
+    assert plan_compaction(after) == []
     if before is not None:
         assert answers(after) == before
 
@@ -355,7 +357,7 @@ def test_the_command_tells_and_refuses(ledger: Ledger, capsys: pytest.CaptureFix
         assert f"--keep-days: found {value!r}, expected a number of days" in capsys.readouterr().err
     assert main(["compact", root + "/nowhere"]) == 2
     assert "no store" in capsys.readouterr().err
-    intent, _ = look(Ledger(ledger.store), parsed(NAMED.uid, "list"), "asked", 31)
+    intent, _ = plan_takedown(Ledger(ledger.store), parse_request(NAMED.uid, "list"), "asked", 31)
     intent.write(ledger.store)
     assert main(["compact", root]) == 1
     assert f"a takedown is unfinished; finish with: cuvee takedown {root}" in capsys.readouterr().err

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import write_rows
-from pipeline.ledger.scan import scan
+from pipeline.ledger.scan import scan_table
 from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION, TABLES
 from pipeline.ledger.tables import JobRow, Ledger, schema_version
-from pipeline.ledger.work_units import Output, finished_units, record_path, run_unit
+from pipeline.ledger.work_units import UnitOutput, finished_units, record_path, run_unit
 from pipeline.storage.store import Store
 from tests.support.road_experiment import ROOT
 
@@ -86,7 +86,7 @@ def test_a_column_that_is_added_is_null_in_older_rows_and_in_the_tables_schema(l
     rows = ledger.read(table, ["pairs", "tar"]).to_pylist()
     assert rows == [{"pairs": None, "tar": "1", "job": "a"}, {"pairs": 5, "tar": "2", "job": "b"}]
     assert [row["pairs"] for row in ledger.read(table).to_pylist()] == [None, 5]
-    assert [part.rows["pairs"].to_pylist() for part in scan(ledger, table, ["tar", "pairs"])] == [[None], [5]]
+    assert [part.rows["pairs"].to_pylist() for part in scan_table(ledger, table, ["tar", "pairs"])] == [[None], [5]]
     delta = ledger.open(table)
     assert delta is not None
     assert "pairs" in [field.name for field in delta.schema().fields]
@@ -198,9 +198,9 @@ def test_a_store_is_its_root_wherever_it_is_unpickled(monkeypatch: pytest.Monkey
 def test_a_unit_is_worked_once_and_its_record_names_its_files(store: Store) -> None:
     calls: list[int] = []
 
-    def work() -> Output:
+    def work() -> UnitOutput:
         calls.append(1)
-        return Output({"j1": {"exports": rows_of("a", "b")}, "j2": {"exports": rows_of("c")}}, {"counts": [1, 2]})
+        return UnitOutput({"j1": {"exports": rows_of("a", "b")}, "j2": {"exports": rows_of("c")}}, {"counts": [1, 2]})
 
     first = run_unit(store, "group", "shard 7", work)
     assert run_unit(store, "group", "shard 7", work) == first
@@ -215,13 +215,13 @@ def test_a_unit_is_worked_once_and_its_record_names_its_files(store: Store) -> N
 
 
 def test_a_unit_that_fails_has_no_record_and_is_worked_again(store: Store) -> None:
-    def work() -> Output:
+    def work() -> UnitOutput:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         run_unit(store, "group", "u", work)
     assert finished_units(store, "group") == {}
-    assert run_unit(store, "group", "u", lambda: Output({}, {"n": 1})).facts == {"n": 1}
+    assert run_unit(store, "group", "u", lambda: UnitOutput({}, {"n": 1})).facts == {"n": 1}
 
 
 @given(st.text(max_size=30))
@@ -248,7 +248,7 @@ def test_a_unit_killed_between_its_rows_and_its_record_leaves_no_row(ledger: Led
     left = [path for path in store.files("tables/exports") if "job=j/" in path]
     assert len(left) == 1
     assert finished_units(store, "group") == {}
-    record = run_unit(store, "group", "u", lambda: Output({"j": {"exports": rows_of("b")}}))
+    record = run_unit(store, "group", "u", lambda: UnitOutput({"j": {"exports": rows_of("b")}}))
     assert ledger.commit("j", "exports", SCHEMA, record.files["j"])
     assert sorted(Ledger(store).read("exports")["tar"].to_pylist()) == ["a", "b"]
     assert left[0] not in [path for _, path in ledger.snapshot("exports")]

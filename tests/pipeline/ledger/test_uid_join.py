@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StageFailed
-from pipeline.ledger.uid_join import joined, split
+from pipeline.ledger.uid_join import join_on_uid, split_by_uid
 
 UID = st.text("0123456789abcdef", min_size=32, max_size=32) | st.sampled_from(["0" * 32, "f" * 32, "0" * 31 + "1"])
 
@@ -31,7 +31,7 @@ def table_of(rows: dict[str, Any], order: Any) -> pa.Table:
 
 
 def by_part(table: pa.Table, parts: int) -> dict[int, pa.Table]:
-    found = dict(split(table, parts))
+    found = dict(split_by_uid(table, parts))
     assert sum(rows.num_rows for rows in found.values()) == table.num_rows
     return found
 
@@ -51,10 +51,10 @@ def test_parts_laid_side_by_side_are_the_rows_by_uid(
     )  # of every second one, and of some that are not in the base
     base = pa.table({"uid": pa.array(uids, pa.string()), "source": pa.array([uid[:2] for uid in uids], pa.string())})
     bases, others = by_part(base, parts), by_part(table_of(other, order), parts)
-    empty = next(iter(split(table_of({"0" * 32: (None, None, None)}, order), 1)))[1].slice(0, 0)
+    empty = next(iter(split_by_uid(table_of({"0" * 32: (None, None, None)}, order), 1)))[1].slice(0, 0)
     found: list[dict[str, Any]] = []
     for part in sorted(bases):
-        found += joined(bases[part], {"other": others.get(part, empty)}).to_pylist()
+        found += join_on_uid(bases[part], {"other": others.get(part, empty)}).to_pylist()
     assert [row["uid"] for row in found] == sorted(uids)
     for row in found:
         assert row["source"] == row["uid"][:2]
@@ -76,9 +76,9 @@ def test_a_part_is_a_range_of_uids(uids: list[str], parts: int) -> None:
 
 
 def test_a_uid_that_a_table_has_twice_is_said() -> None:
-    base = dict(split(pa.table({"uid": ["a" * 32, "b" * 32]}), 1))[0]
-    twice = dict(split(pa.table({"uid": ["b" * 32, "a" * 32, "b" * 32], "x": [1, 2, 3]}), 1))[0]
+    base = dict(split_by_uid(pa.table({"uid": ["a" * 32, "b" * 32]}), 1))[0]
+    twice = dict(split_by_uid(pa.table({"uid": ["b" * 32, "a" * 32, "b" * 32], "x": [1, 2, 3]}), 1))[0]
     with pytest.raises(StageFailed, match=f"clip_v1: expected one row for each uid, found more of {'b' * 32}"):
-        joined(base, {"clip_v1": twice})
+        join_on_uid(base, {"clip_v1": twice})
     with pytest.raises(StageFailed, match=f"the pairs: expected one row for each uid, found more of {'b' * 32}"):
-        joined(twice, {"clip_v1": base})
+        join_on_uid(twice, {"clip_v1": base})

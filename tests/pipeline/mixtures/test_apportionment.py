@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pipeline.config.mixture import Mixture
+from pipeline.config.mixture import MixtureConfig
 from pipeline.core.sampling import rank_key
 from pipeline.errors import InputError
 from pipeline.mixtures.apportionment import Quota, apportion, quotas
-from pipeline.mixtures.parts import Condition, Taken, columns_of, filters_of, parts_of
+from pipeline.mixtures.parts import ColumnCondition, PartSpec, filters_of, parts_of, signal_columns_of
 
 NAMES = ["cc12m", "laion", "redcaps", "wit", "yfcc"]
 
@@ -154,17 +154,17 @@ def test_a_source_with_nothing_left_is_named() -> None:
 SOURCES = ("yfcc", "wit")
 
 
-def parts(**given_: Any) -> list[Taken]:
-    return parts_of("m", Mixture.model_validate(given_), SOURCES)
+def parts(**given_: Any) -> list[PartSpec]:
+    return parts_of("m", MixtureConfig.model_validate(given_), SOURCES)
 
 
 def test_every_way_to_share_is_a_list_of_parts() -> None:
-    assert parts() == [Taken("yfcc", None, ("yfcc",)), Taken("wit", None, ("wit",))]
-    by_source = parts_of("m", Mixture.model_validate({"shares": {"wit": 3, "yfcc": 1}}), ("wit", "yfcc"))
-    assert by_source == [Taken("wit", 3, ("wit",)), Taken("yfcc", 1, ("yfcc",))]
+    assert parts() == [PartSpec("yfcc", None, ("yfcc",)), PartSpec("wit", None, ("wit",))]
+    by_source = parts_of("m", MixtureConfig.model_validate({"shares": {"wit": 3, "yfcc": 1}}), ("wit", "yfcc"))
+    assert by_source == [PartSpec("wit", 3, ("wit",)), PartSpec("yfcc", 1, ("yfcc",))]
     language = parts(by="caption_v1.language", shares={"en": 2, "de": 1})
     assert [(one.name, one.share, one.sources) for one in language] == [("en", 2, SOURCES), ("de", 1, SOURCES)]
-    assert language[0].condition == Condition("caption_v1", "language", ("en",))
+    assert language[0].condition == ColumnCondition("caption_v1", "language", ("en",))
     cut = parts(by="clip_v1.similarity", buckets=[0.2, 0.3], shares=[1, 2, 3])
     names = ["clip_v1.similarity < 0.2", "0.2 <= clip_v1.similarity < 0.3", "0.3 <= clip_v1.similarity"]
     assert [one.name for one in cut] == names
@@ -183,8 +183,10 @@ def test_every_way_to_share_is_a_list_of_parts() -> None:
     )
     assert [one.name for one in listed] == ["good", "wit, basic", "rest"]
     assert [one.sources for one in listed] == [SOURCES, ("wit",), SOURCES]
-    assert columns_of(listed) == {"clip_v1": ["similarity"]}
-    given_ = Mixture.model_validate({"filter": "b", "parts": [{"filter": "a", "dropped_by": "b"}, {"filter": "c"}]})
+    assert signal_columns_of(listed) == {"clip_v1": ["similarity"]}
+    given_ = MixtureConfig.model_validate(
+        {"filter": "b", "parts": [{"filter": "a", "dropped_by": "b"}, {"filter": "c"}]}
+    )
     assert filters_of(given_) == ["b", "a", "c"]
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from filters.signals.clip import PRECISIONS
 from pipeline.errors import InputError
 from pipeline.models import clip
-from pipeline.models.clip import load
+from pipeline.models.clip import load_clip
 from pipeline.models.fast_forward import image_tower, text_tower
 from pipeline.models.preprocessing import Preprocessing
 from tests.support.clip_models import CAPTIONS, TINY, saved, texture, untrained
@@ -90,7 +90,7 @@ def test_the_towers_give_what_open_clip_gives_but_for_rounding(name: str) -> Non
 )
 def test_images_of_other_builds_go_through_their_own_forward(config: dict[str, Any], tmp_path: Path) -> None:
     assert image_tower(untrained(config)) is None
-    clip = load(saved(tmp_path / "model", config))
+    clip = load_clip(saved(tmp_path / "model", config))
     plain = open_clip.create_model(f"local-dir:{tmp_path / 'model'}").eval()
     pixels = clip._pixels([texture(1), texture(2)])
     with torch.inference_mode():
@@ -164,7 +164,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_text_has_the_same_vector_in_any_batch_and_order(
     model: str, texts: list[str], batch_size: int, precision: str
 ) -> None:
-    clip = load(model, precision)
+    clip = load_clip(model, precision)
     found = clip.embed_texts(texts, batch_size)
     alone = np.concatenate([clip.embed_texts([text], 1) for text in texts])
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(len(texts)), abs=1e-6)
@@ -182,7 +182,7 @@ def test_an_image_has_the_same_vector_in_any_batch(
     model: str, seeds: list[int], batch_size: int, precision: str
 ) -> None:
     images = [texture(seed, 32, 32 + seed) for seed in seeds]
-    clip = load(model, precision)
+    clip = load_clip(model, precision)
     found = clip.embed_images(images, batch_size)
     alone = np.concatenate([clip.embed_images([image], 1) for image in images])
     if precision == "fp32":
@@ -194,7 +194,7 @@ def test_an_image_has_the_same_vector_in_any_batch(
 def test_bf16_has_the_directions_of_fp32(config: dict[str, Any], tmp_path: Path) -> None:
     reference = saved(tmp_path / "model", config)
     images = [texture(seed) for seed in range(20)]
-    half, full = load(reference, "bf16"), load(reference)
+    half, full = load_clip(reference, "bf16"), load_clip(reference)
     assert half is not full
     pairs = [(half.embed_images(images, 8), full.embed_images(images, 8))]
     pairs.append((half.embed_texts(CAPTIONS, 8), full.embed_texts(CAPTIONS, 8)))
@@ -205,16 +205,16 @@ def test_bf16_has_the_directions_of_fp32(config: dict[str, Any], tmp_path: Path)
 
 
 def test_each_model_is_loaded_once_for_each_precision(model: str) -> None:
-    assert load(model) is load(model, "fp32") is load(model, precision="fp32")
-    assert load(model, "bf16") is load(model, "bf16") is not load(model)
+    assert load_clip(model) is load_clip(model, "fp32") is load_clip(model, precision="fp32")
+    assert load_clip(model, "bf16") is load_clip(model, "bf16") is not load_clip(model)
     assert set(PRECISIONS) == set(clip.PRECISIONS)
     with pytest.raises(InputError, match="precision: unknown precision 'fp8'"):
-        load(model, "fp8")
+        load_clip(model, "fp8")
 
 
 @pytest.mark.parametrize("text", ["ab" * 100_000, "é" * 100_000, "a " * 100_000, "&amp;" * 50_000])
 def test_a_huge_caption_takes_no_more_time_than_the_model_reads_of_it(model: str, text: str) -> None:
-    clip = load(model)
+    clip = load_clip(model)
     clip.embed_texts(["warm"], 1)
     started = time.process_time()
     assert clip.embed_texts([text], 1).shape == (1, 24)
@@ -224,5 +224,5 @@ def test_a_huge_caption_takes_no_more_time_than_the_model_reads_of_it(model: str
 def test_random_letters_without_end_are_cut_before_they_are_tokenized(model: str) -> None:
     letters = "".join(chr(97 + number) for number in np.random.default_rng(0).integers(0, 26, 30_000))
     started = time.process_time()
-    load(model).embed_texts([letters], 1)
+    load_clip(model).embed_texts([letters], 1)
     assert time.process_time() - started < 5  # uncut it takes half a minute

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from pipeline.operations.openlineage import event_path, record
+from pipeline.operations.openlineage import event_path, write_events
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import job_row
 
@@ -29,7 +29,7 @@ def lines(store: Store, job: str) -> list[dict[str, Any]]:
 
 def test_a_job_has_a_start_and_a_completion_of_one_run(store: Store) -> None:
     row = job_row("a", 3)
-    record(store, row, ["ingest.web"])
+    write_events(store, row, ["ingest.web"])
     start, end = lines(store, "a")
     assert (start["eventType"], end["eventType"]) == ("START", "COMPLETE")
     assert (start["eventTime"], end["eventTime"]) == (row.started.isoformat(), row.finished.isoformat())
@@ -39,7 +39,7 @@ def test_a_job_has_a_start_and_a_completion_of_one_run(store: Store) -> None:
 
 
 def test_an_event_has_what_the_specification_requires(store: Store) -> None:
-    record(store, job_row("a"), ["ingest.web"])
+    write_events(store, job_row("a"), ["ingest.web"])
     events = lines(store, "a")
     assert [event["eventType"] for event in events] == ["START", "COMPLETE"]
     for event in events:
@@ -54,7 +54,7 @@ def test_an_event_has_what_the_specification_requires(store: Store) -> None:
 
 def test_a_repeated_job_names_the_same_run_and_another_another(store: Store) -> None:
     for job in ("a", "b", "a"):
-        record(store, job_row(job), [])
+        write_events(store, job_row(job), [])
     assert len(lines(store, "a")) == 2
     assert lines(store, "a")[0]["run"] != lines(store, "b")[0]["run"]
 
@@ -76,7 +76,7 @@ def test_events_are_sent_where_the_environment_says(store: Store, monkeypatch: p
     server = HTTPServer(("127.0.0.1", 0), type("Receiver", (_Receiver,), {"had": had}))
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
-    record(store, job_row("a"), [])
+    write_events(store, job_row("a"), [])
     server.shutdown()
     assert [one["eventType"] for one in had] == ["START", "COMPLETE"]
     assert {one["run"]["runId"] for one in had} == {lines(store, "a")[0]["run"]["runId"]}
@@ -86,6 +86,6 @@ def test_a_transport_that_fails_is_said_and_fails_no_job(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "no such transport")
-    record(store, job_row("a"), [])
+    write_events(store, job_row("a"), [])
     assert len(lines(store, "a")) == 2
     assert "lineage of export.m was not sent" in caplog.text

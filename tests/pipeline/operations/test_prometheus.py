@@ -21,8 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.workflow.progress import Display
 from jobs.workflow.runner import execute
-from pipeline.config.experiment import ExperimentFile, Metrics
-from pipeline.config.loader import build, override
+from pipeline.config.experiment import ExperimentFile, MetricsConfig
+from pipeline.config.loader import build_section, override
 from pipeline.errors import InputError
 from pipeline.ledger.data_files import DataFile, write_rows
 from pipeline.ledger.schemas import TABLES
@@ -125,7 +125,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_job_is_told_with_its_rows_bytes_failures_and_times(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "metrics" / "mine.prom"
     row, files = ingested(store, "stored", "stored", "http_404", "timeout", "http_404", earlier=3)
-    Monitor(Metrics(file=str(file)), "mine").jobs(store, [(row, files)])
+    Monitor(MetricsConfig(file=str(file)), "mine").jobs(store, [(row, files)])
     samples = parsed(file.read_text("utf-8"))
     job = {"experiment": "mine", "stage": "ingest", "name": "web"}
     assert of(samples, "cuvee_job_rows", **job) == {"fetches": 8}
@@ -140,9 +140,9 @@ def test_a_job_is_told_with_its_rows_bytes_failures_and_times(store: Store, tmp_
 
 def test_a_job_that_ran_again_leaves_nothing_of_its_last_run_and_the_others_stay(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "mine.prom"
-    monitor = Monitor(Metrics(file=str(file)), "mine")
+    monitor = Monitor(MetricsConfig(file=str(file)), "mine")
     monitor.jobs(store, [ingested(store, "stored", "http_404"), (job_row("b"), [DataFile("exports", "p", 2, 70)])])
-    Monitor(Metrics(file=str(file)), "other").jobs(store, [ingested(store, "timeout")])
+    Monitor(MetricsConfig(file=str(file)), "other").jobs(store, [ingested(store, "timeout")])
     monitor.jobs(store, [ingested(store, "stored", "stored")])
     samples = parsed(file.read_text("utf-8"))
     assert of(samples, "cuvee_job_failures", experiment="mine") == {}
@@ -154,7 +154,7 @@ def test_a_job_that_ran_again_leaves_nothing_of_its_last_run_and_the_others_stay
 def test_a_name_with_what_the_format_escapes_comes_back(store: Store, tmp_path: Path) -> None:
     file, name = tmp_path / "mine.prom", 'quo"te\\back\nline'
     for _ in range(2):  # the second time the file is read first
-        Monitor(Metrics(file=str(file)), name).jobs(store, [ingested(store, "stored")])
+        Monitor(MetricsConfig(file=str(file)), name).jobs(store, [ingested(store, "stored")])
     assert of(parsed(file.read_text("utf-8")), "cuvee_job_tried", experiment=name) == {"web/ingest": 1}
 
 
@@ -165,7 +165,7 @@ def test_a_file_of_others_is_left_as_it_is_and_told(
     file = tmp_path / "mine.prom"
     before = held.encode() if isinstance(held, str) else held
     file.write_bytes(before)
-    Monitor(Metrics(file=str(file)), "mine").jobs(store, [ingested(store, "stored")])
+    Monitor(MetricsConfig(file=str(file)), "mine").jobs(store, [ingested(store, "stored")])
     [said] = caplog.messages
     assert said.startswith(f"cuvee: metrics.file: {file}: not written (")
     assert len(said.splitlines()) == 1
@@ -174,13 +174,13 @@ def test_a_file_of_others_is_left_as_it_is_and_told(
 
 def test_a_file_that_cannot_be_written_is_told(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "plain").write_text("")
-    Monitor(Metrics(file=str(tmp_path / "plain/mine.prom")), "mine").jobs(store, [ingested(store, "stored")])
+    Monitor(MetricsConfig(file=str(tmp_path / "plain/mine.prom")), "mine").jobs(store, [ingested(store, "stored")])
     assert caplog.messages == [f"cuvee: metrics.file: {tmp_path}/plain/mine.prom: not written (Not a directory)"]
 
 
 def test_a_gateway_is_pushed_a_group_for_each_job(store: Store) -> None:
     with gateway() as taken:
-        monitor = Monitor(Metrics(gateway=taken.url + "/"), "mine")
+        monitor = Monitor(MetricsConfig(gateway=taken.url + "/"), "mine")
         row = job_row("b")
         monitor.jobs(store, [ingested(store, "stored", "timeout"), (row, [DataFile("exports", "p", 2, 70)])])
         with monitor.run("export"):
@@ -202,7 +202,7 @@ def test_a_gateway_that_fails_is_one_warning_and_fails_nothing(
     jobs = [ingested(store, "stored"), ingested(store, "stored")]
     if kind == "refused":
         with gateway(500) as taken:
-            Monitor(Metrics(gateway=taken.url), "mine").jobs(store, jobs)
+            Monitor(MetricsConfig(gateway=taken.url), "mine").jobs(store, jobs)
     else:
         with socket.create_server(("127.0.0.1", 0)) as server:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -216,7 +216,7 @@ def test_a_gateway_that_fails_is_one_warning_and_fails_nothing(
                 threading.Thread(target=answer, daemon=True).start()
             else:
                 server.close()
-            Monitor(Metrics(gateway=url), "mine").jobs(store, jobs)
+            Monitor(MetricsConfig(gateway=url), "mine").jobs(store, jobs)
     [said] = caplog.messages
     assert said.startswith("cuvee: metrics.gateway: http://127.0.0.1:")
     assert len(said.splitlines()) == 1
@@ -234,7 +234,7 @@ def test_a_gateway_that_fails_is_one_warning_and_fails_nothing(
 )
 def test_where_metrics_go_is_checked_when_the_file_is_read(setting: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        build(ExperimentFile, override(DATA, [setting]), "mine.yaml")
+        build_section(ExperimentFile, override(DATA, [setting]), "mine.yaml")
     assert words in str(caught.value)
     assert str(caught.value).startswith("mine.yaml: metrics.")
 

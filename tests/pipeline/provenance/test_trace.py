@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.ledger.data_files import GROUP, by_uid, span, write_rows
-from pipeline.ledger.job_graph import as_of
+from pipeline.ledger.data_files import ROW_GROUP_ROWS, sort_by_uid, uid_range, write_rows
+from pipeline.ledger.job_graph import jobs_as_of
 from pipeline.ledger.scan import rows_with
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import Ledger
-from pipeline.provenance.trace import as_text, trace
+from pipeline.provenance.trace import format_trace, trace
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import job_row
 from tests.pipeline.takedown.test_takedown import BY_NAME, taken
@@ -65,13 +65,13 @@ def test_the_rows_found_are_those_that_a_reader_of_everything_finds(
 
 
 def test_rows_are_written_in_the_order_of_uids_and_those_of_one_uid_in_theirs() -> None:
-    ordered = by_uid(decisions([3, 1, 2, 1, 3]))
+    ordered = sort_by_uid(decisions([3, 1, 2, 1, 3]))
     assert ordered["uid"].to_pylist() == sorted(uid(number) for number in (3, 1, 2, 1, 3))
     reasons = ordered["reason"].to_pylist()
     assert reasons.index("1 at 1") < reasons.index("1 at 3")
     assert reasons.index("3 at 0") < reasons.index("3 at 4")
-    assert span(ordered) == (ordered["uid"][0].as_py(), ordered["uid"][4].as_py())
-    assert span(ordered.slice(0, 0)) == ("", "")
+    assert uid_range(ordered) == (ordered["uid"][0].as_py(), ordered["uid"][4].as_py())
+    assert uid_range(ordered.slice(0, 0)) == ("", "")
 
 
 def test_a_file_that_cannot_hold_the_uid_is_not_opened(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_a_file_that_cannot_hold_the_uid_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_row_group_holds_few_enough_rows_to_be_read_for_one(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    rows = decisions([1]).take(pa.array([0] * (GROUP + 5)))
+    rows = decisions([1]).take(pa.array([0] * (ROW_GROUP_ROWS + 5)))
     file = write_rows(store, "a", "decisions", rows)
     with store.parquet(f"tables/decisions/{file.path}") as opened:
-        assert [opened.metadata.row_group(at).num_rows for at in range(2)] == [GROUP, 5]
+        assert [opened.metadata.row_group(at).num_rows for at in range(2)] == [ROW_GROUP_ROWS, 5]
 
 
 def test_what_was_taken_down_is_told_by_its_uid_its_url_and_its_image(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_was_taken_down_is_told_by_its_uid_its_url_and_its_image(tmp_path: 
         [life] = trace(ledger, key)
         assert not life["published"]
         assert {one["reason"] for one in life["taken_down"]} == {"asked by its author"}
-        assert "taken down" in as_text(life)
+        assert "taken down" in format_trace(life)
     [training] = answer["trainings"]
     for copy, times in training["times"].items():
         assert trace(ledger, copy)[0]["taken_down"][0]["seen"] == {training["training"]: times}
@@ -112,10 +112,10 @@ def test_what_was_taken_down_is_told_by_its_uid_its_url_and_its_image(tmp_path: 
 
 def test_a_funnel_is_that_of_a_job_by_the_first_digits_of_its_id(tmp_path: Path) -> None:
     jobs = [job_row("aa1", 1), job_row("aa2", 2), job_row("b", 3)]
-    assert [row.job for row in as_of(jobs, "aa2")] == ["aa1", "aa2"]
+    assert [row.job for row in jobs_as_of(jobs, "aa2")] == ["aa1", "aa2"]
     for wrong in ("aa", "c", ""):
         with pytest.raises(InputError, match=r"--as-of: \d finished jobs have an id .* \(export m\)"):
-            as_of(jobs, wrong)
+            jobs_as_of(jobs, wrong)
 
 
 def _append(root: str, writer: int, commits: int) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from pipeline.report.page import render
+from pipeline.report.page import render_page
 from tests.support.sample_report import SECTIONS, empty_report, sample_report
 
 CHROMIUM = shutil.which("chromium")
@@ -118,7 +118,7 @@ async def _with_tab(port: int, steps: Callable[[Tab], Awaitable[None]]) -> None:
 def page(tmp_path: Path) -> Path:
     """The sample report as a file."""
     path = tmp_path / "report.html"
-    path.write_text(render(sample_report()), encoding="utf-8")
+    path.write_text(render_page(sample_report()), encoding="utf-8")
     return path
 
 
@@ -184,7 +184,7 @@ def test_policy_stops_a_script_that_got_in(page: Path, tmp_path: Path) -> None:
 
 def test_empty_report_opens(tmp_path: Path) -> None:
     path = tmp_path / "empty.html"
-    path.write_text(render(empty_report()), encoding="utf-8")
+    path.write_text(render_page(empty_report()), encoding="utf-8")
 
     async def look(tab: Tab) -> None:
         await tab.open(path, NARROW)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.ledger.schemas import TABLES
 from pipeline.report import figures
-from pipeline.report.funnel_section import tiles
-from pipeline.report.page import render
+from pipeline.report.funnel_section import key_figures
+from pipeline.report.page import render_page
 from tests.support.sample_report import SECTIONS, empty_report, grid_report, sample_report, thumbnail
 
 SCRIPT = "</title></style></svg><script>alert(1)</script>"
@@ -28,7 +28,7 @@ BREAKOUT = "\"' onerror=alert(1) style=x><img src=https://evil.example/x><svg on
 @functools.cache
 def sample_page() -> str:
     """The sample report's page, drawn once."""
-    return render(sample_report())
+    return render_page(sample_report())
 
 
 class Page(HTMLParser):
@@ -136,7 +136,7 @@ def printable(text: str) -> str:
 @example(caption="\u202egnp.exe", reason=r"$\frac{", mixture=r"$\frac{$ _hidden")
 @example(caption="\x00\ud800\uffff", reason="\x1b", mixture="\x0c--\x85\ud800")
 def test_hostile_text_stays_text(caption: str, reason: str, mixture: str) -> None:
-    html = render(small_report(caption, reason, mixture))
+    html = render_page(small_report(caption, reason, mixture))
     html.encode("utf-8")
     page = assert_harmless(html)
     assert page.captions == [printable(caption)]
@@ -144,7 +144,7 @@ def test_hostile_text_stays_text(caption: str, reason: str, mixture: str) -> Non
 
 @pytest.mark.parametrize("text", [SCRIPT, BREAKOUT])
 def test_no_value_of_the_report_is_trusted(text: str) -> None:
-    page = assert_harmless(render(poisoned(sample_report(), text)))
+    page = assert_harmless(render_page(poisoned(sample_report(), text)))
     honest = assert_harmless(sample_page())
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in honest.elements}
     assert "".join(page.text).count(text) > 200
@@ -152,7 +152,7 @@ def test_no_value_of_the_report_is_trusted(text: str) -> None:
 
 def test_script_in_a_figure_is_drawn_as_its_letters() -> None:
     bar = figures.Bar("<script>x</script>", "<b>", "<b>", 4, [("kept", 4)])
-    svg = figures.stacked("bars", "a <title>", [bar], 900)
+    svg = figures.plot_stacked_bars("bars", "a <title>", [bar], 900)
     assert "&lt;script&gt;x&lt;/script" in svg
     assert "<script" not in svg
     assert "<b>" not in svg
@@ -174,17 +174,17 @@ def test_only_jpeg_data_urls_are_thumbnails(bad: str, place: str) -> None:
     report = small_report()
     report["examples"][0][place] = bad if place == "thumbnail" else {"what": "another", "thumbnail": bad}
     with pytest.raises(ValueError, match="expected data:image/jpeg;base64"):
-        render(report)
+        render_page(report)
 
 
 def test_good_thumbnails_are_shown() -> None:
     report = small_report()
     report["examples"][0]["resembles"] = {"what": "evaluation image 17", "thumbnail": thumbnail(3)}
-    html = render(report)
+    html = render_page(report)
     assert thumbnail(3) in html
     assert "evaluation image 17" in html
     report["examples"][0]["resembles"] = {"what": "evaluation image 17", "thumbnail": None}
-    without = render(report)
+    without = render_page(report)
     assert without.count("<img") == html.count("<img") - 1
     assert "evaluation image 17" in without
 
@@ -207,7 +207,7 @@ def test_funnel_that_adds_up_is_said_to() -> None:
 def test_funnel_that_does_not_add_up_is_flagged(key: str, value: Any, words: str) -> None:
     report = small_report()
     report["funnel"][0]["stages"][0][key] = value
-    html = render(report)
+    html = render_page(report)
     assert words in html
     assert "1 stage of the" in html
     assert "Every published pair" not in html
@@ -217,19 +217,19 @@ def test_funnel_that_does_not_add_up_is_flagged(key: str, value: Any, words: str
 def test_published_rows_that_never_came_in_are_flagged() -> None:
     report = small_report()
     report["funnel"][0]["published"] = 12
-    assert "12 published, 9 in" in render(report)
+    assert "12 published, 9 in" in render_page(report)
 
 
 def test_failed_self_check_is_said_at_the_top() -> None:
     report = small_report()
     report["self_check"][0]["ok"] = False
-    top, _, _ = render(report).partition('<section id="funnel">')
+    top, _, _ = render_page(report).partition('<section id="funnel">')
     assert "1 of 5" in top
     assert "differs from the expected result" in top
 
 
 def test_empty_report_says_what_is_not_there_yet() -> None:
-    page = assert_harmless(render(empty_report()))
+    page = assert_harmless(render_page(empty_report()))
     words = "".join(page.text)
     for sentence in (
         "There is no summary yet",
@@ -251,7 +251,7 @@ def test_report_without_trainings_shows_the_mixtures() -> None:
     report["evaluation"] = {"reference": "photo", "sets": [], "results": []}
     report["robustness"] = []
     report["mixtures"] = [mixture | {"training": None} for mixture in report["mixtures"]]
-    html = render(report)
+    html = render_page(report)
     assert html.count("not trained yet") == 5
     assert "No model has been evaluated yet" in html
 
@@ -262,9 +262,9 @@ def test_a_mixture_that_is_trained_by_sizes_says_so_and_each_seed_is_a_training(
     sized = [whole | {"name": f"{whole['name']}@{size}"} for size in (300, 600)]
     report["mixtures"] = [whole | {"training": None}, *sized]
     report["cost"] = [{"mixture": whole["name"], "trainings": 6, "samples": 600, "seconds": 60.0}]
-    html = render(report)
+    html = render_page(report)
     assert (html.count("trained in several sizes, see below"), html.count("not trained yet")) == (1, 0)
-    assert ("6", "trainings") in tiles(report)
+    assert ("6", "trainings") in key_figures(report)
 
 
 def test_source_without_stages_and_stage_without_pairs() -> None:
@@ -274,7 +274,7 @@ def test_source_without_stages_and_stage_without_pairs() -> None:
         {"source": "later", "published": 7, "stages": []},
         {"source": "void", "published": 0, "stages": [nothing]},
     ]
-    html = render(report)
+    html = render_page(report)
     assert "nothing has been ingested yet" in html
     assert "no input" in html
 
@@ -282,9 +282,9 @@ def test_source_without_stages_and_stage_without_pairs() -> None:
 def test_same_report_same_bytes_whatever_the_user_set_in_matplotlib() -> None:
     first = sample_page()
     with mpl.rc_context({"font.size": 31, "svg.fonttype": "path", "axes.facecolor": "red", "svg.hashsalt": None}):
-        assert render(sample_report()) == first
+        assert render_page(sample_report()) == first
         assert mpl.rcParams["font.size"] == 31
-    assert render(sample_report()) == first
+    assert render_page(sample_report()) == first
 
 
 def test_order_of_reasons_does_not_depend_on_the_order_of_the_keys() -> None:
@@ -292,7 +292,7 @@ def test_order_of_reasons_does_not_depend_on_the_order_of_the_keys() -> None:
     for source in turned["funnel"]:
         for stage in source["stages"]:
             stage["dropped"] = dict(reversed(stage["dropped"].items()))
-    assert render(turned) == sample_page()
+    assert render_page(turned) == sample_page()
 
 
 def test_ids_are_unique_and_every_reference_finds_its_own() -> None:
@@ -335,7 +335,7 @@ def test_best_of_each_set_is_marked_ties_included() -> None:
     assert sample_page().count('title="the best on this set"') == 5
     for result in report["evaluation"]["results"]:
         result["top1"] = 0.5
-    assert render(report).count('title="the best on this set"') == 25
+    assert render_page(report).count('title="the best on this set"') == 25
 
 
 def test_accuracies_of_zero_and_one_are_drawn_inside_and_told_as_they_are() -> None:
@@ -343,7 +343,7 @@ def test_accuracies_of_zero_and_one_are_drawn_inside_and_told_as_they_are() -> N
     for result, top1 in zip(report["evaluation"]["results"], (1.0, 0.0), strict=True):
         result.update(top1=top1, correct=int(600 * top1), low=max(0.0, top1 - 0.006), high=min(1.0, top1 + 0.006))
     report["robustness"][0]["points"][0].update(reference=1.0, shift=0.0)
-    html = render(report)
+    html = render_page(report)
     assert "1 point at 0 or 100 % moved" in html
     assert "100.0 %" in html
 
@@ -351,13 +351,13 @@ def test_accuracies_of_zero_and_one_are_drawn_inside_and_told_as_they_are() -> N
 def test_points_without_results_are_drawn_without_whiskers() -> None:
     report: Any = sample_report()
     report["evaluation"]["results"] = []
-    html = render(report)
+    html = render_page(report)
     assert "No model has been evaluated yet" in html
     assert 'aria-label="Accuracy on sketch against accuracy on the reference"' in html
 
 
 def test_each_figure_names_the_tables_whose_rows_it_shows() -> None:
-    page = render(grid_report())
+    page = render_page(grid_report())
     parts = dict(part.partition('">')[::2] for part in page.split('<section id="')[1:])
     tables = {name: set(re.findall(r"<code>([a-z_…]+)</code>", parts[name])) & {*TABLES} for name in parts}
     assert tables["funnel"] == {"fetches", "samples", "decisions"}

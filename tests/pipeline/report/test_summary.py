@@ -4,23 +4,23 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.analysis.ranking import compare
-from pipeline.analysis.results import Filtered, Standing
-from pipeline.analysis.trends import Answered, Shift
-from pipeline.report.schema import Evaluation, Result
-from pipeline.report.summary import NAMED, answer
+from pipeline.analysis.ranking import rank_mixtures
+from pipeline.analysis.results import FilterEffect, RankingRow
+from pipeline.analysis.trends import ModelAnswers, ShiftedSet
+from pipeline.report.schema import AccuracyResult, EvaluationResults
+from pipeline.report.summary import MAX_NAMED_MODELS, summary_sentences
 from tests.support.sample_report import grid
 
-SHIFTS = (Shift("photo", "reference", True), Shift("clipart", "natural"), Shift("sketch", "natural"))
+SHIFTS = (ShiftedSet("photo", "reference", True), ShiftedSet("clipart", "natural"), ShiftedSet("sketch", "natural"))
 
 
-def evaluated(at_chance: int = 0, models: int = 20, shifts: tuple[str, ...] = ("sketch",)) -> Evaluation:
+def evaluated(at_chance: int = 0, models: int = 20, shifts: tuple[str, ...] = ("sketch",)) -> EvaluationResults:
     """Return so many models on a reference, all above chance there, the first of them not on the shift."""
-    results: list[Result] = []
+    results: list[AccuracyResult] = []
     for number in range(models):
         for name in ("photo", *shifts):
             top1 = 0.1 if name == "sketch" and number < at_chance else 0.5
-            one: Result = {
+            one: AccuracyResult = {
                 "mixture": f"m{number}",
                 "set": name,
                 "n": 100,
@@ -35,15 +35,15 @@ def evaluated(at_chance: int = 0, models: int = 20, shifts: tuple[str, ...] = ("
 
 
 def told(
-    models: list[Answered], baseline: tuple[str, ...] = (), filters: tuple[tuple[str, str], ...] = ()
+    models: list[ModelAnswers], baseline: tuple[str, ...] = (), filters: tuple[tuple[str, str], ...] = ()
 ) -> list[str]:
     """Return the answer about made-up models."""
-    standings, filtered = list[Standing](), list[Filtered]()
+    standings, filtered = list[RankingRow](), list[FilterEffect]()
     for shift in SHIFTS:
-        rows, more = compare(models, "photo", shift, baseline, filters)
+        rows, more = rank_mixtures(models, "photo", shift, baseline, filters)
         standings += rows
         filtered += more if shift.name != "photo" else []
-    return answer(evaluated(shifts=("clipart", "sketch")), standings, filtered, [], baseline)
+    return summary_sentences(evaluated(shifts=("clipart", "sketch")), standings, filtered, [], baseline)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,16 @@ def told(
     [
         (0, "Every model is above chance on every evaluation set: its 95 % interval lies above chance."),
         (2, "Not above chance, as the 95 % interval reaches down to it: m0 on sketch, m1 on sketch."),
-        (NAMED + 1, f"Not above chance, as the 95 % interval reaches down to it: {NAMED + 1} of 20 models on sketch."),
+        (
+            MAX_NAMED_MODELS + 1,
+            "Not above chance, as the 95 % interval reaches down to it: "
+            f"{MAX_NAMED_MODELS + 1} of 20 models on sketch.",
+        ),
     ],
 )
 def test_models_at_chance_are_named_or_counted(at_chance: int, said: str) -> None:
-    standings, _ = compare(grid(), "photo", SHIFTS[2])
-    assert said in answer(evaluated(at_chance), standings, [], [])
+    standings, _ = rank_mixtures(grid(), "photo", SHIFTS[2])
+    assert said in summary_sentences(evaluated(at_chance), standings, [], [])
 
 
 def test_mixtures_are_compared_in_their_largest_sizes_over_their_seeds() -> None:
@@ -89,7 +93,7 @@ def test_a_filter_is_told_by_its_gain_and_by_the_line_of_what_it_was_put_on() ->
 
 def test_single_models_have_the_exact_interval_and_no_line_of_their_own() -> None:
     single = [one for one in grid() if one.size == 4000 and one.seed == 0]
-    rows, [row] = compare(single, "photo", SHIFTS[1], (), [("yfcc", "laion")])
+    rows, [row] = rank_mixtures(single, "photo", SHIFTS[1], (), [("yfcc", "laion")])
     assert row["moved"] is None
     assert [one["seeds"] for one in rows] == [1, 1, 1]
     assert rows[0]["behind"] is None

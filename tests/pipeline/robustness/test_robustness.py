@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, linregress, norm
 
-from pipeline.robustness.axes import AXES, LINEAR, LOGIT, PROBIT, Axis, place
+from pipeline.robustness.axes import AXES, LINEAR, LOGIT, PROBIT, Axis, to_axis
 from pipeline.robustness.intervals import clopper_pearson
 from pipeline.robustness.lines import fit_line, fit_lines
 
@@ -50,13 +50,13 @@ def test_a_share_that_is_none_is_refused(correct: int, n: int) -> None:
     ("axis", "expected"), [(PROBIT, norm.ppf(0.8)), (LOGIT, math.log(0.8 / 0.2)), (LINEAR, 0.8)], ids=list(AXES)
 )
 def test_an_axis_is_the_named_transform(axis: Axis, expected: float) -> None:
-    assert place(axis, 0.8, 100).values == pytest.approx(expected)
+    assert to_axis(axis, 0.8, 100).values == pytest.approx(expected)
 
 
 @axes
 @given(accuracies=st.lists(st.floats(0.001, 0.999), min_size=1, max_size=9))
 def test_an_axis_and_its_inverse_undo_each_other_and_keep_order(axis: Axis, accuracies: list[float]) -> None:
-    placed = place(axis, accuracies, 1000)
+    placed = to_axis(axis, accuracies, 1000)
     assert axis.inverse(placed.values) == pytest.approx(accuracies, abs=1e-9)
     assert placed.moved == 0
     assert (np.diff(axis.forward(sorted(accuracies))) >= 0).all()
@@ -64,13 +64,13 @@ def test_an_axis_and_its_inverse_undo_each_other_and_keep_order(axis: Axis, accu
 
 @pytest.mark.parametrize("axis", [PROBIT, LOGIT], ids=["probit", "logit"])
 def test_accuracies_of_nothing_and_of_all_are_moved_inside_and_counted(axis: Axis) -> None:
-    placed = place(axis, [[0, 0.5], [1, 0.001]], 100)
+    placed = to_axis(axis, [[0, 0.5], [1, 0.001]], 100)
     assert axis.inverse(placed.values) == pytest.approx(np.array([[0.005, 0.5], [0.995, 0.005]]))
     assert placed.moved == 3
 
 
 def test_the_linear_axis_has_a_place_for_all() -> None:
-    placed = place(LINEAR, [0, 0.5, 1], 100)
+    placed = to_axis(LINEAR, [0, 0.5, 1], 100)
     assert placed.values.tolist() == [0, 0.5, 1]
     assert placed.moved == 0
 
@@ -79,9 +79,9 @@ def test_the_linear_axis_has_a_place_for_all() -> None:
 @pytest.mark.parametrize("wrong", [-0.01, 1.01, math.nan, 63.3])
 def test_what_is_no_fraction_is_refused(axis: Axis, wrong: float) -> None:
     with pytest.raises(ValueError, match="expected accuracies between 0 and 1, found"):
-        place(axis, [0.5, wrong], 100)
+        to_axis(axis, [0.5, wrong], 100)
     with pytest.raises(ValueError, match="expected n >= 1 images, found 0"):
-        place(axis, [0.5], 0)
+        to_axis(axis, [0.5], 0)
 
 
 @given(places)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from pipeline.robustness.axes import LINEAR
-from pipeline.robustness.intervals import bounds, interval
-from pipeline.robustness.paired_accuracy import Evidence, Measured
+from pipeline.robustness.intervals import bootstrap_bounds, bootstrap_interval
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
 
 
 def test_draws_scatter_as_the_binomial_does_and_share_their_images() -> None:
@@ -16,8 +16,8 @@ def test_draws_scatter_as_the_binomial_does_and_share_their_images() -> None:
     right[1] = right[0]
     right[1, :40] = ~right[1, :40]
     seed = np.random.SeedSequence(5)
-    paired = Measured.of_answers(right).draw(4000, seed)
-    apart = Measured.of_counts(right.sum(1), 800).draw(4000, seed)
+    paired = SetAccuracies.from_correct(right).draw(4000, seed)
+    apart = SetAccuracies.from_counts(right.sum(1), 800).draw(4000, seed)
     expected = np.sqrt(0.7 * 0.3 / 800)
     for drawn in (paired, apart):
         assert drawn.shape == (4000, 2)
@@ -30,59 +30,59 @@ def test_draws_scatter_as_the_binomial_does_and_share_their_images() -> None:
 
 def test_draws_follow_their_seed_and_not_the_order_or_company_of_models() -> None:
     right = np.random.default_rng(4).random((5, 60)) < 0.5
-    drawn = Measured.of_answers(right).draw(50, np.random.SeedSequence(1))
-    assert (drawn == Measured.of_answers(right).draw(50, np.random.SeedSequence(1))).all()
-    assert (drawn != Measured.of_answers(right).draw(50, np.random.SeedSequence(2))).any()
-    assert (drawn[:, [3, 1]] == Measured.of_answers(right[[3, 1]]).draw(50, np.random.SeedSequence(1))).all()
+    drawn = SetAccuracies.from_correct(right).draw(50, np.random.SeedSequence(1))
+    assert (drawn == SetAccuracies.from_correct(right).draw(50, np.random.SeedSequence(1))).all()
+    assert (drawn != SetAccuracies.from_correct(right).draw(50, np.random.SeedSequence(2))).any()
+    assert (drawn[:, [3, 1]] == SetAccuracies.from_correct(right[[3, 1]]).draw(50, np.random.SeedSequence(1))).all()
 
 
 def test_a_synthetic_shift_is_drawn_with_its_images() -> None:
-    right = Measured.of_answers(np.random.default_rng(4).random((2, 60)) < 0.5)
-    x, y = Evidence(right, right, same_images=True).draw(LINEAR, 30, seed=1)
+    right = SetAccuracies.from_correct(np.random.default_rng(4).random((2, 60)) < 0.5)
+    x, y = PairedAccuracies(right, right, same_images=True).draw(LINEAR, 30, seed=1)
     assert (x == y).all()
-    x, y = Evidence(right, right).draw(LINEAR, 30, seed=1)
+    x, y = PairedAccuracies(right, right).draw(LINEAR, 30, seed=1)
     assert (x != y).any()
 
 
 def test_evidence_that_fits_nothing_is_refused() -> None:
-    counts, answers = Measured.of_counts([3, 4], 10), Measured.of_answers([[1, 0, 1], [0, 0, 1]])
+    counts, answers = SetAccuracies.from_counts([3, 4], 10), SetAccuracies.from_correct([[1, 0, 1], [0, 0, 1]])
     with pytest.raises(ValueError, match="expected the same models on both sets, found 2 and 1"):
-        Evidence(counts, Measured.of_counts([3], 10))
+        PairedAccuracies(counts, SetAccuracies.from_counts([3], 10))
     with pytest.raises(ValueError, match="expected a matrix of answers on the same images"):
-        Evidence(answers, counts, same_images=True)
+        PairedAccuracies(answers, counts, same_images=True)
     with pytest.raises(ValueError, match="expected counts between 0 and 10, found 3 to 11"):
-        Measured.of_counts([3, 11], 10)
+        SetAccuracies.from_counts([3, 11], 10)
     with pytest.raises(ValueError, match=r"expected counts \(models,\)"):
-        Measured.of_counts([0.3], 10)
+        SetAccuracies.from_counts([0.3], 10)
     with pytest.raises(ValueError, match=r"expected a matrix \(models, images\), found shape \(3,\)"):
-        Measured.of_answers([1, 0, 1])
+        SetAccuracies.from_correct([1, 0, 1])
     with pytest.raises(ValueError, match="found another value"):
-        Measured.of_answers([[0.5, 1]])
+        SetAccuracies.from_correct([[0.5, 1]])
 
 
 def test_an_interval_of_normal_draws_is_the_normal_one_and_corrects_a_bias() -> None:
     drawn = np.random.default_rng(0).normal(1.0, 2.0, 200_000)
-    found = interval(1.0, drawn, 0.9)
+    found = bootstrap_interval(1.0, drawn, 0.9)
     assert (found.low, found.high) == pytest.approx((1 + 2 * ndtri(0.05), 1 + 2 * ndtri(0.95)), abs=0.03)
     # Draws that lie 0.5 too low say that the estimate does too.
-    biased = interval(1.5, drawn, 0.9)
+    biased = bootstrap_interval(1.5, drawn, 0.9)
     assert (biased.low, biased.high) == pytest.approx((found.low + 1, found.high + 1), abs=0.06)
 
 
 @given(st.floats(0.2, 5), st.floats(-5, 5))
 def test_an_interval_follows_scale_and_offset(scale: float, offset: float) -> None:
     drawn = np.random.default_rng(1).normal(size=(99, 2))
-    low, high = bounds([0.1, -0.2], drawn)
-    moved = bounds(scale * np.array([0.1, -0.2]) + offset, scale * drawn + offset)
+    low, high = bootstrap_bounds([0.1, -0.2], drawn)
+    moved = bootstrap_bounds(scale * np.array([0.1, -0.2]) + offset, scale * drawn + offset)
     assert moved[0] == pytest.approx(scale * low + offset, abs=1e-9)
     assert moved[1] == pytest.approx(scale * high + offset, abs=1e-9)
 
 
 def test_draws_without_a_value_are_left_out_and_counted() -> None:
     drawn = np.r_[np.full(30, np.nan), np.full(40, 2.0)]
-    found = interval(2.0, drawn)
+    found = bootstrap_interval(2.0, drawn)
     assert (found.low, found.high, found.draws) == (2.0, 2.0, 40)
     with pytest.raises(ValueError, match="expected at least 20 draws that have a value, found 19 of 49"):
-        interval(2.0, drawn[:49])
+        bootstrap_interval(2.0, drawn[:49])
     with pytest.raises(ValueError, match="expected a level between 0 and 1, found 95"):
-        interval(2.0, drawn, 95)
+        bootstrap_interval(2.0, drawn, 95)

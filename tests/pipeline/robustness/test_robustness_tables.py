@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.robustness.axes import LINEAR, LOGIT, PROBIT, Axis, Floats, place
-from pipeline.robustness.effective import Effective, effective_robustness
+from pipeline.robustness.axes import LINEAR, LOGIT, PROBIT, Axis, Floats, to_axis
+from pipeline.robustness.effective import EffectiveRobustness, effective_robustness
 from pipeline.robustness.intervals import clopper_pearson
 from pipeline.robustness.lines import Line, fit_line
-from pipeline.robustness.paired_accuracy import Evidence, Measured
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
 from pipeline.robustness.trends import trend_lines
 from tests.support.road_experiment import ROOT
 
@@ -38,7 +38,7 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def measured_from(reference: str, shift: str) -> Effective:
+def measured_from(reference: str, shift: str) -> EffectiveRobustness:
     """Effective robustness from the baseline of the ImageNet testbed, on logit axes."""
     table = rows("imagenet_testbed_top1.csv")
     assert len(table) == 338
@@ -48,9 +48,9 @@ def measured_from(reference: str, shift: str) -> Effective:
     for name in (reference, shift):
         counts = np.array([float(row[name]) / 100 * IMAGES[name] for row in table])
         assert counts == pytest.approx(np.rint(counts), abs=0.005)
-        sets.append(Measured.of_counts(np.rint(counts).astype(int), IMAGES[name]))
+        sets.append(SetAccuracies.from_counts(np.rint(counts).astype(int), IMAGES[name]))
     standard = [row["model"] for row in table if row["standard"] == "1"]
-    return effective_robustness(Evidence(*sets), [row["model"] for row in table], standard, LOGIT, draws=50)
+    return effective_robustness(PairedAccuracies(*sets), [row["model"] for row in table], standard, LOGIT, draws=50)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def cifar() -> tuple[list[int], list[int]]:
 
 def cifar_line(axis: Axis) -> Line:
     original, new = cifar()
-    x: Floats = place(axis, np.array(original) / 10_000, 10_000).values
-    line = fit_line(axis, x, place(axis, np.array(new) / 2021, 2021).values)
+    x: Floats = to_axis(axis, np.array(original) / 10_000, 10_000).values
+    line = fit_line(axis, x, to_axis(axis, np.array(new) / 2021, 2021).values)
     assert line is not None
     return line
 
@@ -97,7 +97,7 @@ def test_cifar_10_1_is_fitted_as_published() -> None:
 
 def test_the_published_line_lies_in_its_band() -> None:
     original, new = cifar()
-    evidence = Evidence(Measured.of_counts(original, 10_000), Measured.of_counts(new, 2021))
+    evidence = PairedAccuracies(SetAccuracies.from_counts(original, 10_000), SetAccuracies.from_counts(new, 2021))
     line = trend_lines(evidence, ["all"] * 30, LINEAR, draws=400).of("all")
     slope = line.slope_interval()
     assert slope.low < 1.6166 < slope.high

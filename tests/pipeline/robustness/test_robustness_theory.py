@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from pipeline.robustness.dilution import Dilution, Span, Verdict, compare_mixing, dilution
-from pipeline.robustness.ensembling import mix_outputs, right
-from pipeline.robustness.forecast import forecast, how_far_off
+from pipeline.robustness.dilution import (
+    DilutionVerdict,
+    MixtureComparison,
+    SpanVerdict,
+    compare_with_ensemble,
+    compare_with_sources,
+)
+from pipeline.robustness.ensembling import correct_predictions, ensemble_outputs
+from pipeline.robustness.forecast import forecast_error, forecast_line
 from pipeline.robustness.intervals import Interval
-from pipeline.robustness.pooling import weight_found
-from pipeline.robustness.trends import difference
+from pipeline.robustness.pooling import measured_weight
+from pipeline.robustness.trends import line_difference
 from tests.support.simple_theory import GRID, World, direction
 
 WORLDS = 100
@@ -79,18 +85,18 @@ def found() -> dict[str, list[tuple[Interval, float]]]:
         trained["outputs"] = [p * a + (1 - p) * b for a, b in zip(trained["a"], trained["b"], strict=True)]
         trends = world.trends(trained, rng, seed)
         slopes = {name: world.slope(world.mean(one)) for name, one in {**SOURCES, "m": shares}.items()}
-        apart, plan = difference(trends, "a", "b"), forecast(trends, shares, chance=0.5)
-        weight, miss = world.weight("a", "b", p), how_far_off(plan, trends, "m")
+        apart, plan = line_difference(trends, "a", "b"), forecast_line(trends, shares, chance=0.5)
+        weight, miss = world.weight("a", "b", p), forecast_error(plan, trends, "m")
         one: dict[str, tuple[Interval, float]] = {
             **{f"slope of {name}": (trends.of(name).slope_interval(), slope) for name, slope in slopes.items()},
             **{f"intercept of {name}": (trends.of(name).intercept_interval(), 0.0) for name in slopes},
             "difference of slopes": (apart.slope, slopes["a"] - slopes["b"]),
             "difference of intercepts": (apart.intercept, 0.0),
-            "lambda of the measured mixture": (weight_found(trends, "m", "a", "b"), weight),
+            "lambda of the measured mixture": (measured_weight(trends, "m", "a", "b"), weight),
             "lambda of the forecast": (plan.weights["a"], weight),
             "slope of the forecast": (plan.line.slope_interval(), slopes["m"]),
             "miss of the forecast": (miss.shift, 0.0),
-            "gain of output mixing": (compare_mixing(trends, "m", "outputs", ["a", "b"]).gain, 0.0),
+            "gain of output mixing": (compare_with_ensemble(trends, "m", "outputs", ["a", "b"]).gain, 0.0),
         }
         for name, pair in one.items():
             result.setdefault(name, []).append(pair)
@@ -120,13 +126,13 @@ def test_intervals_hold_the_truth_at_the_stated_rate_and_are_not_vacuous(what: s
     assert np.median(widths) < 2 * 2 * 1.96 * np.sqrt((errors**2).mean())
 
 
-def judged(angles: dict[str, float], mixture: dict[str, float], worlds: int = WORLDS) -> list[Dilution]:
+def judged(angles: dict[str, float], mixture: dict[str, float], worlds: int = WORLDS) -> list[MixtureComparison]:
     """A mixture m of sources a and b in many worlds; a third angle, c, plants a mixture that follows no rule."""
     result, world = [], World(angles)
     for seed in range(worlds):
         rng = np.random.default_rng([seed, 1])
         trends = world.trends(world.trained({**SOURCES, "m": mixture}, rng), rng, seed)
-        result.append(dilution(trends, "m", ["a", "b"]))
+        result.append(compare_with_sources(trends, "m", ["a", "b"]))
     return result
 
 
@@ -138,34 +144,34 @@ def allowed(worlds: int) -> int:
 @pytest.mark.parametrize(
     ("angles", "mixture", "verdict", "span"),
     [
-        ({"a": 45, "b": -20}, {"a": 0.5, "b": 0.5}, Verdict.DILUTED, Span.INSIDE),
-        ({"a": 20, "b": 0, "c": -25}, {"c": 1.0}, Verdict.DILUTED, Span.OUTSIDE),
-        ({"a": 20, "b": -20, "c": 45}, {"c": 1.0}, Verdict.BETTER, Span.OUTSIDE),
+        ({"a": 45, "b": -20}, {"a": 0.5, "b": 0.5}, DilutionVerdict.DILUTED, SpanVerdict.INSIDE),
+        ({"a": 20, "b": 0, "c": -25}, {"c": 1.0}, DilutionVerdict.DILUTED, SpanVerdict.OUTSIDE),
+        ({"a": 20, "b": -20, "c": 45}, {"c": 1.0}, DilutionVerdict.BETTER, SpanVerdict.OUTSIDE),
     ],
 )
 def test_what_is_planted_far_from_the_best_source_is_found(
-    angles: dict[str, float], mixture: dict[str, float], verdict: Verdict, span: Span
+    angles: dict[str, float], mixture: dict[str, float], verdict: DilutionVerdict, span: SpanVerdict
 ) -> None:
     seen = judged(angles, mixture, worlds=60)
     assert Counter(one.best for one in seen) == {"a": 60}
     assert sum(one.verdict is verdict for one in seen) >= 57
     # Where a mixture lies is known less well than that it is below the best source; what is never said is the contrary.
-    assert {one.span for one in seen} <= {span, Span.UNDECIDED}
+    assert {one.span for one in seen} <= {span, SpanVerdict.UNDECIDED}
     assert sum(one.span is span for one in seen) >= 40
 
 
 def test_a_mixture_on_its_best_sources_line_is_rarely_called_anything() -> None:
     seen = judged({"a": 45, "b": -20}, {"a": 1.0})
-    assert sum(one.verdict is not Verdict.UNDECIDED for one in seen) <= allowed(WORLDS)
-    assert sum(one.span is not Span.UNDECIDED for one in seen) <= allowed(WORLDS)
+    assert sum(one.verdict is not DilutionVerdict.UNDECIDED for one in seen) <= allowed(WORLDS)
+    assert sum(one.span is not SpanVerdict.UNDECIDED for one in seen) <= allowed(WORLDS)
 
 
 def test_a_mixture_of_sources_that_are_alike_is_rarely_called_diluted_or_better() -> None:
     seen = judged({"a": 20, "b": 20}, {"a": 0.5, "b": 0.5})
-    assert sum(one.verdict is not Verdict.UNDECIDED for one in seen) <= allowed(WORLDS)
+    assert sum(one.verdict is not DilutionVerdict.UNDECIDED for one in seen) <= allowed(WORLDS)
     # There is no span to be inside of, so that any noise is outside: that is said too often, as the docstring warns.
-    assert sum(one.span is Span.INSIDE for one in seen) <= allowed(WORLDS)
-    assert sum(one.span is Span.OUTSIDE for one in seen) <= 25
+    assert sum(one.span is SpanVerdict.INSIDE for one in seen) <= allowed(WORLDS)
+    assert sum(one.span is SpanVerdict.OUTSIDE for one in seen) <= 25
 
 
 def test_mixing_outputs_is_pooling_the_classifiers() -> None:
@@ -175,8 +181,8 @@ def test_mixing_outputs_is_pooling_the_classifiers() -> None:
     assert domains
     for margins in domains:
         # Two classes with logits -w.x and w.x; all labels are made y = +1, for x and y turn together.
-        mixed = mix_outputs([np.stack([-margins[:, one], margins[:, one]], 1) for one in (0, 1)], [p, 1 - p])
-        assert (right(mixed, np.ones(500, np.int64)) == (margins[:, 2] > 0)).all()
+        mixed = ensemble_outputs([np.stack([-margins[:, one], margins[:, one]], 1) for one in (0, 1)], [p, 1 - p])
+        assert (correct_predictions(mixed, np.ones(500, np.int64)) == (margins[:, 2] > 0)).all()
 
 
 def test_keeping_what_a_teacher_likes_pulls_the_line_towards_the_teachers() -> None:
@@ -192,7 +198,7 @@ def test_keeping_what_a_teacher_likes_pulls_the_line_towards_the_teachers() -> N
         filtered = [world.train_on_kept(mean, teacher, 0.5, size, rng) for size, _ in GRID]
         plain = [world.train(mean, size, rng) for size, _ in GRID]
         trends = world.trends({"filtered": filtered, "plain": plain}, rng, seed)
-        apart = difference(trends, "filtered", "plain")
+        apart = line_difference(trends, "filtered", "plain")
         truth = world.slope(kept) - world.slope(mean)
         holds += apart.slope.low <= truth <= apart.slope.high
         assert apart.height is not None

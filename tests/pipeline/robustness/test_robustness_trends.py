@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.robustness.axes import LINEAR, LOGIT, PROBIT
-from pipeline.robustness.effective import effective_robustness, mean_excess, relative_robustness
-from pipeline.robustness.paired_accuracy import Evidence, Measured
+from pipeline.robustness.effective import effective_robustness, mean_effective_robustness, relative_robustness
+from pipeline.robustness.paired_accuracy import PairedAccuracies, SetAccuracies
 from pipeline.robustness.resampling import draw_models, draw_seeds
-from pipeline.robustness.trends import Trends, common_range, difference, trend_lines
+from pipeline.robustness.trends import TrendLines, common_range, line_difference, trend_lines
 
 N = 1000
 
@@ -25,20 +25,20 @@ SIZES, SEEDS = [10, 10, 20, 20, 40, 40] * 2, [0, 1] * 6
 REFERENCE = [400, 420, 500, 510, 610, 600] * 2
 
 
-def planted(slopes: tuple[float, float] = (0.5, 0.8)) -> Evidence:
+def planted(slopes: tuple[float, float] = (0.5, 0.8)) -> PairedAccuracies:
     """Two groups on two lines through 0 of the linear axis, exactly."""
     shift = [round(slopes[GROUPS[model] == "b"] * one) for model, one in enumerate(REFERENCE)]
-    return Evidence(Measured.of_counts(REFERENCE, N), Measured.of_counts(shift, N))
+    return PairedAccuracies(SetAccuracies.from_counts(REFERENCE, N), SetAccuracies.from_counts(shift, N))
 
 
-def answered(seed: int = 0, models: int = 12) -> Evidence:
+def answered(seed: int = 0, models: int = 12) -> PairedAccuracies:
     rng = np.random.default_rng(seed)
     level = np.linspace(-0.5, 1.0, models)[:, None]
-    right = [Measured.of_answers(level + rng.standard_normal((models, 200)) > 0) for _ in range(2)]
-    return Evidence(*right)
+    right = [SetAccuracies.from_correct(level + rng.standard_normal((models, 200)) > 0) for _ in range(2)]
+    return PairedAccuracies(*right)
 
 
-def ladder(evidence: Evidence, order: list[int] | None = None, **options: Any) -> Trends:
+def ladder(evidence: PairedAccuracies, order: list[int] | None = None, **options: Any) -> TrendLines:
     kept = order or list(range(12))
     named = {"sizes": [SIZES[one] for one in kept], "seeds": [SEEDS[one] for one in kept]}
     return trend_lines(evidence, [GROUPS[one] for one in kept], LINEAR, **named, **{"draws": 60, **options})
@@ -54,7 +54,7 @@ def test_each_group_has_the_line_that_it_was_given() -> None:
 
 
 def test_a_difference_is_that_of_the_lines() -> None:
-    found = difference(ladder(planted(), over_models=False, draws=400), "b", "a")
+    found = line_difference(ladder(planted(), over_models=False, draws=400), "b", "a")
     assert (found.slope.estimate, found.intercept.estimate) == pytest.approx((0.3, 0), abs=1e-12)
     assert found.height is not None
     assert found.height.estimate == pytest.approx(0.3 * 0.505)
@@ -65,13 +65,17 @@ def test_a_difference_is_that_of_the_lines() -> None:
 
 def test_a_group_differs_from_its_copy_by_nothing_for_images_and_seeds_are_paired() -> None:
     one = answered(models=6)
-    twice = Evidence(*(Measured.of_answers(np.tile(half.answers, (2, 1))) for half in (one.reference, one.shift)))
-    found = difference(ladder(twice), "a", "b")
+    twice = PairedAccuracies(
+        *(SetAccuracies.from_correct(np.tile(half.answers, (2, 1))) for half in (one.reference, one.shift))
+    )
+    found = line_difference(ladder(twice), "a", "b")
     assert (found.slope.low, found.slope.high) == pytest.approx((0, 0), abs=1e-9)
     assert (found.intercept.low, found.intercept.high) == pytest.approx((0, 0), abs=1e-9)
     # Unpaired, as counts are, the same copies differ by noise.
-    counts = Evidence(*(Measured.of_counts(half.correct, half.n) for half in (twice.reference, twice.shift)))
-    apart = difference(ladder(counts), "a", "b")
+    counts = PairedAccuracies(
+        *(SetAccuracies.from_counts(half.correct, half.n) for half in (twice.reference, twice.shift))
+    )
+    apart = line_difference(ladder(counts), "a", "b")
     assert apart.slope.low < -0.05 < 0.05 < apart.slope.high
 
 
@@ -80,7 +84,7 @@ def test_a_group_differs_from_its_copy_by_nothing_for_images_and_seeds_are_paire
 def test_draws_follow_their_seed_and_know_no_order_of_models(order: list[int], seed: int) -> None:
     evidence = answered(models=12)
     sets = [half.answers for half in (evidence.reference, evidence.shift)]
-    turned = Evidence(*(Measured.of_answers(half[order]) for half in sets if half is not None))
+    turned = PairedAccuracies(*(SetAccuracies.from_correct(half[order]) for half in sets if half is not None))
     trends, again = ladder(evidence, seed=seed), ladder(turned, order, seed=seed)
     for group in "ab":
         assert again.drawn[group].slopes == pytest.approx(trends.drawn[group].slopes, abs=1e-9)
@@ -147,11 +151,14 @@ def test_what_makes_no_trend_is_said() -> None:
 
 
 def test_moved_accuracies_are_counted_and_no_common_range_is_none() -> None:
-    sets = Measured.of_counts([0, 10, 20, 50, 60, 70], 100), Measured.of_counts([5, 10, 100, 50, 60, 70], 100)
-    trends = trend_lines(Evidence(*sets), ["low"] * 3 + ["high"] * 3, LOGIT, draws=300)
+    sets = (
+        SetAccuracies.from_counts([0, 10, 20, 50, 60, 70], 100),
+        SetAccuracies.from_counts([5, 10, 100, 50, 60, 70], 100),
+    )
+    trends = trend_lines(PairedAccuracies(*sets), ["low"] * 3 + ["high"] * 3, LOGIT, draws=300)
     assert trends.moved == 2
     assert common_range(trends, ["low", "high"]) is None
-    found = difference(trends, "high", "low")
+    found = line_difference(trends, "high", "low")
     assert found.height is None
     # Of three models two are drawn: a third of the draws hold one model twice, and are not counted.
     assert found.slope.draws < 300
@@ -171,7 +178,7 @@ def test_effective_robustness_is_what_lies_above_the_baseline() -> None:
     assert (found.low[6:] > 0).all()
     assert (found.moved, found.draws <= 200) == (0, True)
     trends = ladder(planted())
-    assert mean_excess(trends, "b", trends.of("a"))[0] == pytest.approx(found.values[6:].mean())
+    assert mean_effective_robustness(trends, "b", trends.of("a"))[0] == pytest.approx(found.values[6:].mean())
 
 
 def test_a_baseline_that_is_none_is_refused() -> None:
@@ -190,9 +197,9 @@ def test_relative_robustness_is_a_paired_difference_of_accuracies() -> None:
     rng = np.random.default_rng(0)
     origin = rng.random(1000) < 0.6
     model = origin | (rng.random(1000) < 0.1)  # right wherever the origin is, and on some more
-    paired = relative_robustness(Measured.of_answers([model, origin]), 0, 1, draws=400)
+    paired = relative_robustness(SetAccuracies.from_correct([model, origin]), 0, 1, draws=400)
     assert paired.estimate == pytest.approx(model.mean() - origin.mean())
     assert 0 < paired.low < paired.estimate < paired.high
-    apart = relative_robustness(Measured.of_counts([model.sum(), origin.sum()], 1000), 0, 1, draws=400)
+    apart = relative_robustness(SetAccuracies.from_counts([model.sum(), origin.sum()], 1000), 0, 1, draws=400)
     assert apart.estimate == paired.estimate
     assert apart.high - apart.low > 2 * (paired.high - paired.low)

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.shards.tar_format import (
-    BLOCK,
-    END,
-    MAX_MEMBER,
+    MAX_MEMBER_BYTES,
     SUFFIXES,
+    TAR_BLOCK_BYTES,
+    TAR_END,
     BadTar,
     ShardWriter,
     StoredPair,
@@ -38,7 +38,9 @@ JSON = st.dictionaries(TEXT, TEXT | st.integers() | st.booleans() | st.none() | 
 UID = st.integers(0, 16**32 - 1).map(lambda number: f"{number:032x}")
 
 
-IMAGE = st.binary(max_size=1500) | st.sampled_from([b"", b"\0" * BLOCK, b"x" * (2 * BLOCK), b"x" * (BLOCK + 1)])
+IMAGE = st.binary(max_size=1500) | st.sampled_from(
+    [b"", b"\0" * TAR_BLOCK_BYTES, b"x" * (2 * TAR_BLOCK_BYTES), b"x" * (TAR_BLOCK_BYTES + 1)]
+)
 
 
 Pair = tuple[str, bytes, str, dict[str, Any]]
@@ -109,8 +111,8 @@ def test_a_pairs_range_is_a_tar_by_itself(pairs: list[Pair]) -> None:
     assert len(ranges) == len(pairs)
     for pair, (offset, size) in zip(pairs, ranges, strict=True):
         part = content[offset : offset + size]
-        assert part[BLOCK : BLOCK + len(pair[1])] == pair[1]
-        (alone,) = back(part + END)
+        assert part[TAR_BLOCK_BYTES : TAR_BLOCK_BYTES + len(pair[1])] == pair[1]
+        (alone,) = back(part + TAR_END)
         assert (alone.uid, alone.jpg, alone.caption, alone.meta) == pair
         assert (alone.offset, alone.size) == (0, size)
 
@@ -133,14 +135,14 @@ def test_meta_is_written_canonically_whatever_its_order() -> None:
 
 
 def test_text_that_utf8_cannot_hold_is_replaced_and_no_exception() -> None:
-    (found,) = back(pair_bytes("0" * 32, b"", "a\ud800b", {"c": "\udfff"}) + END)
+    (found,) = back(pair_bytes("0" * 32, b"", "a\ud800b", {"c": "\udfff"}) + TAR_END)
     assert (found.caption, found.meta) == ("a?b", {"c": "?"})
 
 
 def test_a_cut_tar_is_refused_or_gives_fewer_pairs() -> None:
     content, ranges, _ = written(THREE)
     ends = [offset + size for offset, size in ranges]
-    for length in range(0, len(content) - len(END), 100):
+    for length in range(0, len(content) - len(TAR_END), 100):
         whole = sum(end <= length for end in ends)
         try:
             assert len(back(content[:length])) == whole < len(THREE)  # the count is what tells
@@ -148,10 +150,20 @@ def test_a_cut_tar_is_refused_or_gives_fewer_pairs() -> None:
             continue
     for end in ends[:-1]:
         assert len(back(content[:end])) < len(THREE)
-    assert len(back(content[: -len(END)])) == len(THREE)
+    assert len(back(content[: -len(TAR_END)])) == len(THREE)
 
 
-@pytest.mark.parametrize("cut", [1, BLOCK // 2, BLOCK + 1, BLOCK + 299, 2 * BLOCK + 10, 3 * BLOCK])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        1,
+        TAR_BLOCK_BYTES // 2,
+        TAR_BLOCK_BYTES + 1,
+        TAR_BLOCK_BYTES + 299,
+        2 * TAR_BLOCK_BYTES + 10,
+        3 * TAR_BLOCK_BYTES,
+    ],
+)
 def test_a_tar_cut_inside_its_first_pair_is_refused(cut: int) -> None:
     with pytest.raises(BadTar):
         back(written(THREE)[0][:cut])
@@ -255,14 +267,14 @@ def with_size(field: bytes) -> bytes:
     content = bytearray(tar_of(*good()))
     content[124:136] = field
     content[148:156] = b" " * 8
-    content[148:156] = b"%06o\0 " % sum(content[:BLOCK])
+    content[148:156] = b"%06o\0 " % sum(content[:TAR_BLOCK_BYTES])
     return bytes(content)
 
 
 @pytest.mark.parametrize(
     "field",
     [
-        b"%011o\0" % (MAX_MEMBER + 1),
+        b"%011o\0" % (MAX_MEMBER_BYTES + 1),
         b"77777777777\0",
         b"\x80" + (1 << 40).to_bytes(11, "big"),
         b"\xff" * 12,  # minus one
@@ -289,12 +301,14 @@ def test_what_is_no_tar_is_refused(content: bytes) -> None:
 def test_a_damaged_tar_gives_pairs_or_bad_tar_and_nothing_else(data: st.DataObject) -> None:
     content = bytearray(written(THREE)[0])
     for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, BLOCK - 1)) + data.draw(st.sampled_from(range(0, len(content), BLOCK)))
+        place = data.draw(st.integers(0, TAR_BLOCK_BYTES - 1)) + data.draw(
+            st.sampled_from(range(0, len(content), TAR_BLOCK_BYTES))
+        )
         content[place] = data.draw(st.integers(0, 255))
-    for start in range(0, len(content) - len(END), BLOCK):  # so that damage gets past the checksums
+    for start in range(0, len(content) - len(TAR_END), TAR_BLOCK_BYTES):  # so that damage gets past the checksums
         if content[start + 257 : start + 262] == b"ustar":
             content[start + 148 : start + 156] = b" " * 8
-            content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + BLOCK])
+            content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + TAR_BLOCK_BYTES])
     with suppress(BadTar):
         assert len(back(bytes(content))) <= len(THREE)
 

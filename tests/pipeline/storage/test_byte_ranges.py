@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.export.tar_writer import write_tar
-from pipeline.storage.byte_ranges import Pieces, gathered, merged
+from pipeline.storage.byte_ranges import ByteRanges, merge_ranges, read_ranges
 from pipeline.storage.store import Store
 from tests.support.s3 import BUCKET, bucket
 from tests.support.shard_files import PAIRS, members_of, write_shards
@@ -23,21 +23,23 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def pieces(store: Store) -> Pieces:
+def pieces(store: Store) -> ByteRanges:
     return write_shards(store)
 
 
 @pytest.fixture(scope="module")
-def same(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Pieces]:
+def same(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, ByteRanges]:
     """Write one store for all examples of a property."""
     store = Store(str(tmp_path_factory.mktemp("gathered")))
     return store, write_shards(store)
 
 
 @given(st.permutations(range(PAIRS)), st.integers(1, 40_000))
-def test_windows_of_any_size_gather_the_same_bytes(same: tuple[Store, Pieces], order: list[int], window: int) -> None:
+def test_windows_of_any_size_gather_the_same_bytes(
+    same: tuple[Store, ByteRanges], order: list[int], window: int
+) -> None:
     store, pieces = same
-    found = list(map(bytes, gathered(store, pieces.take(np.array(order)), window)))
+    found = list(map(bytes, read_ranges(store, pieces.take(np.array(order)), window)))
     assert b"".join(found) == b"".join(map(members_of, order))
     assert max(map(len, found)) <= max(window, int(pieces.sizes.max()))
 
@@ -53,7 +55,7 @@ def test_requests_cover_every_range_and_no_more_than_their_bounds(
     blocks = sorted({(shard, start) for shard, start, _ in given_})
     rows = [(shard, start, min(length, after - start)) for (shard, start), length, after in _with_next(blocks, given_)]
     of, offsets, lengths = (np.array(column) for column in zip(*rows, strict=True))
-    found = merged(of.astype(np.int32), offsets, lengths, gap, most)
+    found = merge_ranges(of.astype(np.int32), offsets, lengths, gap, most)
     assert found.first[0] == 0
     assert found.first[-1] == len(rows)
     for number, (first, last) in enumerate(zip(found.first[:-1], found.first[1:], strict=True)):
@@ -80,7 +82,7 @@ def _with_next(blocks: list[tuple[int, int]], given_: list[tuple[int, int, int]]
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 1 << 20), (1 << 20, 512), (-512, 512), (0, -512), (0, 0), (0, 511)])
 def test_a_range_outside_its_shard_is_an_error_and_leaves_nothing(
-    store: Store, pieces: Pieces, offset: int, size: int
+    store: Store, pieces: ByteRanges, offset: int, size: int
 ) -> None:
     pieces.offsets[1], pieces.sizes[1] = offset, size
     with pytest.raises((OSError, ValueError), match=r"ledger"):
@@ -88,21 +90,21 @@ def test_a_range_outside_its_shard_is_an_error_and_leaves_nothing(
     assert store.files("e") == []
 
 
-def test_a_range_over_the_end_names_shard_place_and_lengths(store: Store, pieces: Pieces) -> None:
+def test_a_range_over_the_end_names_shard_place_and_lengths(store: Store, pieces: ByteRanges) -> None:
     length = store.size(pieces.shards[0])
     pieces.offsets[0], pieces.sizes[0] = length - 100, 512
     with pytest.raises(OSError, match=rf"{pieces.shards[0]}: 100 bytes at {length - 100}, the ledger says 512"):
         write_tar(store, "e", 0, pieces)
 
 
-def test_a_shard_that_is_gone_is_an_error_and_leaves_nothing(store: Store, pieces: Pieces) -> None:
+def test_a_shard_that_is_gone_is_an_error_and_leaves_nothing(store: Store, pieces: ByteRanges) -> None:
     store.remove(pieces.shards[-1])
     with pytest.raises(FileNotFoundError):
         write_tar(store, "e", 0, pieces)
     assert store.files("e") == []
 
 
-def test_an_export_that_fails_leaves_the_tar_that_was_there(store: Store, pieces: Pieces) -> None:
+def test_an_export_that_fails_leaves_the_tar_that_was_there(store: Store, pieces: ByteRanges) -> None:
     write_tar(store, "e", 0, pieces.take(np.array([0])))
     before = store.read("e/00000000.tar")
     pieces.offsets[0] = 1 << 30
@@ -112,7 +114,7 @@ def test_an_export_that_fails_leaves_the_tar_that_was_there(store: Store, pieces
 
 
 def test_a_bucket_is_asked_few_times_for_ranges_that_lie_near(
-    store: Store, pieces: Pieces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, pieces: ByteRanges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = np.array([20, 0, 7, 21, 5, 2, 16, 9, 4, 22, 11])
     here = write_tar(store, "e", 0, pieces.take(chosen))

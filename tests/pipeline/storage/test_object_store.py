@@ -22,8 +22,8 @@ import s3fs
 import pipeline.ledger.tables
 from pipeline.errors import CuveeError, StageFailed
 from pipeline.ledger.tables import Ledger
-from pipeline.ledger.work_units import Output, finished_units, run_unit
-from pipeline.storage.object_store import Ranges
+from pipeline.ledger.work_units import UnitOutput, finished_units, run_unit
+from pipeline.storage.object_store import RangeReader
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed, failing, job_row, rows_of
 from tests.support.s3 import BUCKET, S3
@@ -136,11 +136,11 @@ def test_ranges_are_short_behind_a_jump_and_grow_when_read_on() -> None:
         asked.append((start, end - start))
         return bytes(end - start)
 
-    stream = io.BufferedReader(Ranges(100 << 20, fetch), Ranges.MOST)
+    stream = io.BufferedReader(RangeReader(100 << 20, fetch), RangeReader.MOST)
     for place in (50 << 20, 10 << 20):
         stream.seek(place)
         stream.read(1000)
-    assert asked == [(50 << 20, Ranges.LEAST), (10 << 20, Ranges.LEAST)]
+    assert asked == [(50 << 20, RangeReader.LEAST), (10 << 20, RangeReader.LEAST)]
     stream.seek(0)
     asked.clear()
     assert sum(iter(lambda: len(stream.read(10_240)), 0)) == 100 << 20
@@ -182,9 +182,9 @@ def test_a_store_that_can_be_written_is_left_as_it_was(store: Store) -> None:
 def test_units_are_worked_once(store: Store) -> None:
     calls: list[int] = []
 
-    def work() -> Output:
+    def work() -> UnitOutput:
         calls.append(1)
-        return Output({"j": {"exports": rows_of("a", "b")}}, {"n": 1})
+        return UnitOutput({"j": {"exports": rows_of("a", "b")}}, {"n": 1})
 
     first = run_unit(store, "group", "shard 7", work)
     assert run_unit(store, "group", "shard 7", work) == first

@@ -11,7 +11,7 @@ import s3fs
 from jobs.cli.main import main
 from pipeline.errors import InputError
 from pipeline.ledger.tables import Ledger
-from pipeline.storage.object_store import delta_options, fs_options, matching, settings, told
+from pipeline.storage.object_store import delta_options, error_message, fs_options, glob_files, s3_settings
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed
 from tests.support.road_experiment import write_experiment
@@ -89,7 +89,7 @@ def test_a_store_that_cannot_be_asked_or_written_is_one_line(
 def test_sources_that_cannot_be_listed_are_one_line(s3: S3, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong(monkeypatch)
     with pytest.raises(InputError, match=r"^s3://bucket/m/\*\.tsv: cannot be listed \(.+\)$"):
-        matching("s3://bucket/m/*.tsv")
+        glob_files("s3://bucket/m/*.tsv")
 
 
 def test_a_bucket_without_a_store_is_no_store(remote: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,7 +117,7 @@ def test_a_root_with_a_key_in_it_or_without_a_bucket_is_refused() -> None:
     for root in ("s3://", "s3:///"):
         with pytest.raises(InputError, match="expected s3://bucket/prefix"):
             Store(root)
-    assert told(OSError(f"GET http://me:{SECRET}@host/x\n failed")) == "GET http://…@host/x failed"
+    assert error_message(OSError(f"GET http://me:{SECRET}@host/x\n failed")) == "GET http://…@host/x failed"
 
 
 def test_remote_globs_are_listed(remote: Store, tmp_path: Path) -> None:
@@ -126,12 +126,12 @@ def test_remote_globs_are_listed(remote: Store, tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     for base in (f"{remote.root}/meta", str(tmp_path)):
-        assert matching(f"{base}/a-*.tsv") == [f"{base}/a-0.tsv", f"{base}/a-1.tsv"]
-        assert matching(f"{base}/b.tsv") == [f"{base}/b.tsv"]
-        assert matching(f"{base}/*/a-?.tsv") == [f"{base}/deeper/a-2.tsv"]
-        assert matching(f"{base}/c*.tsv") == matching(f"{base}/c.tsv") == []
-    assert matching("https://host.test/rows?part=*") == ["https://host.test/rows?part=*"]
-    assert matching("s3://no-such-bucket/*.tsv") == []
+        assert glob_files(f"{base}/a-*.tsv") == [f"{base}/a-0.tsv", f"{base}/a-1.tsv"]
+        assert glob_files(f"{base}/b.tsv") == [f"{base}/b.tsv"]
+        assert glob_files(f"{base}/*/a-?.tsv") == [f"{base}/deeper/a-2.tsv"]
+        assert glob_files(f"{base}/c*.tsv") == glob_files(f"{base}/c.tsv") == []
+    assert glob_files("https://host.test/rows?part=*") == ["https://host.test/rows?part=*"]
+    assert glob_files("s3://no-such-bucket/*.tsv") == []
 
 
 def test_plain_http_is_allowed_exactly_where_the_endpoint_is(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_plain_http_is_allowed_exactly_where_the_endpoint_is(s3: S3, monkeypatch
     assert not {"allow_http", "aws_endpoint_url"} & set(found)
     assert found["aws_region"] == fs_options("s3://bucket")["client_kwargs"]["region_name"] == "eu-west-3"
     assert "endpoint_url" not in fs_options("s3://bucket")
-    assert SECRET not in repr((settings(), fs_options("s3://bucket"), Store("s3://bucket/store")))
+    assert SECRET not in repr((s3_settings(), fs_options("s3://bucket"), Store("s3://bucket/store")))
     assert delta_options("/a/folder") is None
 
 

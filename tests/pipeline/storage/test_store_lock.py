@@ -20,7 +20,8 @@ from jobs.cli.main import main
 from pipeline.ledger.tables import Ledger
 from pipeline.storage import store_lock
 from pipeline.storage.store import Store
-from pipeline.storage.store_lock import Holder, held, others
+from pipeline.storage.store_lock import LockHolder, other_holders
+from pipeline.storage.store_lock import store_lock as held
 from tests.jobs.train.test_grid import FILTERS, MIXTURES
 from tests.support.road_experiment import ROOT, command
 from tests.support.scored_store import opened, write_experiment
@@ -129,9 +130,11 @@ def beating(name: str) -> bool:
     return any(thread.name == f"beat of {name}" for thread in threading.enumerate())
 
 
-def planted(store: Store, **changes: Any) -> Holder:
+def planted(store: Store, **changes: Any) -> LockHolder:
     """Write who is said to hold the store: a process of another machine, but for what changes."""
-    one = Holder("f" * 32, "far", "far boot container", 1, "1", "2026-11-28 01:00:00+00:00", "cuvee run x", time.time())
+    one = LockHolder(
+        "f" * 32, "far", "far boot container", 1, "1", "2026-11-28 01:00:00+00:00", "cuvee run x", time.time()
+    )
     one = replace(one, held=True, **changes)
     store_lock._write(store, one)
     return one
@@ -142,9 +145,9 @@ def test_another_machines_process_has_it_while_it_beats(store: Store) -> None:
     assert "held by process 1 on far since 2026-11-28 01:00:00+00:00: cuvee run x;" in refused(
         lambda: held(store).__enter__()
     )
-    planted(store, beat=time.time() - store_lock.LEASE - 1)
+    planted(store, beat=time.time() - store_lock.HEARTBEAT_TIMEOUT_S - 1)
     with held(store):
-        assert [one.name for one in others(store)] != ["f" * 32]
+        assert [one.name for one in other_holders(store)] != ["f" * 32]
     assert left(store) == []
 
 
@@ -163,7 +166,7 @@ def test_a_process_of_the_same_id_that_began_later_is_another(tmp_path: Path, st
 
 
 def test_it_beats_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lock, "BEAT", 0.05)
+    monkeypatch.setattr(store_lock, "HEARTBEAT_INTERVAL_S", 0.05)
     with held(store):
         [path] = left(store)
         first = json.loads(store.read(path))
@@ -176,7 +179,7 @@ def test_it_beats_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch
 def test_it_goes_when_another_has_taken_the_store_whenever_in_its_beat_that_was(
     store: Store, monkeypatch: pytest.MonkeyPatch, seen: bool
 ) -> None:
-    monkeypatch.setattr(store_lock, "BEAT", 0.05)
+    monkeypatch.setattr(store_lock, "HEARTBEAT_INTERVAL_S", 0.05)
     with held(store):
         [path] = left(store)
         name = Path(path).stem

@@ -10,7 +10,7 @@ import pytest
 import pipeline.storage.task_lease
 from pipeline.errors import StageFailed
 from pipeline.storage.store import Store
-from pipeline.storage.task_lease import leased
+from pipeline.storage.task_lease import hold_lease
 from tests.support.s3 import BUCKET, S3
 
 FOLDER, SHORT = "staging/job/leases-1/lane", 1.0
@@ -45,7 +45,7 @@ def test_attempts_at_the_same_work_never_overlap(store: Store) -> None:
     at_once, most, worked = [0], [0], []
 
     def attempt(number: int) -> None:
-        with leased(store, FOLDER, never, SHORT) as mine:
+        with hold_lease(store, FOLDER, never, SHORT) as mine:
             assert mine
             at_once[0] += 1
             most[0] = max(most[0], at_once[0])
@@ -65,10 +65,10 @@ def test_who_waits_does_nothing_where_the_other_has_done_it_all(store: Store) ->
     finished, took = threading.Event(), []
 
     def second() -> None:
-        with leased(store, FOLDER, finished.is_set, SHORT) as mine:
+        with hold_lease(store, FOLDER, finished.is_set, SHORT) as mine:
             took.append(mine)
 
-    with leased(store, FOLDER, never, SHORT) as mine:
+    with hold_lease(store, FOLDER, never, SHORT) as mine:
         other = threading.Thread(target=second)
         other.start()
         time.sleep(2 * SHORT)
@@ -81,7 +81,7 @@ def test_who_waits_does_nothing_where_the_other_has_done_it_all(store: Store) ->
 def test_the_lease_of_one_that_died_is_taken_when_it_has_not_changed_for_long_enough(store: Store) -> None:
     assert store.claim(f"{FOLDER}/000000", b"a process that was killed")
     started = time.monotonic()
-    with leased(store, FOLDER, never, SHORT) as mine:
+    with hold_lease(store, FOLDER, never, SHORT) as mine:
         assert mine
         assert time.monotonic() - started >= SHORT
         assert store.files(FOLDER) == [f"{FOLDER}/000000", f"{FOLDER}/000001"]
@@ -89,7 +89,7 @@ def test_the_lease_of_one_that_died_is_taken_when_it_has_not_changed_for_long_en
 
 def test_one_that_was_taken_for_dead_ends_before_it_goes_on(store: Store) -> None:
     lost = threading.Event()
-    with leased(store, FOLDER, never, SHORT, lost.set):
+    with hold_lease(store, FOLDER, never, SHORT, lost.set):
         assert store.claim(f"{FOLDER}/000001", b"another attempt")
         assert lost.wait(60)
 
@@ -103,7 +103,7 @@ def test_one_that_cannot_renew_ends_before_another_may_begin(tmp_path: Path, mon
             raise StageFailed("the endpoint does not answer")
         write(self, relative, data)
 
-    with leased(store, FOLDER, never, lease, lost.set):
+    with hold_lease(store, FOLDER, never, lease, lost.set):
         assert not lost.wait(1.5 * lease)
         monkeypatch.setattr(Store, "write", refuse)
         started = time.monotonic()
@@ -112,9 +112,9 @@ def test_one_that_cannot_renew_ends_before_another_may_begin(tmp_path: Path, mon
 
 
 def test_a_lease_is_let_go_at_once_by_one_that_fails(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), leased(store, FOLDER, never, 60):
+    with pytest.raises(ZeroDivisionError), hold_lease(store, FOLDER, never, 60):
         raise ZeroDivisionError
     started = time.monotonic()
-    with leased(store, FOLDER, never, 60) as mine:
+    with hold_lease(store, FOLDER, never, 60) as mine:
         assert mine
     assert time.monotonic() - started < 50  # and not after 60 s, when nobody else would hold it

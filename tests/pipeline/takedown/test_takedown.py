@@ -13,23 +13,23 @@ import pytest
 
 from jobs.cli.main import main
 from pipeline.errors import InputError
-from pipeline.images.normalize import Picture
-from pipeline.ingest.tombstones import read
+from pipeline.images.normalize import StoredImage
+from pipeline.ingest.tombstones import read_tombstones
 from pipeline.ledger.data_files import write_rows
 from pipeline.ledger.schemas import TABLES
 from pipeline.ledger.tables import Ledger
 from pipeline.operations.openlineage import event_path
-from pipeline.provenance.funnel import faults, funnel
+from pipeline.provenance.funnel import inconsistencies, source_funnels
 from pipeline.provenance.verify import verify
 from pipeline.shards.tar_format import read_pairs
 from pipeline.storage.store import Store
-from pipeline.takedown.impact import seen, survey
-from pipeline.takedown.request import parsed
-from pipeline.takedown.takedown import Code, look, take_down
-from pipeline.takedown.update_mixture_facts import _equal, lost_of
+from pipeline.takedown.impact import find_impact, training_exposures
+from pipeline.takedown.request import parse_request
+from pipeline.takedown.takedown import CodeVersion, plan_takedown, take_down
+from pipeline.takedown.update_mixture_facts import _equals_text, lost_pairs_of
 from tests.support.takedown_store import Made, about, build, content, everything, job_id, kept, picture, rows
 
-CODE = Code("code", {})
+CODE = CodeVersion("code", {})
 
 
 COPIES = {"named", "same_url", "same_url_failed", "alike", "same_stored", "same_fetched_as_alike", "late"}
@@ -58,7 +58,7 @@ def root(whole: Path, tmp_path: Path) -> Path:
 def taken(root: str | Path, lines: str, reason: str = "asked by its author", distance: int = 31) -> dict[str, Any]:
     """Take down what a list names; return the answer."""
     ledger = Ledger(Store(str(root)))
-    intent, places = look(ledger, parsed(lines, "list", distance), reason, distance)
+    intent, places = plan_takedown(ledger, parse_request(lines, "list", distance), reason, distance)
     if intent.uids or intent.tombstones:
         take_down(ledger, intent, CODE, places)
     return intent.answer
@@ -66,7 +66,7 @@ def taken(root: str | Path, lines: str, reason: str = "asked by its author", dis
 
 def found(root: Path, lines: str, distance: int = 31) -> dict[str, str]:
     """Return the names of the pairs that a list would take, and how each was found."""
-    intent, _ = look(Ledger(Store(str(root))), parsed(lines, "list", distance), "why", distance)
+    intent, _ = plan_takedown(Ledger(Store(str(root))), parse_request(lines, "list", distance), "why", distance)
     return {NAMES[uid]: why["how"] for uid, why in intent.answer["pairs"].items()}
 
 
@@ -88,7 +88,7 @@ def tars(root: Path) -> dict[str, bytes]:
 
 def test_the_store_by_hand_is_one_that_verify_accepts(whole: Path) -> None:
     assert differences(whole) == []
-    assert {one.source: one.published for one in funnel(Ledger(Store(str(whole))))} == {"alpha": 17, "beta": 16}
+    assert {one.source: one.published for one in source_funnels(Ledger(Store(str(whole))))} == {"alpha": 17, "beta": 16}
 
 
 def test_a_named_pair_goes_with_all_its_copies_and_no_byte_of_them_stays(root: Path) -> None:
@@ -133,8 +133,8 @@ def test_all_else_is_as_it_was_to_the_byte(root: Path, whole: Path) -> None:
 def test_the_ledger_adds_up_and_verify_finds_nothing(root: Path) -> None:
     taken(root, BY_NAME["named"].uid)
     assert differences(root) == []
-    funnels = funnel(Ledger(Store(str(root))))
-    assert faults(funnels) == []
+    funnels = source_funnels(Ledger(Store(str(root))))
+    assert inconsistencies(funnels) == []
     plain = {one.source: one.plain() for one in funnels}
     assert {source: one["published"] for source, one in plain.items()} == {"alpha": 17, "beta": 16}
     dropped = {source: one["stages"][0]["dropped"] for source, one in plain.items()}
@@ -272,7 +272,7 @@ def test_flat_pictures_are_alike_to_nothing(whole: Path) -> None:
 
 def test_the_answer_says_which_line_found_what(whole: Path) -> None:
     text = f"# a comment\n{BY_NAME['alpha3'].uid}\n\nhttp://nowhere.test/\n  domain:site.test  "
-    intent, _ = look(Ledger(Store(str(whole))), parsed(text, "list"), "why", 31)
+    intent, _ = plan_takedown(Ledger(Store(str(whole))), parse_request(text, "list"), "why", 31)
     assert intent.answer["lines"] == {"2": 1, "4": 0, "5": 2}
 
 
@@ -306,7 +306,7 @@ def test_where_pairs_are_repeated_by_weights_a_tar_is_seen_by_its_factor(whole: 
     factors = {tar: 1.0 + number for number, tar in enumerate(sorted(sizes))}
     export.facts["about"]["factors"] = factors
     member = ledger.read("export_members").to_pylist()[-1]
-    [one] = seen(ledger, survey(ledger, {member["uid"]}))
+    [one] = training_exposures(ledger, find_impact(ledger, {member["uid"]}))
     held = [row["tar"] for row in ledger.read("export_members").to_pylist() if row["uid"] == member["uid"]]
     weight = sum(factors[tar] * count for tar, count in sizes.items())
     assert one.times == {member["uid"]: round(sum(factors[tar] * 640 / weight for tar in held), 3)}
@@ -326,7 +326,7 @@ def test_a_pair_that_goes_is_counted_in_the_part_that_would_have_taken_it(whole:
     ]
     signals = [job_id("score/caption_v1"), job_id("score/pdq_v1")]
     row = replace(blend, config={"of": ["alpha", "beta"], "parts": parts}, inputs=[*blend.inputs, *signals])
-    lost = lost_of(ledger, row, survey(ledger, {BY_NAME[name].uid for name in names}))
+    lost = lost_pairs_of(ledger, row, find_impact(ledger, {BY_NAME[name].uid for name in names}))
     expected = [("alpha", "said"), ("alpha", "flat")]
     for name in ("alpha2", "alpha3", "beta4", "beta5", "alike"):
         source, stays = BY_NAME[name].source, kept({"uid": BY_NAME[name].uid})
@@ -350,7 +350,7 @@ def test_a_pair_that_goes_is_counted_in_the_part_that_would_have_taken_it(whole:
     ],
 )
 def test_values_are_compared_as_spark_compares_them(value: object, text: str, same: bool) -> None:
-    assert _equal(value, text) is same
+    assert _equals_text(value, text) is same
 
 
 def test_a_report_that_shows_a_pair_goes_with_its_row_and_can_be_made_again(root: Path) -> None:
@@ -366,15 +366,15 @@ def test_a_report_that_shows_a_pair_goes_with_its_row_and_can_be_made_again(root
 
 def test_tombstones_hold_hashes_and_neither_urls_nor_hosts(root: Path) -> None:
     taken(root, f"{BY_NAME['named'].uid}\ndomain:site.test\nhttp://elsewhere.test/not/here.jpg")
-    stones = read(Ledger(Store(str(root))))
+    stones = read_tombstones(Ledger(Store(str(root))))
     assert stones.names("0" * 32, "HTTP://elsewhere.test:80/not/here.jpg#x")
     assert stones.names("0" * 32, BY_NAME["named"].url)
     assert stones.names(BY_NAME["alike"].uid, "")
     assert stones.names("0" * 32, "https://deep.img.site.test/")
     assert not stones.names("0" * 32, BY_NAME["alike"].url)
-    assert stones.holds_image(BY_NAME["alike"].jpg)
-    assert stones.looks_taken(Picture(picture(1000, quality=60), 1, 1, 1, 1))
-    assert not stones.looks_taken(Picture(picture(1), 1, 1, 1, 1))
+    assert stones.refuses_bytes(BY_NAME["alike"].jpg)
+    assert stones.is_near_removed(StoredImage(picture(1000, quality=60), 1, 1, 1, 1))
+    assert not stones.is_near_removed(StoredImage(picture(1), 1, 1, 1, 1))
     held = everything(root)
     for needle in (b"elsewhere.test", b"site.test/", b"named.test"):
         assert needle not in held.replace(b"site.test.example", b""), needle
@@ -470,7 +470,7 @@ def test_only_the_tars_and_files_that_hold_a_pair_are_read_and_written(tmp_path:
     one = next(one for one in made if one.uid in set(ledger.read("mixtures")["uid"].to_pylist()))
     holds = {row["tar"] for row in ledger.read("export_members").to_pylist() if row["uid"] == one.uid}
     store.columns.clear()
-    intent, places = look(ledger, parsed(one.uid, "list"), "why", 0)
+    intent, places = plan_takedown(ledger, parse_request(one.uid, "list"), "why", 0)
     assert store.writes == []
     take_down(ledger, intent, CODE, places)
     read_tars = [path for path in store.reads if path.endswith(".tar")]
@@ -566,4 +566,4 @@ def test_a_shard_that_holds_more_than_the_ledger_knows_stops_it_before_anything_
         taken(root, BY_NAME["named"].uid)
     assert len(Ledger(Store(str(root))).read("samples")) == 31
     with pytest.raises(InputError):
-        parsed("", "list")
+        parse_request("", "list")

@@ -5,8 +5,8 @@ from pathlib import Path
 from pipeline.ledger.tables import Ledger
 from pipeline.provenance.verify import verify
 from pipeline.storage.store import Store
-from pipeline.takedown.request import parsed
-from pipeline.takedown.takedown import Code, look, take_down
+from pipeline.takedown.request import parse_request
+from pipeline.takedown.takedown import CodeVersion, plan_takedown, take_down
 from tests.support.s3 import BUCKET, S3
 from tests.support.takedown_store import build, content, rows
 
@@ -18,8 +18,8 @@ MADE = [BY_NAME[name] for name in ("alpha0", "beta0", "named", "same_url", "alik
 
 def taken(root: str) -> Store:
     ledger = build(root, MADE)
-    intent, places = look(ledger, parsed(BY_NAME["named"].uid, "list"), "asked", 31)
-    take_down(ledger, intent, Code("code", {}), places)
+    intent, places = plan_takedown(ledger, parse_request(BY_NAME["named"].uid, "list"), "asked", 31)
+    take_down(ledger, intent, CodeVersion("code", {}), places)
     return ledger.store
 
 

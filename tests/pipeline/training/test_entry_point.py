@@ -15,10 +15,10 @@ from open_clip_train import data as loading
 from open_clip_train import main as training
 from open_clip_train.params import parse_args
 
-from pipeline.export.manifest import reading
+from pipeline.export.manifest import reading_options
 from pipeline.training import entry_point
 from pipeline.training.export_scan import scan_export
-from pipeline.training.recipe import arguments, weights
+from pipeline.training.recipe import open_clip_arguments, sampling_arguments
 from tests.support.small_trainings import MODEL, RECIPE, write_export
 
 
@@ -28,7 +28,7 @@ def export(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "tars by weight":
         said = json.loads((folder / "manifest.json").read_text())
         tars = [{"tar": name, **one, "factor": 1.5} for name, one in said["tars"].items()]
-        (folder / "manifest.json").write_text(json.dumps(said | reading(tars)))
+        (folder / "manifest.json").write_text(json.dumps(said | reading_options(tars)))
     return folder
 
 
@@ -49,10 +49,10 @@ def epochs(export: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
             found.append(state.hexdigest())
 
         monkeypatch.setattr(training, "train_one_epoch", train_one_epoch)
-        entry_point.make_repeatable()
+        entry_point.make_deterministic()
         recipe = replace(RECIPE, seed=seed, samples_seen=4 * 96)  # more than two passes in an epoch
         tars = scan_export(export, recipe.batch_size)
-        args = parse_args(arguments(recipe, tars, MODEL, export, weights(export)))
+        args = parse_args(open_clip_arguments(recipe, tars, MODEL, export, sampling_arguments(export)))
         args.world_size, args.rank = 1, rank
         transform = open_clip.image_transform(64, is_train=True)
         tokenizer = open_clip.SimpleTokenizer(context_length=16)
@@ -80,7 +80,7 @@ def test_the_fused_optimizer_steps_as_open_clips_own(monkeypatch: pytest.MonkeyP
     stepped = []
     for fused in (False, True):
         if fused:
-            entry_point.make_fused()
+            entry_point.use_fused_adamw()
         mine = [torch.nn.Parameter(one.clone()) for one in weights]
         groups = [{"params": mine[1:], "weight_decay": 0.0}, {"params": mine[:1], "weight_decay": 0.1}]
         optimizer = training.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98), eps=1e-6)

@@ -15,12 +15,12 @@ import pytest
 
 from pipeline.export.manifest import export_digest
 from pipeline.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
-from pipeline.models.clip import load
-from pipeline.shards.tar_format import BLOCK, END, pair_bytes
+from pipeline.models.clip import load_clip
+from pipeline.shards.tar_format import TAR_BLOCK_BYTES, TAR_END, pair_bytes
 from pipeline.training import export_scan, launcher
 from pipeline.training.export_scan import scan_export
-from pipeline.training.launcher import TrainingResult, environment, train
-from sources.world.pictures import Picture, file_of
+from pipeline.training.launcher import TrainingResult, train, training_environment
+from sources.world.pictures import Picture, render_file
 from sources.world.shapes import CLASSES
 from sources.world.styles import STYLES
 from tests.support.road_experiment import ROOT
@@ -35,7 +35,7 @@ def say_it_is_so(folder: Path, name: str) -> None:
 
 
 def test_the_environment_looks_at_no_network_and_keeps_its_threads() -> None:
-    found = environment(3)
+    found = training_environment(3)
     assert (found["OMP_NUM_THREADS"], found["HF_HUB_OFFLINE"], found["WANDB_MODE"]) == ("3", "1", "disabled")
 
 
@@ -86,13 +86,13 @@ def test_a_tar_that_is_cut_at_a_pairs_end_is_found(tmp_path: Path, told: bool) -
         path.read_bytes(),
         pair_bytes(
             "0" * 31 + "2",
-            file_of(Picture((9, 2), CLASSES[2], list(STYLES)[2]))[0],
+            render_file(Picture((9, 2), CLASSES[2], list(STYLES)[2]))[0],
             f"a {list(STYLES)[2]} of a {CLASSES[2]}",
             {"n": 2},
         ),
     )
-    assert stream.endswith(pair + END)
-    path.write_bytes(stream[: -len(pair) - len(END)])
+    assert stream.endswith(pair + TAR_END)
+    path.write_bytes(stream[: -len(pair) - len(TAR_END)])
     if told:
         say_it_is_so(tmp_path, path.name)
     said = "holds 2 pairs, manifest.json says 3" if told else "SHA-256 is "
@@ -103,7 +103,11 @@ def test_a_tar_that_is_cut_inside_a_pair_or_holds_what_no_pair_holds_is_found(tm
     path = write_export(tmp_path, (3,)) / "00000000.tar"
     whole = path.read_bytes()
     last_json = whole.rindex(b'{"n":2}')
-    for content in (whole[: last_json - BLOCK], whole[: last_json + 3], whole.replace(b"2.json\0", b"2.pyd\0\0", 1)):
+    for content in (
+        whole[: last_json - TAR_BLOCK_BYTES],
+        whole[: last_json + 3],
+        whole.replace(b"2.json\0", b"2.pyd\0\0", 1),
+    ):
         assert content != whole
         path.write_bytes(content)
         say_it_is_so(tmp_path, path.name)
@@ -240,7 +244,7 @@ def test_a_trained_model_is_a_folder_that_loads_and_no_pickle_stays(trained: tup
     assert hashlib.sha256(weights).hexdigest() == result.weights_sha256
     assert sorted(path.name for path in folder.iterdir()) == ["model", "train.log"]
     assert (folder / "model" / CONFIG_FILE).read_bytes() == (MODEL / CONFIG_FILE).read_bytes()
-    assert load(f"local-dir:{folder / 'model'}").embed_texts(["a photo"], 1).shape == (1, 128)
+    assert load_clip(f"local-dir:{folder / 'model'}").embed_texts(["a photo"], 1).shape == (1, 128)
 
 
 def test_a_killed_training_is_an_outcome_and_goes_on_from_its_last_epoch_to_the_very_same_weights(

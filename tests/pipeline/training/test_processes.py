@@ -23,7 +23,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(export: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingResult]:
     """Train in two processes on the CPU, as `tests.support.entry_point_on_cpu` makes it possible."""
-    monkeypatch.setattr(launcher, "ENTRY", "tests.support.entry_point_on_cpu")
+    monkeypatch.setattr(launcher, "ENTRY_MODULE", "tests.support.entry_point_on_cpu")
     return lambda folder, on_samples=lambda seen: None: train(TWO, export, MODEL, folder, on_samples)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.core import hardware
 from pipeline.errors import InputError
-from pipeline.training.recipe import arguments, check_flags, samples_of_passes
+from pipeline.training.recipe import check_flags, open_clip_arguments, samples_in_passes
 from tests.support.small_trainings import RECIPE, refused
 
 
@@ -23,7 +23,7 @@ def test_the_samples_are_as_few_as_fill_batches_and_epochs_of_one_length(samples
 @given(st.integers(1, 20), st.integers(1, 1000), st.integers(1, 100))
 def test_each_pass_over_an_export_is_an_epoch_of_its_whole_batches(passes: int, batches: int, rest: int) -> None:
     pairs = batches * 100 + rest % 100
-    recipe = replace(RECIPE, samples_seen=samples_of_passes(passes, pairs, 100), batch_size=100, epochs=passes)
+    recipe = replace(RECIPE, samples_seen=samples_in_passes(passes, pairs, 100), batch_size=100, epochs=passes)
     assert (recipe.steps, recipe.samples) == (batches, passes * batches * 100)
 
 
@@ -47,7 +47,9 @@ def test_flags_that_cannot_be_are_refused_in_one_line(flags: dict[str, Any], sai
 def test_flags_that_open_clip_train_knows_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     flags = {"beta1": 0.8, "grad_checkpointing": True, "lock-text": False, "log-every-n-steps": 7, "aug-cfg": "a=1 b=2"}
     check_flags(flags, "training.flags")
-    given = arguments(replace(RECIPE, flags=flags), [Path("/e/0.tar"), Path("/e/1.tar")], Path("/m"), Path("/out"))
+    given = open_clip_arguments(
+        replace(RECIPE, flags=flags), [Path("/e/0.tar"), Path("/e/1.tar")], Path("/m"), Path("/out")
+    )
     assert given.count("--log-every-n-steps") == 1
     assert given[given.index("--log-every-n-steps") + 1] == "7"
     assert given[given.index("--aug-cfg") + 1 :][:2] == ["a=1", "b=2"]
@@ -61,9 +63,9 @@ def test_flags_that_open_clip_train_knows_are_passed_on(capfd: pytest.CaptureFix
 def test_the_precision_auto_is_what_the_processor_is_quick_in(
     quick: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "multiplies_bf16", lambda: quick)
+    monkeypatch.setattr(hardware, "has_bf16", lambda: quick)
     for asked, said in (("auto", expected), ("fp32", "fp32"), ("amp_bf16", "amp_bf16")):
-        given = arguments(replace(RECIPE, precision=asked), [Path("/e/0.tar")], Path("/m"), Path("/out"))
+        given = open_clip_arguments(replace(RECIPE, precision=asked), [Path("/e/0.tar")], Path("/m"), Path("/out"))
         assert given[given.index("--precision") + 1] == said
 
 
@@ -74,19 +76,22 @@ def test_the_device_auto_is_cuda_where_torch_sees_one(
     monkeypatch.setattr("torch.cuda.is_available", lambda: devices > 0)
     monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: bf16 or including_emulation)
-    monkeypatch.setattr(hardware, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(hardware, "has_bf16", lambda: False)
     recipe = replace(RECIPE, precision="auto", device="auto", batch_size=12, processes=2)
-    given = arguments(recipe, [Path("/e/0.tar")], Path("/m"), Path("/out"))
+    given = open_clip_arguments(recipe, [Path("/e/0.tar")], Path("/m"), Path("/out"))
     assert given[given.index("--device") + 1] == expected
     assert given[given.index("--precision") + 1] == ("amp_bf16" if devices and bf16 else "fp32")
     assert given[given.index("--batch-size") + 1] == "6"
-    assert hardware.device_here("cpu") == "cpu"
+    assert hardware.resolve_device("cpu") == "cpu"
 
 
 def test_a_run_is_cut_into_epochs_and_goes_on_from_what_it_kept() -> None:
     paths = [Path("/e/0.tar")], Path("/m"), Path("/out")
     recipe = replace(RECIPE, epochs=4)
-    first, again = arguments(recipe, *paths), arguments(recipe, *paths, resume=Path("/out/state.pt"))
+    first, again = (
+        open_clip_arguments(recipe, *paths),
+        open_clip_arguments(recipe, *paths, resume=Path("/out/state.pt")),
+    )
     for key, value in {"epochs": "4", "train-num-samples": "48", "save-frequency": "0"}.items():
         assert first[first.index(f"--{key}") + 1] == value
     assert "--save-most-recent" in first

@@ -11,20 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.report.stage import tuned
+from jobs.report.stage import tuning_results
 from jobs.train.stage import execute as train_all
 from jobs.train.tune import execute
-from jobs.workflow.plan import export_folder, of_stage
+from jobs.workflow.plan import export_folder, needs_of_stage
 from jobs.workflow.runner import Run
-from pipeline.config.tuning import Range
+from pipeline.config.tuning import SearchRange
 from pipeline.core.sampling import is_held_out
 from pipeline.errors import InputError, StageFailed
 from pipeline.shards.tar_format import StoredPair, read_pairs
 from pipeline.training import task
 from pipeline.training.export_scan import scan_export
 from pipeline.training.launcher import TrainingResult
-from pipeline.training.recipe import Recipe
-from pipeline.training.tuning import Search, held_out_loss, split, with_values
+from pipeline.training.recipe import TrainingRecipe
+from pipeline.training.tuning import HyperparameterSearch, held_out_loss, split_held_out, with_values
 from tests.support.scored_store import opened, write_experiment
 from tests.support.small_trainings import RECIPE, refused, write_export
 
@@ -50,23 +50,25 @@ def uids(folder: Path) -> list[str]:
 
 def test_a_split_leaves_every_pair_on_one_side_and_is_the_same_again(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", (20, 20, 10))
-    held = split(export, tmp_path / "one", 0.2, 3)
+    held = split_held_out(export, tmp_path / "one", 0.2, 3)
     left, out = uids(tmp_path / "one"), [pair.uid for pair in held]
     assert sorted(left + out) == sorted(uids(export))
     assert 2 <= len(out) <= 20
     assert [len(tar) for tar in (scan_export(tmp_path / "one", 8),)] == [3]
-    split(export, tmp_path / "two", 0.2, 3)
+    split_held_out(export, tmp_path / "two", 0.2, 3)
     assert {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()} == {
         p.name: p.read_bytes() for p in (tmp_path / "two").iterdir()
     }
-    assert {pair.uid for pair in split(export, tmp_path / "three", 0.2, 4)} != set(out)
+    assert {pair.uid for pair in split_held_out(export, tmp_path / "three", 0.2, 4)} != set(out)
 
 
 def test_a_split_that_leaves_nothing_or_holds_out_nothing_is_refused(tmp_path: Path) -> None:
     export = write_export(tmp_path / "export", (1, 1, 1))
     share = next(one / 1000 for one in range(1000) if any(is_held_out(uid, one / 1000, 3) for uid in uids(export)))
-    assert "every pair would be held out" in refused(lambda: split(export, tmp_path / "out", share, 3))
-    assert "0 pairs are held out, expected at least 2" in refused(lambda: split(export, tmp_path / "out", 1e-9, 3))
+    assert "every pair would be held out" in refused(lambda: split_held_out(export, tmp_path / "out", share, 3))
+    assert "0 pairs are held out, expected at least 2" in refused(
+        lambda: split_held_out(export, tmp_path / "out", 1e-9, 3)
+    )
 
 
 @given(st.lists(st.uuids().map(lambda one: one.hex), min_size=1, unique=True), st.integers(0, 9))
@@ -105,14 +107,14 @@ def test_the_loss_is_open_clips_own_mean_over_whole_batches(tmp_path: Path) -> N
     assert held_out_loss(Given(images, texts), 20.0, pairs, 64) == pytest.approx(whole, rel=1e-5)
 
 
-RANGES = {"lr": Range(1e-5, 1e-1, log=True), "warmup": Range(0, 50, whole=True)}
+RANGES = {"lr": SearchRange(1e-5, 1e-1, log=True), "warmup": SearchRange(0, 50, whole=True)}
 
 
 START = {"lr": 1e-3, "warmup": 10}
 
 
-def run_search(count: int, loss: Callable[[float], float | None], seed: int = 1) -> Search:
-    search = Search(RANGES, START, seed)
+def run_search(count: int, loss: Callable[[float], float | None], seed: int = 1) -> HyperparameterSearch:
+    search = HyperparameterSearch(RANGES, START, seed)
     for _ in range(count):
         search.tell(loss(float(search.ask()["lr"])))
     return search
@@ -169,7 +171,7 @@ def with_exports(path: Path, settings: tuple[str, ...]) -> Run:
     run = opened(path, settings)
     run.finish([(job, [], {}) for job in run.plan.until("export")], datetime.now(UTC))
     for job in run.plan.targets("tune"):
-        write_export(Path(run.store.path(export_folder(of_stage(job, "export")[0]))), (20, 20))
+        write_export(Path(run.store.path(export_folder(needs_of_stage(job, "export")[0]))), (20, 20))
     return run
 
 
@@ -182,7 +184,7 @@ def test_a_search_goes_on_where_it_was_stopped_and_the_grid_takes_what_it_found(
     tried: list[tuple[str, float]] = []
     losses = iter([3.0, 2.0, 1.0, 2.5, 0.5, 3.5])
 
-    def train(recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: object) -> TrainingResult:
+    def train(recipe: TrainingRecipe, export: Path, model: Path, folder: Path, on_samples: object) -> TrainingResult:
         folder.mkdir(parents=True, exist_ok=True)
         tried.append((folder.parent.name, recipe.lr))
         if len(tried) == 4:
@@ -202,12 +204,12 @@ def test_a_search_goes_on_where_it_was_stopped_and_the_grid_takes_what_it_found(
         assert trials[0]["values"] == {"lr": 1e-3, "wd": 0.1}
         assert row.facts["chosen"] == min((one for one in trials if one["loss"]), key=lambda one: one["loss"])
         assert not run.store.exists(f"staging/{job.id}/trial-0.json")
-    told = tuned(run)
+    told = tuning_results(run)
     assert [(one["mixture"], one["trials"], one["diverged"]) for one in told] == [("everything", 3, 1), ("one", 3, 0)]
     assert [(one["loss"], one["written"]) for one in told] == [(2.5, 3.0), (0.5, 2.0)]
     rates: dict[str, float] = {}
 
-    def last(recipe: Recipe, export: Path, model: Path, folder: Path, on_samples: object) -> TrainingResult:
+    def last(recipe: TrainingRecipe, export: Path, model: Path, folder: Path, on_samples: object) -> TrainingResult:
         rates[folder.name] = recipe.lr
         return TrainingResult("killed", "enough")
 
@@ -216,7 +218,7 @@ def test_a_search_goes_on_where_it_was_stopped_and_the_grid_takes_what_it_found(
     with pytest.raises(StageFailed, match="2 of 2 trainings failed"):
         train_all(run, grid)
     for job in grid:
-        row = run.ledger.finished(of_stage(job, "tune")[0].id)
+        row = run.ledger.finished(needs_of_stage(job, "tune")[0].id)
         assert row is not None
         assert rates[job.short] == row.facts["chosen"]["values"]["lr"]
 
@@ -225,8 +227,8 @@ def test_no_search_leaves_the_grid_as_it_was(tmp_path: Path) -> None:
     path = write_experiment(tmp_path, FILTERS, mixtures=MIXTURES)
     plain, tuned = opened(path, SET[1:]), opened(path, SET)
     assert plain.plan.targets("tune") == []
-    assert all(of_stage(job, "tune") == [] for job in plain.plan.grid())
-    assert all(len(of_stage(job, "tune")) == 1 for job in tuned.plan.grid())
+    assert all(needs_of_stage(job, "tune") == [] for job in plain.plan.grid())
+    assert all(len(needs_of_stage(job, "tune")) == 1 for job in tuned.plan.grid())
     more = opened(path, (SET[0].replace("trials: 3", "trials: 4"), *SET[1:]))
     assert {job.id for job in tuned.plan.grid()}.isdisjoint(job.id for job in more.plan.grid())
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.records import MALFORMED, WHOLE, Part, PublishedRow
+from pipeline.records import MALFORMED, WHOLE_FILE, FilePart, PublishedRow
 from sources.readers import cells, parquet
 from sources.registry import source_format
 from tests.sources.readers.test_parquet import BOX, DATACOMP, LAION, parquet_file, texts
@@ -20,15 +20,15 @@ from tests.sources.test_contract import PAIRS, read, read_parts
 def test_parts_are_runs_of_row_groups_of_about_the_size() -> None:
     content = parquet_file(LAION.columns(PAIRS * 20), row_group_size=10)
     reader = source_format("laion")
-    assert reader.parts(io.BytesIO(content), 1) == [*(Part(n, n + 1) for n in range(9)), Part(9, None)]
+    assert reader.parts(io.BytesIO(content), 1) == [*(FilePart(n, n + 1) for n in range(9)), FilePart(9, None)]
     assert len(reader.parts(io.BytesIO(content), len(content) // 3)) == 3
-    assert reader.parts(io.BytesIO(content), 1 << 40) == [Part(0, None)]
-    assert [row.line for row in reader.read(io.BytesIO(content), Part(3, 5))] == list(range(1, 21))
+    assert reader.parts(io.BytesIO(content), 1 << 40) == [FilePart(0, None)]
+    assert [row.line for row in reader.read(io.BytesIO(content), FilePart(3, 5))] == list(range(1, 21))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" * 100, b"no parquet at all"])
 def test_a_file_without_a_footer_is_one_part_with_one_malformed_row(content: bytes) -> None:
-    assert source_format("coyo").parts(io.BytesIO(content), 1) == [WHOLE]
+    assert source_format("coyo").parts(io.BytesIO(content), 1) == [WHOLE_FILE]
     (only,) = read("coyo", content)
     assert only.detail.startswith("expected a whole Parquet file, found ")
 
@@ -76,9 +76,9 @@ def test_cells_of_every_kind_become_plain_json() -> None:
         "nan": pa.array([[float("nan"), 1.0]]),
         "flag": pa.array([True]),
     }
-    wanted = parquet.Columns({name: (name,) for name in columns}, ())
+    wanted = parquet.ParquetColumns({name: (name,) for name in columns}, ())
     (row,) = parquet.read(
-        io.BytesIO(parquet_file(columns)), WHOLE, wanted, lambda line, row: PublishedRow(line, published=dict(row))
+        io.BytesIO(parquet_file(columns)), WHOLE_FILE, wanted, lambda line, row: PublishedRow(line, published=dict(row))
     )
     assert row.published == {
         "lists": ["caf�"],
@@ -101,7 +101,10 @@ def test_a_moment_that_python_cannot_hold_costs_its_row_group_alone() -> None:
     content = parquet_file({"moment": moments}, row_group_size=1)
     rows = list(
         parquet.read(
-            io.BytesIO(content), WHOLE, parquet.Columns({"moment": ("moment",)}, ()), lambda n, _: PublishedRow(n)
+            io.BytesIO(content),
+            WHOLE_FILE,
+            parquet.ParquetColumns({"moment": ("moment",)}, ()),
+            lambda n, _: PublishedRow(n),
         )
     )
     assert [(row.line, row.problem) for row in rows] == [(1, ""), (2, MALFORMED), (3, "")]
@@ -121,13 +124,13 @@ def test_a_moment_that_python_cannot_hold_costs_its_row_group_alone() -> None:
     ],
 )
 def test_numbers(value: Any, expected: float | None) -> None:
-    assert cells.number(value) == expected
+    assert cells.cell_number(value) == expected
 
 
 @pytest.mark.parametrize("value", ["1_000", "high", "0x10", True, [1], {"a": 1}])
 def test_what_is_no_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"number|float"):
-        cells.number(value)
+        cells.cell_number(value)
 
 
 def test_face_boxes_as_json_text() -> None:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import MALFORMED, WHOLE, Part, PublishedRow
+from pipeline.records import MALFORMED, WHOLE_FILE, FilePart, PublishedRow
 from sources.readers import bz2_blocks as bz
-from sources.readers.lines import MAX_LINE, line_parts, numbered_lines, part_lines, whole
+from sources.readers.lines import MAX_LINE_BYTES, line_parts, numbered_lines, part_lines, report_damage
 
 SIZES = st.sampled_from([1, 7, 100, 5_000, 60_000, 1 << 30])
 
@@ -103,7 +103,7 @@ def test_line_ends_on_a_blocks_edge_belong_to_one_part() -> None:
 
 
 def test_lines_longer_than_blocks_and_parts_and_the_limit() -> None:
-    content = b"short\n" + b"x" * (3 * MAX_LINE) + b"\nlast\n" + b"\n" * 50
+    content = b"short\n" + b"x" * (3 * MAX_LINE_BYTES) + b"\nlast\n" + b"\n" * 50
     for packed in (content, bz2.compress(content, 1), streams(content, 1, 90_001)):
         for size in (1, 100):
             assert_parts_give_the_whole(packed, size)
@@ -119,7 +119,7 @@ def test_a_header_stays_with_the_first_row() -> None:
 
 def test_gzip_and_empty_files_are_not_cut() -> None:
     for content in (gzip.compress(b"a\nb\nc\n"), b"", bz2.compress(b""), b"BZh", b"BZh9garbage"):
-        assert line_parts(io.BytesIO(content), 1) == [WHOLE]
+        assert line_parts(io.BytesIO(content), 1) == [WHOLE_FILE]
 
 
 def test_only_a_stretch_around_each_cut_is_read() -> None:
@@ -134,26 +134,28 @@ def test_only_a_stretch_around_each_cut_is_read() -> None:
     packed = streams(noise(1, 4_000_000, 300), 1, 100_000)
     stream = Counting(packed)
     assert len(line_parts(stream, 2_000_000)) == 2
-    assert stream.taken < 4 * bz.CHUNK
+    assert stream.taken < 4 * bz.CHUNK_BYTES
 
 
-@given(st.binary(max_size=64), st.integers(0, 7), st.sampled_from([bz.BLOCK, bz.END]), st.binary(max_size=20))
+@given(
+    st.binary(max_size=64), st.integers(0, 7), st.sampled_from([bz.BLOCK_MAGIC, bz.END_MAGIC]), st.binary(max_size=20)
+)
 def test_magics_are_found_at_every_bit(before: bytes, shift: int, magic: int, after: bytes) -> None:
     value = (int.from_bytes(before, "big") << 56 | magic << (8 - shift)).to_bytes(len(before) + 7, "big")
     content = value + after
     bits = "".join(f"{byte:08b}" for byte in content)
     expected = {
         (place, end) for place in range(len(bits)) for end in (False, True)
-        if bits[place : place + 48] == f"{bz.END if end else bz.BLOCK:048b}"
+        if bits[place : place + 48] == f"{bz.END_MAGIC if end else bz.BLOCK_MAGIC:048b}"
     }  # fmt: skip
-    assert set(bz.marks_in(content)) == expected
-    assert (len(before) * 8 + shift, magic == bz.END) in expected
+    assert set(bz.find_magics(content)) == expected
+    assert (len(before) * 8 + shift, magic == bz.END_MAGIC) in expected
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 6, 7, 13, 1000])
 def test_magics_across_chunks_are_found_once(chunk: int) -> None:
     packed = streams(noise(3, 3_000, 50), 9, 400)
-    with patch.object(bz, "CHUNK", chunk):
+    with patch.object(bz, "CHUNK_BYTES", chunk):
         assert b"".join(content for _, content in bz.blocks(io.BytesIO(packed))) == bz2.decompress(packed)
         assert_parts_give_the_whole(packed, 1)
 
@@ -167,7 +169,7 @@ def deceptive() -> bytes:
     for seed in range(200):
         chance = random.Random(seed)
         text = bytes([*letters, *chance.choices(letters, k=500)])
-        if len(bz.marks_in(bz2.compress(text))) > 2:
+        if len(bz.find_magics(bz2.compress(text))) > 2:
             return text
     raise AssertionError("no text with a magic in its block was found")
 
@@ -175,17 +177,17 @@ def deceptive() -> bytes:
 def test_a_magic_within_a_block_is_not_taken_for_the_next_block() -> None:
     text = deceptive()
     packed = streams(b"first\nlines\n", 9, 100) + bz2.compress(text) + streams(b"more\nlines", 9, 100)
-    assert sum(not end for _, end in bz.marks_in(packed)) == 4
+    assert sum(not end for _, end in bz.find_magics(packed)) == 4
     assert [content for _, content in bz.blocks(io.BytesIO(packed))] == [b"first\nlines\n", text, b"more\nlines"]
     assert assert_parts_give_the_whole(packed, 1) == 3
 
 
-def rows_of(content: bytes, part: Part) -> list[PublishedRow]:
+def rows_of(content: bytes, part: FilePart) -> list[PublishedRow]:
     def rows() -> Iterator[PublishedRow]:
         for number, text in part_lines(io.BytesIO(content), part):
             yield PublishedRow(number, caption=text)
 
-    return list(whole(rows()))
+    return list(report_damage(rows()))
 
 
 def test_damage_in_a_block_costs_its_part_and_says_so() -> None:
@@ -226,20 +228,24 @@ def test_the_disks_fault_is_not_the_files() -> None:
     with pytest.raises(OSError, match="Input/output"):
         line_parts(Broken(packed), 100_000)
     with pytest.raises(OSError, match="Input/output"):
-        list(part_lines(Broken(packed), Part(32, None)))
+        list(part_lines(Broken(packed), FilePart(32, None)))
 
 
 def test_a_file_of_nothing_but_magics_costs_no_more_than_its_length() -> None:
-    content = b"BZh9" + (bz.BLOCK.to_bytes(6, "big") + b"\0\0\0\0") * 50_000
-    assert line_parts(io.BytesIO(content), 100_000) == [WHOLE]
-    (only,) = rows_of(content, WHOLE)
+    content = b"BZh9" + (bz.BLOCK_MAGIC.to_bytes(6, "big") + b"\0\0\0\0") * 50_000
+    assert line_parts(io.BytesIO(content), 100_000) == [WHOLE_FILE]
+    (only,) = rows_of(content, WHOLE_FILE)
     assert only.problem == MALFORMED
-    (part,) = rows_of(content, Part(32, None))
+    (part,) = rows_of(content, FilePart(32, None))
     assert part.problem == MALFORMED
 
 
 def test_a_block_that_never_ends_is_not_kept_in_memory() -> None:
-    content = b"BZh9" + bz.BLOCK.to_bytes(6, "big") + random.Random(1).randbytes(bz.MAX_BLOCK + 3 * bz.CHUNK)
+    content = (
+        b"BZh9"
+        + bz.BLOCK_MAGIC.to_bytes(6, "big")
+        + random.Random(1).randbytes(bz.MAX_BLOCK_BYTES + 3 * bz.CHUNK_BYTES)
+    )
     with pytest.raises(OSError, match="Invalid data"):
         list(bz.blocks(io.BytesIO(content)))
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.records import MALFORMED, WHOLE, PublishedRow
+from pipeline.records import MALFORMED, WHOLE_FILE, PublishedRow
 from sources.registry import source_format
 from tests.sources.test_contract import PAIRS, SourceContract, read
 
@@ -62,7 +62,7 @@ class ParquetContract(SourceContract):
         columns = self.columns(PAIRS)
         del columns[self.text]
         content = parquet_file(columns, row_group_size=1)
-        assert source_format(self.kind).parts(io.BytesIO(content), 1) == [WHOLE]
+        assert source_format(self.kind).parts(io.BytesIO(content), 1) == [WHOLE_FILE]
         (only,) = read(self.kind, content)
         assert (only.line, only.problem) == (1, MALFORMED)
         assert only.detail.startswith(f"expected columns {self.text}, found ")

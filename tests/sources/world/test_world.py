@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from filters.search.image_alignment import SAME, align, thumbnail
+from filters.search.image_alignment import SAME_PICTURE_SCORE, alignment_scores, thumbnail
 from sources.world.alterations import ALTERATIONS
 from sources.world.captions import TRANSLATIONS, WORDS
 from sources.world.catalogue import SOURCES
 from sources.world.photographs import DOMAINS, publish_domains
-from sources.world.pictures import Picture, draw
-from sources.world.planning import LEAST_PAIRS, plan, site_key
+from sources.world.pictures import Picture, draw_picture
+from sources.world.planning import MIN_PAIRS, plan_rows, site_key
 from sources.world.publish import publish_world
 from sources.world.server import WebServer
 from sources.world.shapes import CLASSES
@@ -96,7 +96,7 @@ def test_the_same_arguments_give_the_same_bytes_in_one_process_or_two(world: Pat
 
 def test_a_finished_web_is_left_alone_and_another_one_is_replaced(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    arguments: dict[str, Any] = {"seed": 1, "pairs": LEAST_PAIRS, "evaluation_images": 2, "processes": 1}
+    arguments: dict[str, Any] = {"seed": 1, "pairs": MIN_PAIRS, "evaluation_images": 2, "processes": 1}
     publish_world(tmp_path, **arguments, on_progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] > 0
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
@@ -110,10 +110,10 @@ def test_a_finished_web_is_left_alone_and_another_one_is_replaced(tmp_path: Path
 
 
 def test_a_web_too_small_for_its_plants_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"pairs: found {LEAST_PAIRS - 1}"):
-        publish_world(tmp_path / "few", seed=1, pairs=LEAST_PAIRS - 1, evaluation_images=12)
+    with pytest.raises(ValueError, match=f"pairs: found {MIN_PAIRS - 1}"):
+        publish_world(tmp_path / "few", seed=1, pairs=MIN_PAIRS - 1, evaluation_images=12)
     with pytest.raises(ValueError, match="evaluation_images: found 1"):
-        publish_world(tmp_path / "few", seed=1, pairs=LEAST_PAIRS, evaluation_images=1)
+        publish_world(tmp_path / "few", seed=1, pairs=MIN_PAIRS, evaluation_images=1)
     assert not (tmp_path / "few").exists()
 
 
@@ -187,7 +187,7 @@ def test_the_truth_tells_what_the_source_published(world: Path, truth: list[dict
 
 
 def test_tricky_text_survives_every_format() -> None:
-    rows = plan(SEED, 400, 60)
+    rows = plan_rows(SEED, 400, 60)
     texts = {name: "".join(row.caption.text for row in rows if row.source == name) for name in NAMES}
     assert all('"' in text and "&" in text and "\U0001f60d" in text for text in texts.values())
     assert "\t" in texts["yfcc"]
@@ -197,7 +197,7 @@ def test_tricky_text_survives_every_format() -> None:
 
 
 def test_a_caption_names_its_class_unless_its_kind_says_otherwise() -> None:
-    rows = plan(SEED, 300, 60)
+    rows = plan_rows(SEED, 300, 60)
     assert {"right", "title", "tags", "other_language", "boilerplate", "filename", "empty"} <= {
         row.caption.kind for row in rows
     }
@@ -423,9 +423,9 @@ def test_copies_are_copies_of_what_the_truth_names(world: Path, truth: list[dict
             thumbnails = [
                 thumbnail(np.asarray(Image.open(io.BytesIO(one)).convert("RGB"))) for one in (content, original)
             ]
-            score = float(align(thumbnails[0], thumbnails[1][None])[0])
+            score = float(alignment_scores(thumbnails[0], thumbnails[1][None])[0])
             near.setdefault(row["transformation"], []).append((distance(content, original), score))
-    assert np.mean([score >= SAME for found in near.values() for _, score in found]) > 0.9
+    assert np.mean([score >= SAME_PICTURE_SCORE for found in near.values() for _, score in found]) > 0.9
     assert np.mean([apart <= 31 for apart, _ in near["trimmed"]]) > 0.8
     assert len({row["source"] for row in truth if row["plant"] == "exact_duplicate"}) > 1
     copied = [row["evaluation_key"] for row in truth if row["evaluation_key"]]
@@ -433,7 +433,7 @@ def test_copies_are_copies_of_what_the_truth_names(world: Path, truth: list[dict
 
 
 def test_near_copies_of_evaluation_images_are_altered_in_every_way() -> None:
-    rows = plan(SEED, 800, 200)
+    rows = plan_rows(SEED, 800, 200)
     turns = collections.Counter(row.transformation for row in rows if row.plant == "evaluation_near_copy")
     assert set(turns) == set(ALTERATIONS) - {"trimmed"}
     assert max(turns.values()) - min(turns.values()) <= 1
@@ -456,7 +456,7 @@ def test_pictures_drawn_apart_are_not_near_duplicates() -> None:
     bits, qualities = [], []
     for style in STYLES:
         for index in range(40):
-            pixels = draw(Picture((77, index), CLASSES[index % 3], style))
+            pixels = draw_picture(Picture((77, index), CLASSES[index % 3], style))
             assert pixels.dtype == np.uint8
             assert min(pixels.shape[:2]) >= 80
             assert max(pixels.shape[:2]) <= 400
@@ -485,7 +485,9 @@ def write_domain_tars(folder: Path) -> None:
                 for index in range(count):
                     buffer = io.BytesIO()
                     class_name = ("horse", "dog")[index % 2]
-                    Image.fromarray(draw(Picture((number, len(split), index), "car", "photo"))).save(buffer, "JPEG")
+                    Image.fromarray(draw_picture(Picture((number, len(split), index), "car", "photo"))).save(
+                        buffer, "JPEG"
+                    )
                     for extension, content in (("cls", class_name.encode()), ("jpg", buffer.getvalue())):
                         member = tarfile.TarInfo(f"{class_name}_{index:03d}.{extension}")
                         member.size = len(content)

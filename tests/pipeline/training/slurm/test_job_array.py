@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from jobs.cli.main import main
-from pipeline.config.slurm import Slurm
+from pipeline.config.slurm import SlurmConfig
 from pipeline.errors import InputError, StageFailed
-from pipeline.training.launcher import environment
+from pipeline.training.launcher import training_environment
 from pipeline.training.slurm import client, job_array, worker
-from pipeline.training.slurm.client import State, sbatch_file
-from pipeline.training.slurm.job_array import refuse_submitted, run_on_slurm, submitted
+from pipeline.training.slurm.client import TaskState, sbatch_script
+from pipeline.training.slurm.job_array import check_none_submitted, run_on_slurm, submitted_trainings
 from pipeline.training.task import TrainingTask, write_json
 from tests.jobs.train.test_grid import FILTERS, GRID, MIXTURES, with_exports
 from tests.support.scored_store import opened, write_experiment
 from tests.support.small_trainings import MODEL, RECIPE, refused
 
-SETTINGS = Slurm(poll=0.01)
+SETTINGS = SlurmConfig(poll=0.01)
 
 
 def task(folder: Path, name: str = "a" * 16) -> TrainingTask:
@@ -50,8 +50,8 @@ def test_what_is_no_name_or_time_or_size_is_refused(given: dict[str, Any], tmp_p
 
 def test_an_sbatch_file_says_what_the_section_says_and_quotes_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "it's $(id) `here`"
-    settings = Slurm(partition="gpu,long", time="1-00:00:00", gpus=2, memory="8G", array_limit=3)
-    lines = sbatch_file("cuvee-x", 5, 4, settings, folder).splitlines()
+    settings = SlurmConfig(partition="gpu,long", time="1-00:00:00", gpus=2, memory="8G", array_limit=3)
+    lines = sbatch_script("cuvee-x", 5, 4, settings, folder).splitlines()
     assert lines[0] == "#!/bin/sh"
     assert set(lines[1:-1]) == {
         f"#SBATCH --{one}"
@@ -98,7 +98,7 @@ def test_without_slurm_it_is_one_line_that_names_sbatch(
 def test_a_training_sees_nothing_of_slurms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    assert not [name for name in environment(1) if name.startswith("SLURM_")]
+    assert not [name for name in training_environment(1) if name.startswith("SLURM_")]
 
 
 class Cluster:
@@ -106,7 +106,7 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.arrays: list[Path] = []
-        self.said: dict[tuple[str, int], State] = {}
+        self.said: dict[tuple[str, int], TaskState] = {}
         monkeypatch.setattr(job_array, "check_slurm", lambda: None)
         monkeypatch.setattr(job_array, "submit", self.submit)
         monkeypatch.setattr(job_array, "states", self.states)
@@ -114,14 +114,14 @@ class Cluster:
     def submit(self, script: Path, logs: Path) -> str:
         self.arrays.append(script.parent)
         for path in (script.parent / "tasks").glob("*.json"):
-            self.said[f"cuvee-{script.parent.name}", int(path.stem)] = State("RUNNING", "node1", "None")
+            self.said[f"cuvee-{script.parent.name}", int(path.stem)] = TaskState("RUNNING", "node1", "None")
         return str(len(self.arrays))
 
-    def states(self, names: Sequence[str]) -> dict[tuple[str, int], State]:
+    def states(self, names: Sequence[str]) -> dict[tuple[str, int], TaskState]:
         return {key: state for key, state in self.said.items() if key[0] in names}
 
     def end(self, array: Path, number: int, state: str, reason: str = "None") -> None:
-        self.said[f"cuvee-{array.name}", number] = State(state, "node1", reason)
+        self.said[f"cuvee-{array.name}", number] = TaskState(state, "node1", reason)
 
 
 @pytest.mark.parametrize(
@@ -139,10 +139,10 @@ class Cluster:
 def test_what_slurm_ends_is_what_it_was_and_is_tried_again_where_it_was_killed(
     state: str, reason: str, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_array, "LATE", 0.02)
+    monkeypatch.setattr(job_array, "RESULT_DELAY_S", 0.02)
     cluster, told = Cluster(monkeypatch), list[str]()
     root = tmp_path / "slurm"
-    running = run_on_slurm(root, [task(tmp_path)], Slurm(poll=0.01, attempts=2), lambda *_: None, told.append)
+    running = run_on_slurm(root, [task(tmp_path)], SlurmConfig(poll=0.01, attempts=2), lambda *_: None, told.append)
     attempts = []
     for _ in range(2 if outcome == "killed" else 1):
         states, cluster.states = cluster.states, lambda names: _ended(cluster, state, reason, names)  # type: ignore[method-assign]
@@ -157,8 +157,8 @@ def test_what_slurm_ends_is_what_it_was_and_is_tried_again_where_it_was_killed(
     assert not any(root.iterdir())
 
 
-def _ended(cluster: Cluster, state: str, reason: str, names: Sequence[str]) -> dict[tuple[str, int], State]:
-    return {(name, 0): State(state, "node1", reason) for name in names}
+def _ended(cluster: Cluster, state: str, reason: str, names: Sequence[str]) -> dict[tuple[str, int], TaskState]:
+    return {(name, 0): TaskState(state, "node1", reason) for name in names}
 
 
 def test_a_launcher_that_was_killed_finds_its_array_and_submits_nothing_twice(
@@ -176,9 +176,9 @@ def test_a_launcher_that_was_killed_finds_its_array_and_submits_nothing_twice(
     with pytest.raises(Killed):
         next(run_on_slurm(root, tasks[:2], SETTINGS, dies, lambda text: None))
     [array] = cluster.arrays
-    assert [one.task.name for one in submitted(root)] == ["a" * 16, "b" * 16]
-    assert "2 trainings were submitted to Slurm as 1 and" in refused(lambda: refuse_submitted(root))
-    refuse_submitted(root, ["c" * 16])
+    assert [one.task.name for one in submitted_trainings(root)] == ["a" * 16, "b" * 16]
+    assert "2 trainings were submitted to Slurm as 1 and" in refused(lambda: check_none_submitted(root))
+    check_none_submitted(root, ["c" * 16])
     done = {"outcome": "done", "samples_seen": 7, "host": "node9", "versions": {}}
     write_json(array / "results" / "0.json", done)
     (array / "submitted").unlink()  # killed before sbatch's answer was written: squeue knows the name
@@ -205,7 +205,7 @@ def test_what_was_never_submitted_is_given_up_and_its_task_does_nothing(
     cluster.said.clear()
     running = run_on_slurm(root, [task(tmp_path)], SETTINGS, lambda *_: None, lambda text: None)
 
-    def finished(names: Sequence[str]) -> dict[tuple[str, int], State]:
+    def finished(names: Sequence[str]) -> dict[tuple[str, int], TaskState]:
         write_json(cluster.arrays[1] / "results" / "0.json", {"outcome": "done"})
         return {}
 
@@ -221,7 +221,7 @@ def test_a_controller_that_is_silent_for_a_while_is_waited_for(tmp_path: Path, m
     cluster = Cluster(monkeypatch)
     root, failures = tmp_path / "slurm", [3]
 
-    def silent(names: Sequence[str]) -> dict[tuple[str, int], State]:
+    def silent(names: Sequence[str]) -> dict[tuple[str, int], TaskState]:
         if failures[0]:
             failures[0] -= 1
             raise StageFailed("squeue: Unable to contact slurm controller")
@@ -231,7 +231,7 @@ def test_a_controller_that_is_silent_for_a_while_is_waited_for(tmp_path: Path, m
     monkeypatch.setattr(job_array, "states", silent)
     [(_, result, _)] = run_on_slurm(root, [task(tmp_path)], SETTINGS, lambda *_: None, lambda text: None)
     assert (result.outcome, failures) == ("done", [0])
-    monkeypatch.setattr(job_array, "SILENCE", 0.05)
+    monkeypatch.setattr(job_array, "SQUEUE_TIMEOUT_S", 0.05)
     failures[0] = 1 << 30
     said = refused(lambda: list(run_on_slurm(root, [task(tmp_path)], SETTINGS, lambda *_: None, lambda text: None)))
     assert "Unable to contact slurm controller; the trainings go on, and the same command finds them again" in said
