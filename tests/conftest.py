@@ -92,7 +92,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 seconds[_file_of(report.nodeid)] += report.duration
-    known = {name: round(took, 1) for name, took in sorted(seconds.items()) if took >= 0.5}
+    known = {name: took for name, took in (_seconds() | seconds).items() if (DURATIONS.parent / name).exists()}
+    known = {name: round(took, 1) for name, took in sorted(known.items()) if took >= 0.5}
     DURATIONS.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
 
