@@ -69,7 +69,7 @@ BARE = ["-m", "open_clip_train.main"]
 
 FUSED = [
     "-c",
-    "import sys; from pipeline.training.entry_point import make_fused; make_fused()\n"
+    "import sys; from pipeline.training.entry_point import use_fused_adamw; use_fused_adamw()\n"
     "from open_clip_train.main import main; main(sys.argv[1:])",
 ]
 

@@ -103,22 +103,41 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return LoadFileScheduling(config, log)
 
 
-@pytest.fixture(scope="session")
-def _spark() -> "Iterator[SparkSession]":
-    from jobs.spark.session import start_session
-    from pipeline.config.experiment import SparkConfig
+class SharedSpark:
+    """The Spark session of this worker process, started at its first use, and anew where a test has stopped it."""
 
-    session = start_session(SparkConfig(conf={"spark.sql.shuffle.partitions": "2"}), "tests")
-    yield session
-    session.stop()
+    def __init__(self) -> None:
+        self._session: SparkSession | None = None
+
+    def session(self) -> "SparkSession":
+        """Return the session."""
+        from jobs.spark.session import start_session
+        from pipeline.config.experiment import SparkConfig
+
+        if self._session is None or self._session.sparkContext._jsc is None:
+            self._session = start_session(SparkConfig(conf={"spark.sql.shuffle.partitions": "2"}), "tests")
+        return self._session
+
+    def stop(self) -> None:
+        """Stop it, where it was started."""
+        if self._session is not None:
+            self._session.stop()
+
+
+@pytest.fixture(scope="session")
+def _spark() -> Iterator[SharedSpark]:
+    shared = SharedSpark()
+    yield shared
+    shared.stop()
 
 
 @pytest.fixture(scope="module")
-def spark(_spark: "SparkSession") -> "Iterator[SparkSession]":
+def spark(_spark: SharedSpark) -> "Iterator[SparkSession]":
     """A Spark session of this module's own, for settings and temporary views; its Java is the worker process's."""
-    session = _spark.newSession()
+    session = _spark.session().newSession()
     yield session
-    session.catalog.clearCache()
+    if session.sparkContext._jsc is not None:
+        session.catalog.clearCache()
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def colourfulness(spread: Pixels) -> float:
 
 
 def is_greyscale(spread: Pixels) -> bool:
-    """Return whether the channels differ by at most GREY_SPREAD in every pixel."""
+    """Return whether the channels differ by at most `MAX_GREY_SPREAD_LEVELS` in every pixel."""
     return bool(cv2.norm(spread, cv2.NORM_INF) <= MAX_GREY_SPREAD_LEVELS)
 
 

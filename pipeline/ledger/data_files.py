@@ -78,6 +78,8 @@ def with_schema(rows: Rows, schema: pa.Schema) -> Rows:
 
     Such a file was written by an earlier version of cuvee, which did not have the column.
     """
+    if not len(schema):
+        return rows.select([])  # a table without columns still has rows
     names = set(rows.schema.names)
     columns = [rows[field.name] if field.name in names else pa.nulls(len(rows), field.type) for field in schema]
     fields = [rows.schema.field(field.name) if field.name in names else field for field in schema]

@@ -19,7 +19,7 @@ from tests.support.road_experiment import ROOT
 
 ASK = """
 import json, pipeline, jobs.spark.java
-from jobs.workflow.versions import versions
+from jobs.workflow.versions import recorded_versions as versions
 from pathlib import Path
 from jobs.workflow.stages import digests
 from pipeline.core.code_version import data_digest
@@ -78,7 +78,7 @@ def test_from_the_zip_jobs_have_the_ids_that_they_have_from_a_folder_and_the_zip
 
 def test_from_a_folder_no_zip_is_named() -> None:
     assert archive_digest() == ""
-    assert set(recorded_versions()) == set(RECORDED_PACKAGES)
+    assert set(recorded_versions()) == {"cuvee", *RECORDED_PACKAGES}
 
 
 def test_the_command_answers_from_the_zip(packed: Path, tmp_path: Path) -> None:

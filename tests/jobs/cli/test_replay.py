@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from jobs import blend, decide
 from jobs.cli.main import main
 from jobs.cli.replay import replay
+from jobs.workflow.runner import Run
 from pipeline.core.sampling import rank_key
 from pipeline.errors import InputError
 from pipeline.ledger.tables import Ledger
@@ -45,6 +46,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> P
         decide.execute(run, [run.plan.decide(name) for name in ("basic", "narrow", "filtered")])
         blend.execute(run, [run.plan.blend(name) for name in ("all_filtered", "half", "plain")])
     return path
+
+
+@pytest.fixture(autouse=True)
+def _on_this_session(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay works on the session that is there; its own would be another of its settings, and stopped behind it."""
+    monkeypatch.setattr(Run, "spark", spark)
 
 
 def kept(pair: Pair, words: int) -> bool:

@@ -98,7 +98,7 @@ def a_face(folder: Path, site: HostileWeb) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def done(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
+def done(site: HostileWeb, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Ingested:
     folder = tmp_path_factory.mktemp("ingest")
     (folder / "concepts.txt").write_text("gone\nnever there\nPhoto\nnumber 7\n")
     experiment = write_ingest(
@@ -122,7 +122,7 @@ def done(site: HostileWeb, tmp_path_factory: pytest.TempPathFactory) -> Ingested
         },
         mixtures={"everything": {}, "as_they_came": {"mismatched": True}, "free": {"filter": "free"}},
     )
-    ran = cuvee("run", str(experiment), "--until", "blend")
+    ran = cuvee_here("run", str(experiment), "--until", "blend", spark=spark)
     assert ran.returncode == 0, ran.stderr
     return Ingested(experiment, ran.stderr)
 

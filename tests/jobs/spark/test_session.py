@@ -9,9 +9,9 @@ from jobs.spark.java import find_java
 from tests.support.road_experiment import ROOT
 
 COUNT = """
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
-session = start(Spark(), "test")
+from jobs.spark.session import start_session
+from pipeline.config.experiment import SparkConfig
+session = start_session(SparkConfig(), "test")
 print(session.range(1000).selectExpr("sum(id) as s").collect()[0]["s"])
 session.stop()
 """
@@ -54,9 +54,9 @@ def test_java_of_the_machine_is_taken_where_it_is_17_or_later(tmp_path: Path) ->
 
 
 PRELOADED = """
-from jobs.spark.session import start
-from pipeline.config.experiment import Spark
-session = start(Spark(), "test", ["this"])
+from jobs.spark.session import start_session
+from pipeline.config.experiment import SparkConfig
+session = start_session(SparkConfig(), "test", ["this"])
 def loaded(rows):
     import sys
     return ["this" in sys.modules for _ in rows]

@@ -105,7 +105,7 @@ def test_a_new_function_an_import_and_an_annotation_in_any_module_change_no_id(
 
 ADDED = {
     "a preset": ("filters.rules.presets", "def _mine(roles, signals):\n    return {}\n"),
-    "a kind of signal": ("filters.signals.registry", 'KINDS["mine"] = Kind("filters.mine:Mine", "shard")'),
+    "a kind of signal": ("filters.signals.registry", 'SIGNAL_KINDS["mine"] = SignalKind("filters.mine:Mine", "shard")'),
     "a source format": ("sources.registry", 'FORMATS["mine"] = "sources.mine:Mine"'),
     "a stage's place": ("jobs.workflow.plan", "EXTRA = 1"),
     "progress": ("jobs.workflow.progress", "class Display:\n    pass"),
@@ -126,7 +126,10 @@ def test_what_computes_no_rows_is_in_no_id(change: Change, what: str) -> None:
 
 
 def test_a_new_corruption_is_in_no_id_but_its_own(change: Change) -> None:
-    edit = replaced("KINDS: dict", 'MINE = Kind(_fog, _single_values(1), _single_values(1))\n"""Mine."""\nKINDS: dict')
+    edit = replaced(
+        "CORRUPTION_KINDS: dict",
+        'MINE = CorruptionKind(_fog, _single_values(1), _single_values(1))\n"""Mine."""\nCORRUPTION_KINDS: dict',
+    )
     assert moved_by(change, "pipeline.evaluation.corruptions", edit) == set()
     assert (
         moved_by(
@@ -142,7 +145,11 @@ def test_a_new_section_of_the_report_changes_the_report_alone(change: Change) ->
 
 
 CHANGED = {
-    "a signal over shards": ("filters.signals.image", ("GREY_SPREAD = 8", "GREY_SPREAD = 9"), {"signal image"}),
+    "a signal over shards": (
+        "filters.signals.image",
+        ("MAX_GREY_SPREAD_LEVELS = 8", "MAX_GREY_SPREAD_LEVELS = 9"),
+        {"signal image"},
+    ),
     "a signal over the corpus": ("filters.signals.placeholders", ("count(", "count_if("), {"signal placeholders"}),
     "how a caption is normalised": (
         "filters.signals.caption_text",
@@ -158,7 +165,11 @@ CHANGED = {
     "the order of a mixture": ("pipeline.core.sampling", ("sha2(concat(", "sha1(concat("), {"blend"}),
     "what a library gives": ("pipeline.images.pdq", ("RESULT_VERSION = 1", "RESULT_VERSION = 2"), None),
     "a recipe's argument": ("pipeline.training.recipe", ('"workers": 1', '"workers": 2'), {"train"}),
-    "a metric": ("pipeline.evaluation.metrics", ("def measures(", "def measures(more=1, *"), {"zero_shot", "probe"}),
+    "a metric": (
+        "pipeline.evaluation.metrics",
+        ("def all_metrics(", "def all_metrics(more=1, *"),
+        {"zero_shot", "probe"},
+    ),
 }
 
 
@@ -185,7 +196,7 @@ def test_a_filter_stands_on_its_own_rules_alone(change: Change) -> None:
     assert len(set(before.values())) == len(rules)
     change("filters.rules.sql", replaced("'below_top_fraction'", "'below_the_top'"))
     assert {name for name, rule in rules.items() if drops(rule) != before[name]} == {"top", "both"}
-    change("filters.rules.statistics", replaced("minlength=1 << BITS", "minlength=2 << BITS"))
+    change("filters.rules.statistics", replaced("minlength=1 << RADIX_BITS", "minlength=2 << RADIX_BITS"))
     assert {name for name, rule in rules.items() if drops(rule) != before[name]} == {"top", "both"}
     change("filters.rules.statistics", replaced("total > rule.t", "total >= rule.t"))
     assert {name for name, rule in rules.items() if drops(rule) != before[name]} == {"top", "both", "balanced"}

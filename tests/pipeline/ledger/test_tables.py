@@ -234,10 +234,10 @@ def test_no_units_name_leads_out_of_its_groups_folder(unit: str) -> None:
 KILLED = """
 import os, signal, sys
 from pipeline.storage.store import Store
-from pipeline.ledger.work_units import Output, run_unit
+from pipeline.ledger.work_units import UnitOutput, run_unit
 from tests.pipeline.ledger.test_tables import rows_of
 Store.write = lambda store, path, data: os.kill(os.getpid(), signal.SIGKILL)  # the record's turn
-run_unit(Store(sys.argv[1]), "group", "u", lambda: Output({"j": {"exports": rows_of("dead")}}))
+run_unit(Store(sys.argv[1]), "group", "u", lambda: UnitOutput({"j": {"exports": rows_of("dead")}}))
 """
 
 
@@ -272,9 +272,6 @@ def test_a_job_that_is_committed_twice_is_committed_once(ledger: Ledger) -> None
 
 COMMITS = """
 import sys
-from pipeline.ledger.scan import scan
-from pipeline.ledger.schemas import DESCRIPTION, SCHEMA_VERSION
-from pipeline.ledger.tables import schema_version
 from pipeline.ledger.tables import Ledger
 from pipeline.storage.store import Store
 from tests.pipeline.ledger.test_tables import committed

@@ -129,7 +129,7 @@ def printable(text: str) -> str:
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", unified)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(caption=st.text(), reason=st.text(), mixture=st.text())
 @example(caption=SCRIPT, reason=SCRIPT, mixture=SCRIPT)
 @example(caption=BREAKOUT, reason=BREAKOUT, mixture=BREAKOUT)
@@ -168,9 +168,10 @@ BAD_THUMBNAILS = (
 )
 
 
-@pytest.mark.parametrize("bad", BAD_THUMBNAILS)
-@pytest.mark.parametrize("place", ["thumbnail", "resembles"])
-def test_only_jpeg_data_urls_are_thumbnails(bad: str, place: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "bad"), [*(("thumbnail", bad) for bad in BAD_THUMBNAILS), ("resembles", BAD_THUMBNAILS[-1])]
+)
+def test_only_jpeg_data_urls_are_thumbnails(place: str, bad: str) -> None:
     report = small_report()
     report["examples"][0][place] = bad if place == "thumbnail" else {"what": "another", "thumbnail": bad}
     with pytest.raises(ValueError, match="expected data:image/jpeg;base64"):
