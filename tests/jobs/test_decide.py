@@ -198,7 +198,8 @@ def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
     fill(run, ROWS[:4])
     path = run.ledger.snapshot("signals_caption_v1")[0][1]
     one = pa.RecordBatch.from_pydict({"chunk": [0]})
-    [batch] = pieces(run.store, [JoinSide("caption_v1", ("words",), (path,))], 1, 1, [one])
+    schema = pa.schema([run.schema("signals_caption_v1").field(name) for name in ("uid", "words")])
+    [batch] = pieces(run.store, [JoinSide("caption_v1", ("words",), (path,))], [schema], 1, 1, [one])
     assert pa.ipc.open_stream(batch["rows"][0].as_buffer()).schema.names == ["uid", "words"]
 
 

@@ -98,7 +98,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(params=[True, False], ids=["bfloat16", "float32"])
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search as on a processor with, and on one without, a product of bfloat16; with blocks that small cases fill."""
-    monkeypatch.setattr(exact, "multiplies_bf16", lambda: request.param)
+    monkeypatch.setattr(exact, "has_bf16", lambda: request.param)
     monkeypatch.setattr(exact, "BLOCK_ROWS", 64)
 
 

@@ -258,6 +258,6 @@ def test_a_file_that_changed_is_too_large_or_absent_is_refused(tmp_path: Path, m
     path.write_bytes(linear())
     with pytest.raises(StageFailed, match="changed since the plan was made"):
         heads_job.read_weights(str(path), "0" * 64)
-    monkeypatch.setattr(heads_job, "MAX_BYTES", 10)
+    monkeypatch.setattr(heads_job, "MAX_WEIGHTS_BYTES", 10)
     with pytest.raises(InputError, match="expected at most 10 bytes, found more"):
         heads_job.read_weights(str(path), "0" * 64)

@@ -180,8 +180,8 @@ import hashlib, sys
 import numpy as np
 from filters.signals import clusters
 sample = np.load(sys.argv[1], allow_pickle=False)
-for clusters.FLAT in (256, 2):
-    centres = clusters.train(sample, clusters.Clusters("clip_v1", 20, iterations=4))
+for clusters.MAX_ONE_LEVEL_CLUSTERS in (256, 2):
+    centres = clusters.train_centres(sample, clusters.ClustersSignal("clip_v1", 20, iterations=4))
     print(hashlib.sha256(b"".join(centres.files().values())).hexdigest())
 """
 
@@ -254,7 +254,7 @@ def test_a_cell_is_compared_as_by_hand_however_it_is_cut(
     vectors = clustered(seed, count, 33)
     most, members = by_hand(vectors, limit)
     edges, found = [], []
-    with patch.multiple(semantic_module, BLOCK=block, AHEAD=step):
+    with patch.multiple(semantic_module, BLOCK_ROWS=block, BLOCK_COLUMNS=step):
         for first in range(0, count, step):
             part = compare_rows(lambda a, b: vectors[a:b], first, min(first + step, count), limit)
             edges.append(part.edges)
@@ -419,7 +419,7 @@ def test_the_jobs_find_clusters_duplicates_and_references_in_any_order(
     signals = SIGNALS | {
         "reference_v1": {"clip": "clip_v1", "clusters": "clusters_v1", "images": str(write_set(tmp_path / "set", 6))}
     }
-    monkeypatch.setattr(reference_job, "load", lambda _: Drawn(held))
+    monkeypatch.setattr(reference_job, "load_clip", lambda _: Drawn(held))
     run = prepared(tmp_path / "a", spark, vectors, range(160), 1, signals)
     for name in ("clusters_v1", "semantic_v1", "reference_v1"):
         execute(run, run.plan.signal(name))

@@ -84,7 +84,7 @@ def test_the_bands_forests_have_the_components_of_all_near_pairs(
 ) -> None:
     codes = clustered(seed, size)
     expected = walked(distances(codes) <= distance)
-    with patch.multiple(hamming_join, CROWD=crowd, SLICE_ROWS=8, WALKS=2, BLOCK=2):
+    with patch.multiple(hamming_join, CROWD_ROWS=crowd, SLICE_ROWS=8, MAX_TRAVERSALS=2, BLOCK_ROWS=2):
         forests = [
             join_band(codes, places, distance, part, parts).edges for places in bands(distance) for part in range(parts)
         ]
@@ -98,7 +98,7 @@ def test_the_bands_forests_have_the_components_of_all_near_pairs(
 @given(SEEDS, st.integers(1, 40), st.integers(1, 17), st.sampled_from([0, 31, 60, 120, 256]))
 def test_blocks_have_the_components_of_all_near_pairs(seed: int, size: int, block: int, distance: int) -> None:
     codes = clustered(seed, size)
-    with patch.multiple(hamming_join, BLOCK=4, SLICE_ROWS=8):
+    with patch.multiple(hamming_join, BLOCK_ROWS=4, SLICE_ROWS=8):
         forests = [
             join_blocks(codes, first, min(first + block, len(codes)), distance).edges
             for first in range(0, len(codes), block)
@@ -363,7 +363,7 @@ def test_a_run_that_ended_early_goes_on_behind_what_it_had_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(duplicates_job, "connected", killed)
+        context.setattr(duplicates_job, "connected_components", killed)
         with pytest.raises(KeyboardInterrupt):
             scored(tmp_path, spark, pairs, range(len(pairs)), 2)
     store = Store(str(tmp_path / "store"))
@@ -374,8 +374,8 @@ def test_a_run_that_ended_early_goes_on_behind_what_it_had_done(
         assert {path: Path(store.path(path)).stat().st_mtime_ns for path in store.files("staging")} == before
         return connected(spark, store, group, edges)
 
-    connected = duplicates_job.connected
-    monkeypatch.setattr(duplicates_job, "connected", seen)
+    connected = duplicates_job.connected_components
+    monkeypatch.setattr(duplicates_job, "connected_components", seen)
     run = Run(load_experiment(tmp_path / "experiment.yaml", []), Display())
     run.__dict__["spark"] = spark
     execute(run, run.plan.signal("duplicates_v1"))

@@ -70,7 +70,7 @@ def test_images_of_many_classes_are_kept_alike_in_any_blocks() -> None:
     logits, labels = cosines(2, 30, 300)
     whole = written(encode_logits(logits, labels, SCALE))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.evaluation.predictions, "BLOCK", 7)
+        patch.setattr(pipeline.evaluation.predictions, "BLOCK_IMAGES", 7)
         assert written(encode_logits(logits, labels, SCALE)).equals(whole)
 
 

@@ -63,7 +63,7 @@ def test_recall_is_as_its_definition_reads_in_any_order_and_any_blocks(seed: int
     order, places = random.permutation(len(texts)), random.permutation(n)
     assert recall_at_depths(images[places], texts[order], np.argsort(places)[image_of[order]]) == pytest.approx(found)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.evaluation.retrieval, "BLOCK", 7)
+        patch.setattr(pipeline.evaluation.retrieval, "BLOCK_ROWS", 7)
         assert recall_at_depths(images, texts, image_of) == pytest.approx(found)
     assert found["text_to_image_1"] <= found["text_to_image_5"] <= found["text_to_image_10"]
 

@@ -41,7 +41,7 @@ def test_the_closest_is_the_one_that_counting_bits_finds(
     limits = [
         data.draw(st.sampled_from([0, 20, 30, MAX_BAND_DISTANCE_BITS, MAX_BAND_DISTANCE_BITS + 1, 200])) for _ in others
     ]
-    with patch.multiple(pdq_search, FEW=few, PART=part, MOST=most):
+    with patch.multiple(pdq_search, FLAT_SEARCH_MAX=few, TABLE_FINGERPRINTS=part, MAX_PAIRS=most):
         found = PdqIndex(codes(others), np.array(limits, np.int64)).closest(codes(prints))
     assert found.tolist() == counted(prints, others, limits)
 

@@ -81,7 +81,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         trusted.load_verify_locations(tls[name][0])
     with pytest.MonkeyPatch.context() as patch, RawSite(tls) as site:
         patch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusted)
-        patch.setattr(shard_fetcher, "Client", partial(HttpClient, system=Names()))
+        patch.setattr(shard_fetcher, "HttpClient", partial(HttpClient, system=Names()))
         inside, port = listeners()
         cases = everything(port, site)
         for name, case in cases.items():

@@ -184,14 +184,14 @@ def test_only_a_small_image_is_decoded_where_its_answer_came_in(
     site: HostileWeb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others, by their bytes or by their pixels, must not hold up the web."""
-    at_once, made_of = [], shard_builder.made_of
+    at_once, made_of = [], shard_builder.store_image
 
     def told(image: shard_builder.OpenedImage, body: bytes, *rules: Any) -> StoredImage | RefusedImage:
         if threading.current_thread() is threading.main_thread():
             at_once.append(body)
         return made_of(image, body, *rules)
 
-    monkeypatch.setattr(shard_builder, "made_of", told)
+    monkeypatch.setattr(shard_builder, "store_image", told)
     noise = Image.frombytes("RGB", (160, 160), random.Random(0).randbytes(3 * 160 * 160))
     small, long = jpeg(90), encoded(noise)
     wide, broken = encoded(Image.new("L", (600, 600))), b"\x89PNG but no image"
