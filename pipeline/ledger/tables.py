@@ -163,6 +163,10 @@ class Ledger:
         `keep` maps each file's rows to those that are kept in memory; it is called in several threads at once.
         """
         files = self.snapshot(table, jobs)
+        if not files:
+            known = [field for field in TABLES.get(table, ()) if columns is None or field.name in columns]
+            fields = [field for field in known if field.name != "job"]
+            return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()
         schema = self.schema(table, columns)
 
         def read(file: tuple[str, str]) -> pa.Table:
@@ -177,9 +181,6 @@ class Ledger:
 
         with ThreadPoolExecutor(self.store.at_once) as pool:
             parts = list(pool.map(read, files))
-        if not parts:
-            fields = [field for field in schema if field.name != "job"]
-            return pa.schema([*fields, pa.field("job", pa.string())]).empty_table()
         try:
             return pa.concat_tables(parts)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
