@@ -42,7 +42,12 @@ INDEX_ENTRY_POINT = "jobs.score.evaluation_index:score"
 
 
 CODE_ROOTS: dict[str, tuple[str, ...]] = {
-    "ingest": ("jobs.ingest.stage:FetchWork", "jobs.ingest.stage:fetch_rules", "jobs.ingest.read_sources:write_pairs"),
+    "ingest": (
+        "jobs.ingest.stage:FetchWork",
+        "jobs.ingest.stage:fetch_rules",
+        "jobs.ingest.read_sources:read_parts",
+        "jobs.ingest.read_sources:write_pairs",
+    ),
     "retry": ("jobs.ingest.stage:FetchWork", "jobs.ingest.stage:fetch_rules", "jobs.ingest.stage:retry_shards"),
     "shard signal": ("jobs.score.stage:score_shard",),
     "index": (INDEX_ENTRY_POINT,),

@@ -164,6 +164,7 @@ CHANGED = {
     "a source's reader": ("sources.wit", ("caption", "captions"), {"source wit"}),
     "the order of a mixture": ("pipeline.core.sampling", ("sha2(concat(", "sha1(concat("), {"blend"}),
     "what a library gives": ("pipeline.images.pdq", ("RESULT_VERSION = 1", "RESULT_VERSION = 2"), None),
+    "how a published row is written": ("pipeline.records", ("default=str", "default=repr"), {"ingest"}),
     "a recipe's argument": ("pipeline.training.recipe", ('"workers": 1', '"workers": 2'), {"train"}),
     "a metric": (
         "pipeline.evaluation.metrics",
