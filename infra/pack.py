@@ -43,7 +43,7 @@ exec "$here/{version}" "$@"
 
 
 def required(name: str) -> list[importlib.metadata.Distribution]:
-    """Return the distributions that one requires here, directly or not, without itself."""
+    """Return the distributions that one requires here with its extras, directly or not, without itself."""
     found: dict[str, importlib.metadata.Distribution] = {}
     todo, seen = [Requirement(name)], set()
     while todo:
@@ -58,7 +58,7 @@ def required(name: str) -> list[importlib.metadata.Distribution]:
             extras = [{"extra": extra} for extra in ("", *wanted.extras)]
             if other.marker is None or any(other.marker.evaluate(extra) for extra in extras):
                 todo.append(other)
-    del found[canonicalize_name(name)]
+    del found[canonicalize_name(Requirement(name).name)]
     return [found[one] for one in sorted(found)]
 
 
@@ -118,7 +118,7 @@ def write(tar: tarfile.TarFile, packed: Path) -> int:
     script("bin/cuvee", _COMMAND)
     for path, name in library(Path(sysconfig.get_path("stdlib"))):
         add(path, f"{lib}/{name}")
-    for path, name in packages("cuvee"):
+    for path, name in packages("cuvee[all]"):
         add(path, f"{lib}/site-packages/{name}")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "zipfile", "-e", str(packed), folder], check=True)
