@@ -1,5 +1,6 @@
 """Signals about one pair: what they say of images that are known, by pixels, fingerprints and embeddings."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -58,8 +59,10 @@ def batch_of(
         "raw_bytes": 999,
     }
     samples = [
-        {"width": image.shape[1], "height": image.shape[0], "raw_sha256": f"{n:064x}"} | stored
-        for n, image in enumerate(images)
+        {"width": image.shape[1], "height": image.shape[0], "raw_sha256": f"{n:064x}"}
+        | {"jpg_sha256": hashlib.sha256(pair.jpg).hexdigest()}
+        | stored
+        for n, (image, pair) in enumerate(zip(images, pairs, strict=True))
     ]
     return PairBatch(pairs, samples)
 

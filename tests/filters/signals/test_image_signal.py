@@ -99,7 +99,12 @@ def test_hashes_are_of_the_body_of_the_stored_file_and_of_the_pixels_with_their_
     image = picture(1)
     batch = batch_of([image, image, picture(2)])
     again = cv2.imencode(".png", cv2.cvtColor(batch.images[0], cv2.COLOR_RGB2BGR))[1].tobytes()  # the same pixels
-    batch = PairBatch([batch.pairs[0], replace(batch.pairs[1], jpg=again), batch.pairs[2]], batch.samples)
+    pairs = [batch.pairs[0], replace(batch.pairs[1], jpg=again), batch.pairs[2]]
+    samples = [
+        {**sample, "jpg_sha256": hashlib.sha256(pair.jpg).hexdigest()}
+        for sample, pair in zip(batch.samples, pairs, strict=True)
+    ]
+    batch = PairBatch(pairs, samples)
     found = HashesSignal().compute(batch)
     assert list(found) == HashesSignal.columns.names
     assert found["raw_sha256"] == [f"{n:064x}" for n in range(3)]
