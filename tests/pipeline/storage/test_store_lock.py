@@ -30,8 +30,8 @@ from tests.support.small_trainings import refused, wait_until
 HOLDS = """
 import sys, time
 from pipeline.storage.store import Store
-from pipeline.storage.store_lock import held
-with held(Store(sys.argv[1])):
+from pipeline.storage.store_lock import store_lock
+with store_lock(Store(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
