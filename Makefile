@@ -36,10 +36,10 @@ build/spark.jsa: .venv/ready
 # the tests write bytecode whatever the environment says: their many processes would else compile everything anew, each
 test test-fast test-durations coverage test-slow test-cluster check: export PYTHONDONTWRITEBYTECODE :=
 
-test: build/spark.jsa  ## the tests: about 10 minutes on 2 cores; the small road that they look at is kept in build/
+test: build/spark.jsa  ## the tests: 20 to 28 minutes on 2 cores the first time; the small road that they look at is kept in build/
 	@$(BIN)/python -m pytest -n 2
 
-test-fast: .venv/ready  ## those that need neither Spark nor torch: a minute
+test-fast: .venv/ready  ## those that need neither Spark nor torch: two minutes on 2 cores
 	@$(BIN)/python -m pytest -n 2 --fast
 
 test-durations: build/spark.jsa  ## the tests, and each file's seconds into tests/durations.json: the longest run first
