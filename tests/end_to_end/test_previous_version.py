@@ -1,7 +1,10 @@
 """A store that an earlier version of Cuvée wrote: every question to it is answered as that version answered it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from jobs.cli.main import main
 from pipeline.ledger.schemas import SCHEMA_VERSION, TABLES
 from pipeline.ledger.tables import Ledger, schema_version
 from pipeline.storage.store import Store
-from tests.support.road_experiment import ROOT, cuvee
+from tests.support.road_experiment import ROOT
 
 OLD = ROOT / "tests/stores/version-1"
 ANSWERS = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((OLD / "answers").glob("*.json"))}
@@ -100,7 +103,9 @@ def test_compaction_keeps_every_row(ask: Ask) -> None:
 
 @pytest.mark.slow
 def test_the_experiment_runs_on_in_the_old_store_and_both_versions_rows_are_read(folder: Path, ask: Ask) -> None:
-    done = cuvee("run", "experiment/previous.yaml", cwd=folder)
+    run = [sys.executable, "-m", "jobs.cli.main", "run", "experiment/previous.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert ask("verify", "store")["differences"] == []
     ledger = Ledger(Store("store"))
