@@ -183,10 +183,12 @@ def execute(run: Run, jobs: Sequence[Job]) -> None:
 def _ingest(run: Run, job: Job, source: PublishedRows, rules: PartitionRules, tombstones: Tombstones) -> None:
     started = datetime.now(UTC)
     records = _pair_records(run, job)
-    if sum(record.files[job.id][0].rows for record in records) != source.rows:
-        write_pairs(run, job, source, tombstones)
-        records = _pair_records(run, job)
-    source.close()
+    try:
+        if sum(record.files[job.id][0].rows for record in records) != source.rows:
+            write_pairs(run, job, source, tombstones)
+            records = _pair_records(run, job)
+    finally:
+        source.close()
     is_unlimited = _unlimited_test(rules.web.limits)
     shards = []
     for record in records:

@@ -6,7 +6,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +20,7 @@ from jobs.spark.frames import table_frame
 from jobs.workflow.plan import Job
 from jobs.workflow.runner import Run
 from pipeline.errors import StageFailed
+from pipeline.images.normalize import decode_rgb
 from pipeline.ledger.data_files import DataFile
 from pipeline.ledger.schemas import TABLES, signal_table
 from pipeline.shards.tar_format import TAR_BLOCK_BYTES
@@ -44,13 +44,10 @@ def stored_images(store: Store, rows: pa.Table) -> ImageReader:
 
 
 def _decode(jpg: bytes, where: str) -> npt.NDArray[np.uint8]:
-    try:
-        image = cv2.imdecode(np.frombuffer(jpg, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:  # no bytes at all
-        image = None
+    image = decode_rgb(jpg)
     if image is None:
         raise StageFailed(f"{where}: expected the JPEG that was stored, found {len(jpg)} bytes that are none")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def search_batches(
